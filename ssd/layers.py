@@ -1,0 +1,53 @@
+"""Layers that the backbones share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class L2Norm(nn.Module):
+    """Scales each cell's feature vector to length `weight` (one factor a channel).
+
+    Source: ParseNet (arXiv 1506.04579), used by SSD on conv4_3, whose features are larger than those of the others.
+    """
+
+    def __init__(self, channels: int, *, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), scale))
+
+    def forward(self, features: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K H W"]:
+        return F.normalize(features, dim=1) * self.weight[:, None, None]
+
+
+class PixelNorm(nn.Module):
+    """Raw pixels 0..255 to the network's range: (x - mean) / std for each channel of the RGB input."""
+
+    def __init__(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Float[Tensor, "B 3 H W"]:
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+
+def initialize(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for the convolutions (as Caffe SSD, amdegroot, torchvision)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def extra_level(channels_in: int, middle: int, channels_out: int, **second: int) -> nn.Sequential:
+    """A 1x1 convolution to `middle` channels and a 3x3 one (or as in `second`) that shrinks the grid."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, middle, kernel_size=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(middle, channels_out, **({"kernel_size": 3} | second)),
+        nn.ReLU(inplace=True),
+    )

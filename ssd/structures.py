@@ -1,0 +1,78 @@
+"""The types that flow between the parts.
+
+One letter a dimension, across the project: B batch, P priors, G objects of an image (padded to the batch's largest
+number), C classes (background never counts), D detections, S side of the square network input in pixels, L feature
+levels, H and W rows and columns.
+
+Boxes are `xyxy` fractions of the image everywhere: (x1, y1, x2, y2), x right, y down, 0..1. Pixels appear only at the
+edges: files, drawing, the metric.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+PADDING_LABEL = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a data loader yields.
+
+    `labels` are 0..C-1, and PADDING_LABEL in the padded places. `ignore` marks objects that are neither positive nor
+    negative (VOC difficult, Open Images group-of, COCO crowd). `sizes` are the original (H, W) in pixels, upright.
+    """
+
+    images: UInt8[Tensor, "B 3 S S"]
+    boxes: Float[Tensor, "B G 4"]
+    labels: Int64[Tensor, "B G"]
+    ignore: Bool[Tensor, "B G"]
+    sizes: Int64[Tensor, "B 2"]
+    ids: tuple[str, ...]
+
+    def _map_tensors(self, function) -> Batch:  # type: ignore[no-untyped-def]
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Copies the tensors to `device`."""
+        return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Copies the tensors to page-locked memory; called by the data loader."""
+        return self._map_tensors(Tensor.pin_memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Raw network output: logits (column 0 is background) and variance-scaled offsets against the priors."""
+
+    logits: Float[Tensor, "B P C+1"]
+    offsets: Float[Tensor, "B P 4"]
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """The detections of one image, scores descending; labels are 0..C-1."""
+
+    boxes: Float[Tensor, "D 4"]
+    scores: Float[Tensor, "D"]
+    labels: Int64[Tensor, "D"]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def to(self, device: torch.device | str) -> Detections:
+        """Copies to `device`."""
+        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
+
+    def above(self, score_threshold: float) -> Detections:
+        """Those with a score over `score_threshold`."""
+        keep = self.scores > score_threshold
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
