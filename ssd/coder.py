@@ -39,7 +39,7 @@ class Targets:
     objects: Int64[Tensor, "B P"]
 
 
-def foreground(scores: Float[Tensor, "*N C+1"]) -> Float[Tensor, "*N C"]:
+def foreground(scores: Float[Tensor, "*N C1"]) -> Float[Tensor, "*N C1-1"]:
     """Without the background column."""
     return scores[..., BACKGROUND + 1 :]
 
@@ -105,7 +105,7 @@ def _surely_none(mask: Tensor) -> bool:
 class _Overlaps:
     """IoU of each pair, with a last column of -1 for "no prior"; the best of each row and of each column."""
 
-    iou: Float[Tensor, "B G P+1"]
+    iou: Float[Tensor, "B G P1"]
     best_iou: Float[Tensor, "B P"]
     best_object: Int64[Tensor, "B P"]
     best_prior_iou: Float[Tensor, "B G"]
@@ -167,7 +167,7 @@ def _own_priors(overlaps: _Overlaps) -> Int64[Tensor, "B G"]:
 
 
 def _next_wishes(
-    iou: Float[Tensor, "B G P+1"], wants: Bool[Tensor, "B G"], wish_iou: Float[Tensor, "B G"], wish: Int64[Tensor, "B G"]
+    iou: Float[Tensor, "B G P1"], wants: Bool[Tensor, "B G"], wish_iou: Float[Tensor, "B G"], wish: Int64[Tensor, "B G"]
 ) -> tuple[Float[Tensor, "B G"], Int64[Tensor, "B G"]]:
     """The best prior left for each object that still wants one; on the CPU the others' rows are not read."""
     if iou.device.type != "cpu":

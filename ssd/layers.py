@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -25,7 +27,7 @@ class L2Norm(nn.Module):
 class PixelNorm(nn.Module):
     """Raw pixels 0..255 to the network's range: (x - mean) / std for each channel of the RGB input."""
 
-    def __init__(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+    def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
@@ -43,11 +45,20 @@ def initialize(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def extra_level(channels_in: int, middle: int, channels_out: int, **second: int) -> nn.Sequential:
+class ExtraLevel(nn.Sequential):
     """A 1x1 convolution to `middle` channels and a 3x3 one (or as in `second`) that shrinks the grid."""
-    return nn.Sequential(
-        nn.Conv2d(channels_in, middle, kernel_size=1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(middle, channels_out, **({"kernel_size": 3} | second)),
-        nn.ReLU(inplace=True),
-    )
+
+    def __init__(self, channels_in: int, middle: int, channels_out: int, **second: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, middle, kernel_size=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(middle, channels_out, **({"kernel_size": 3} | second)),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, features: Float[Tensor, "B K H W"]) -> Float[Tensor, "B _ _ _"]:
+        if features.device.type == "cpu" and features.shape[-2:] == (1, 1):
+            # torch 2.15 leaves parts of the bfloat16 weight gradient of a strided convolution unset on a 1x1 grid
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(features.float())
+        return super().forward(features)

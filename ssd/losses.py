@@ -71,7 +71,7 @@ class MultiBoxLoss(nn.Module):
 
     @torch.no_grad()
     def choose(
-        self, logits: Float[Tensor, "B P C+1"], columns: Int64[Tensor, "B P"]
+        self, logits: Float[Tensor, "B P C1"], columns: Int64[Tensor, "B P"]
     ) -> tuple[Int64[Tensor, "B K"], Bool[Tensor, "B K"]]:
         """The priors that count: positives, and for each of them `negative_ratio` negatives of largest loss.
 

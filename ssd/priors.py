@@ -41,11 +41,16 @@ class PriorSpec:
     steps_px: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scales", tuple(map(float, self.scales)))
-        object.__setattr__(self, "aspect_ratios", tuple(tuple(map(float, ratios)) for ratios in self.aspect_ratios))
-        object.__setattr__(
-            self, "steps_px", {int(side): tuple(map(float, steps)) for side, steps in self.steps_px.items()}
-        )
+        try:
+            values = {
+                "scales": tuple(map(float, self.scales)),
+                "aspect_ratios": tuple(tuple(map(float, ratios)) for ratios in self.aspect_ratios),
+                "steps_px": {int(side): tuple(map(float, steps)) for side, steps in self.steps_px.items()},
+            }
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"priors: scales, aspect_ratios and steps_px hold numbers: {error}") from error
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
         if self.clip not in ("all", "sizes", "none"):
             raise ConfigError(f"priors.clip={self.clip}: choose all, sizes or none")
         if len(self.scales) != len(self.aspect_ratios) + 1:

@@ -22,3 +22,32 @@ def keep_freed_memory() -> bool:
         return False
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 256 * 2**20}
     return all(mallopt(parameter, value) for parameter, value in settings.items())
+
+
+def quick_precision() -> str:
+    """`bf16-mixed` where the hardware computes in bfloat16, else `32-true`; nothing is emulated."""
+    import torch
+
+    if torch.cuda.is_available():
+        quick = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu.get_capabilities()
+        quick = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return "bf16-mixed" if quick else "32-true"
+
+
+def quiet_libraries() -> None:
+    """Hides what libraries say at start that helps nobody: one line of ours is worth more."""
+    import logging
+    import warnings
+
+    for name in ("pytorch_lightning", "lightning_fabric", "faster_coco_eval"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*Trying to infer the `batch_size`.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,7 +1,7 @@
 """The types that flow between the parts.
 
 One letter a dimension, across the project: B batch, P priors, G objects of an image (padded to the batch's largest
-number), C classes (background never counts), D detections, S side of the square network input in pixels, L feature
+number), C classes (background never counts; where it does, C1 = C + 1; so too P1), D detections, S side of the square network input in pixels, L feature
 levels, H and W rows and columns.
 
 Boxes are `xyxy` fractions of the image everywhere: (x1, y1, x2, y2), x right, y down, 0..1. Pixels appear only at the
@@ -53,7 +53,7 @@ class Batch:
 class Predictions:
     """Raw network output: logits (column 0 is background) and variance-scaled offsets against the priors."""
 
-    logits: Float[Tensor, "B P C+1"]
+    logits: Float[Tensor, "B P C1"]
     offsets: Float[Tensor, "B P 4"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssd.layers import PixelNorm, extra_level, initialize
+from ssd.layers import ExtraLevel, PixelNorm, initialize
 
 _BLOCKS = (  # channels out, stride
     (64, 1),
@@ -56,7 +56,7 @@ class MobileNetV1(nn.Module):
             channels = width(channels_out)
         self.base = nn.Sequential(*blocks)
         self.extras = nn.ModuleList(
-            extra_level(width(before), width(middle), width(after), stride=2, padding=1)
+            ExtraLevel(width(before), width(middle), width(after), stride=2, padding=1)
             for before, middle, after in ((1024, 256, 512), (512, 128, 256), (256, 128, 256), (256, 128, 256))
         )
         for layer in self.base.modules():

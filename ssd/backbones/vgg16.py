@@ -12,7 +12,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssd.layers import L2Norm, PixelNorm, extra_level, initialize
+from ssd.layers import ExtraLevel, L2Norm, PixelNorm, initialize
 
 _BASE = (64, 64, "M", 128, 128, "M", 256, 256, 256, "C", 512, 512, 512, "M", 512, 512, 512)  # C: pool3, ceil mode
 _CONV4_3 = 23  # base[:23] ends with conv4_3's ReLU
@@ -44,7 +44,7 @@ class VGG16(nn.Module):
         self.pixel_norm = PixelNorm(mean=mean, std=std)
         self.base = _base()
         self.l2_norm = L2Norm(512, scale=20.0)
-        self.extras = nn.ModuleList(extra_level(*level[:3], **level[3]) for level in _EXTRAS[str(extras)])
+        self.extras = nn.ModuleList(ExtraLevel(*level[:3], **level[3]) for level in _EXTRAS[str(extras)])
         initialize(self)
 
     def forward(self, images: Tensor) -> list[Float[Tensor, "B _ _ _"]]:

@@ -1,0 +1,139 @@
+"""Runs a command: Hydra in front, one line and an exit code for a user's mistake at the end."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ssd.config import check_ranges, register
+from ssd.errors import ConfigError, EnvironmentFault, SSDError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+_INTERRUPTED = 130
+_MEMORY_SIGNS = ("can't allocate memory", "out of memory", "not enough memory")
+
+
+def run(main: Callable[[DictConfig], object], *, config_name: str) -> None:
+    """Composes `config_name` with the command line's overrides and calls `main` (for each job of a sweep)."""
+    register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own handler, which always exits with 1
+
+    def checked(config: DictConfig) -> object:
+        try:
+            check_ranges(config)
+            return main(config)
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on; Hydra raises again at the end
+                raise
+            _leave(error, config_name)
+
+    checked.__module__ = "__main__"
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except Exception as error:
+        _leave(error, config_name)
+
+
+def _leave(error: Exception, config_name: str) -> NoReturn:
+    code, line = explain(error, config_name=config_name)
+    if line is None:
+        traceback.print_exception(error)
+    else:
+        print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def explain(error: BaseException, *, config_name: str) -> tuple[int, str | None]:
+    """(exit code, one line) for an error; no line for a bug of ours."""
+    cause = _ours(error)
+    if cause is not None:
+        return cause.exit_code, _one_line(str(cause))
+    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
+        return ConfigError.exit_code, _explain_config(error, config_name)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EnvironmentFault.exit_code, f"{error.filename or 'output'}: the disk is full; free some space"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return EnvironmentFault.exit_code, f"{error.filename}: no permission to write here ({error.strerror})"
+    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _MEMORY_SIGNS):
+        return EnvironmentFault.exit_code, "out of memory: halve batch_size (or image_size)"
+    return 1, None
+
+
+def _ours(error: BaseException | None) -> SSDError | None:
+    """The first error of ours in the chain of causes."""
+    while error is not None:
+        if isinstance(error, SSDError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _one_line(text: str) -> str:
+    if "Original Traceback" in text:  # a loader worker sends its error as text
+        text = re.sub(r"^ssd\.errors\.\w+: ", "", text.strip().splitlines()[-1])
+    return " ".join(text.split())
+
+
+def _explain_config(error: BaseException, config_name: str) -> str:
+    text = str(error)
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"{mark.name}:{mark.line + 1}: YAML: {getattr(error, 'problem', '')}"
+    key = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
+    unknown_option = re.search(r"Could not (?:find|load) '([^']+)'.*?Available options in '[^']+':(.*)", text, re.DOTALL)
+    if unknown_option:
+        group, _, option = unknown_option[1].rpartition("/")
+        options = unknown_option[2].split("Config search path")[0].split()
+        return f"{group}={option}: no such option{_nearest(option, options)}; there are {', '.join(options)}"
+    if key and ("not in struct" in text or "not in '" in text or "No match in the defaults list" in text):
+        return f"{key[1]}: no such setting{_nearest(key[1], _known_keys(config_name))}"
+    if key:
+        root = error.__cause__ or error
+        return f"{key[1]}: {str(root).splitlines()[0]}"
+    return _one_line(text.split("See https")[0])
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _known_keys(config_name: str) -> list[str]:
+    """Every key of the configuration, with the groups that were chosen on the command line where they exist."""
+    chosen = [argument for argument in sys.argv[1:] if re.fullmatch(r"\w+=\w+", argument)]
+    for overrides in (chosen, []):
+        GlobalHydra.instance().clear()
+        try:
+            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+                config = hydra.compose(config_name, overrides=overrides)
+        except (HydraException, OmegaConfBaseException):
+            continue
+        return list(_flat(OmegaConf.to_container(config), ""))
+    return []
+
+
+def _flat(node: object, prefix: str) -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    return [
+        name for key, child in node.items() for name in (f"{prefix}{key}", *_flat(child, f"{prefix}{key}."))
+    ]

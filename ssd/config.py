@@ -1,0 +1,278 @@
+"""Types and ranges of the configuration; values live in conf/, once.
+
+Hydra merges each file of conf/ onto its schema here, so a wrong type or an unknown name fails before anything starts;
+`check_ranges` does the same for values. Nothing heavy is imported here: `--help` answers in about a second.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Dict, List, Optional  # noqa: UP035  OmegaConf reads these
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from ssd.errors import ConfigError
+
+
+def bounded(low: float, high: float = float("inf"), *, open_low: bool = False) -> Any:
+    """A number from `low` (or above it, if `open_low`) to `high`."""
+    return field(default=MISSING, metadata={"bounds": (low, high, open_low)})
+
+
+@dataclass
+class Train:
+    backbone: Any = MISSING
+    priors: Any = MISSING
+    dataset: Any = MISSING
+    augmentation: Any = MISSING
+    optimizer: Any = MISSING
+    scheduler: Any = MISSING
+    loss: Any = MISSING
+    postprocess: Any = MISSING
+    module: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+    image_size: int = bounded(32, 4096)
+    batch_size: int = bounded(1)
+    epochs: int = bounded(1)
+    num_workers: Optional[int] = bounded(0, 256)  # noqa: UP045
+    seed: int = bounded(0, 2**32 - 1)
+    resume: Optional[str] = MISSING  # noqa: UP045
+    objective: str = MISSING
+    save_every_minutes: Optional[float] = bounded(0, open_low=True)  # noqa: UP045
+
+
+@dataclass
+class Module:
+    freeze: str = MISSING
+    base_lr_multiplier: float = bounded(0)
+    head_lr_multiplier: float = bounded(0)
+
+
+@dataclass
+class Backbone:
+    _target_: str = MISSING
+    weights: Optional[str] = MISSING  # noqa: UP045
+    mean: List[float] = MISSING  # noqa: UP006
+    std: List[float] = MISSING  # noqa: UP006
+
+
+@dataclass
+class VGG16(Backbone):
+    extras: str = MISSING
+
+
+@dataclass
+class MobileNetV1(Backbone):
+    width_multiplier: float = bounded(0.05, 4)
+
+
+@dataclass
+class Priors:
+    _target_: str = MISSING
+    scales: List[float] = MISSING  # noqa: UP006
+    aspect_ratios: List[Any] = MISSING  # noqa: UP006
+    steps_px: Dict[int, Any] = MISSING  # noqa: UP006
+    clip: str = MISSING
+
+
+@dataclass
+class Shapes:
+    _target_: str = MISSING
+    _partial_: bool = True
+    train: int = bounded(1)
+    val: int = bounded(0)
+    test: int = bounded(0)
+    side_px: int = bounded(32, 4096)
+    seed: int = bounded(0)
+
+
+@dataclass
+class Voc:
+    _target_: str = MISSING
+    _partial_: bool = True
+    root: str = MISSING
+    classes: Optional[List[str]] = MISSING  # noqa: UP006, UP045
+    train_splits: Optional[List[str]] = MISSING  # noqa: UP006, UP045
+    val_splits: Optional[List[str]] = MISSING  # noqa: UP006, UP045
+    test_splits: Optional[List[str]] = MISSING  # noqa: UP006, UP045
+    strict: bool = MISSING
+    seed: int = bounded(0)
+
+
+@dataclass
+class Optimizer:
+    _target_: str = MISSING
+    _partial_: bool = True
+    lr: float = bounded(0, open_low=True)
+    weight_decay: float = bounded(0)
+    fused: bool = MISSING
+
+
+@dataclass
+class SGD(Optimizer):
+    momentum: float = bounded(0, 1)
+    nesterov: bool = MISSING
+
+
+@dataclass
+class AdamW(Optimizer):
+    betas: List[float] = MISSING  # noqa: UP006
+
+
+@dataclass
+class Multistep:
+    _target_: str = MISSING
+    _partial_: bool = True
+    milestones: List[float] = MISSING  # noqa: UP006
+    gamma: float = bounded(0, 1)
+    warmup: float = bounded(0, 1)
+
+
+@dataclass
+class Cosine:
+    _target_: str = MISSING
+    _partial_: bool = True
+    final: float = bounded(0, 1)
+    warmup: float = bounded(0, 0.99)
+
+
+@dataclass
+class MultiBox:
+    _target_: str = MISSING
+    iou_threshold: float = bounded(0, 1, open_low=True)
+    negative_ratio: float = bounded(0)
+    localization_weight: float = bounded(0)
+
+
+@dataclass
+class PostProcess:
+    _target_: str = MISSING
+    score_threshold: float = bounded(0, 1)
+    iou_threshold: float = bounded(0, 1)
+    candidates: int = bounded(1)
+    max_detections: int = bounded(1)
+
+
+@dataclass
+class Trainer:
+    """The arguments of Lightning's Trainer that a user may want to set."""
+
+    _target_: str = MISSING
+    accelerator: str = MISSING
+    devices: Any = MISSING
+    num_nodes: int = bounded(1)
+    strategy: str = MISSING
+    precision: str = MISSING
+    max_epochs: int = bounded(-1)
+    max_steps: int = bounded(-1)
+    max_time: Optional[str] = MISSING  # noqa: UP045
+    gradient_clip_val: Optional[float] = bounded(0)  # noqa: UP045
+    accumulate_grad_batches: int = bounded(1)
+    check_val_every_n_epoch: Optional[int] = bounded(1)  # noqa: UP045
+    val_check_interval: Any = MISSING
+    limit_train_batches: Any = MISSING
+    limit_val_batches: Any = MISSING
+    limit_test_batches: Any = MISSING
+    num_sanity_val_steps: int = bounded(-1)
+    log_every_n_steps: int = bounded(1)
+    deterministic: Any = MISSING
+    benchmark: bool = MISSING
+    sync_batchnorm: bool = MISSING
+    profiler: Optional[str] = MISSING  # noqa: UP045
+
+
+@dataclass
+class Ema:
+    _target_: str = MISSING
+    decay: float = bounded(0, 1)
+
+
+@dataclass
+class Predict:
+    checkpoint: str = MISSING
+    source: str = MISSING
+    output: str = MISSING
+    postprocess: Any = MISSING
+    draw_threshold: float = bounded(0, 1)
+    batch_size: int = bounded(1)
+    device: str = MISSING
+
+
+_SCHEMAS: dict[str, type] = {
+    "train": Train,
+    "predict": Predict,
+    "module": Module,
+    "backbone/vgg16": VGG16,
+    "backbone/mobilenet_v1": MobileNetV1,
+    "priors": Priors,
+    "dataset/shapes": Shapes,
+    "dataset/voc": Voc,
+    "optimizer/sgd": SGD,
+    "optimizer/adamw": AdamW,
+    "scheduler/multistep": Multistep,
+    "scheduler/cosine": Cosine,
+    "loss": MultiBox,
+    "postprocess": PostProcess,
+    "trainer": Trainer,
+    "ema": Ema,
+}
+_folders: dict[str, str] = {}
+
+
+def register() -> None:
+    """Makes the schemas and the `free_folder` resolver known to Hydra."""
+    store = ConfigStore.instance()
+    for name, schema in _SCHEMAS.items():
+        group, _, option = f"schema/{name}".rpartition("/")
+        store.store(group=group, name=option, node=schema)
+    OmegaConf.register_new_resolver("free_folder", free_folder, replace=True)
+
+
+def free_folder(path: str) -> str:
+    """Makes the folder `path`, or path_2, path_3 ... where it exists: runs of the same second do not meet."""
+    if path not in _folders:
+        for number in range(1, 1000):
+            candidate = Path(path if number == 1 else f"{path}_{number}")
+            try:
+                candidate.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            _folders[path] = os.fspath(candidate)
+            break
+    return _folders[path]
+
+
+def check_ranges(config: DictConfig) -> None:
+    """Checks the numbers against the bounds of the schemas, and that nothing mandatory is missing.
+
+    Raises:
+        ConfigError: names the key, the value and the bounds.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]} is missing: give {missing[0]}=...")
+    for node, prefix in _typed_nodes(config, ""):
+        for item in fields(OmegaConf.get_type(node)):  # type: ignore[arg-type]
+            value = node.get(item.name)
+            if value is None or "bounds" not in item.metadata:
+                continue
+            low, high, open_low = item.metadata["bounds"]
+            if not (low < value <= high if open_low else low <= value <= high):
+                bracket = "over" if open_low else "from"
+                upper = "" if high == float("inf") else f" up to {high:g}"
+                raise ConfigError(f"{prefix}{item.name}={value}: must be {bracket} {low:g}{upper}")
+
+
+def _typed_nodes(node: DictConfig, prefix: str) -> Iterator[tuple[DictConfig, str]]:
+    if hasattr(OmegaConf.get_type(node), "__dataclass_fields__"):
+        yield node, prefix
+    for key in node:
+        child = node[key]
+        if isinstance(child, DictConfig):
+            yield from _typed_nodes(child, f"{prefix}{key}.")

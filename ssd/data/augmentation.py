@@ -1,0 +1,216 @@
+"""Augmentation with Albumentations: geometry first, as one warp to the input size, then colours on the small picture."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import albumentations
+import numpy as np
+from albumentations.core.type_definitions import Targets
+from jaxtyping import Bool, Float, Float32, Int32, Shaped, UInt8
+
+from ssd.images import Picture, warp
+
+Window = tuple[float, float, float, float]  # xyxy in fractions of the picture; may reach beyond it
+WHOLE: Window = (0.0, 0.0, 1.0, 1.0)
+
+_CANDIDATES = 50  # crops tried for one IoU, as in the Caffe code
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A picture at the input size and its boxes; `size` is the original (H, W)."""
+
+    image: UInt8[np.ndarray, "S S 3"]
+    boxes: Float32[np.ndarray, "G 4"]
+    labels: Int32[np.ndarray, "G"]
+    ignore: Bool[np.ndarray, "G"]
+    size: tuple[int, int]
+    id: str
+
+
+class SSDWindow(albumentations.DualTransform):
+    """Zoom-out, IoU-constrained crop, flip and resize, applied as one warp of the decoded picture.
+
+    Source: SSD paper, section 2.2 "Data augmentation" and 3.6 (zoom-out).
+
+    Args:
+        image_size: side of the result in pixels.
+        zoom_out_probability: how often the picture is laid on a larger canvas.
+        max_zoom_out: largest side of the canvas, in sides of the picture.
+        crop_min_ious: one is drawn for each picture: null is no crop, 0 is any crop that keeps an object's centre; else
+            some object must overlap the crop by this IoU.
+        crop_scale: least and largest side of a crop, in sides of the canvas.
+        crop_aspect: least and largest width/height of a crop.
+        flip_probability: horizontal flip.
+        fill: RGB colour of the canvas.
+    """
+
+    _targets = (Targets.IMAGE, Targets.BBOXES)
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        zoom_out_probability: float,
+        max_zoom_out: float,
+        crop_min_ious: Sequence[float | None],
+        crop_scale: tuple[float, float],
+        crop_aspect: tuple[float, float],
+        flip_probability: float,
+        fill: tuple[int, int, int],
+    ) -> None:
+        super().__init__(p=1.0)
+        self.image_size = image_size
+        self.zoom_out_probability = zoom_out_probability
+        self.max_zoom_out = max_zoom_out
+        self.crop_min_ious = tuple(crop_min_ious)
+        self.crop_scale = tuple(crop_scale)
+        self.crop_aspect = tuple(crop_aspect)
+        self.flip_probability = flip_probability
+        self.fill = tuple(fill)
+
+    @classmethod
+    def resize(cls, image_size: int) -> SSDWindow:
+        """The whole picture, nothing random: what validation and prediction see."""
+        return cls(
+            image_size=image_size,
+            zoom_out_probability=0.0,
+            max_zoom_out=1.0,
+            crop_min_ious=[None],
+            crop_scale=(1.0, 1.0),
+            crop_aspect=(1.0, 1.0),
+            flip_probability=0.0,
+            fill=(0, 0, 0),
+        )
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        boxes = np.asarray(data["bboxes"])[:, :4]
+        canvas = self._zoom_out()
+        crop = self._crop(_to_window(boxes, canvas))
+        return {
+            "window": _inside(canvas, crop),
+            "flip": self.py_random.random() < self.flip_probability,
+        }
+
+    def apply(self, img: Picture, *, window: Window, flip: bool, **_: Any) -> UInt8[np.ndarray, "S S 3"]:
+        return warp(img, window=window, size=self.image_size, flip=flip, fill=self.fill)
+
+    def apply_to_bboxes(
+        self, bboxes: Shaped[np.ndarray, "G K"], *, window: Window, flip: bool, **_: Any
+    ) -> Shaped[np.ndarray, "N K"]:
+        """Boxes whose centre lies in the window, cut at its edge; further columns go along."""
+        boxes = _to_window(bboxes[:, :4], window)
+        keep = _centre_inside(boxes)
+        boxes = boxes[keep].clip(0, 1)
+        if flip:
+            boxes = np.column_stack((1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]))
+        return np.column_stack((boxes, bboxes[keep, 4:]))
+
+    def _zoom_out(self) -> Window:
+        if self.py_random.random() >= self.zoom_out_probability:
+            return WHOLE
+        side = self.py_random.uniform(1, self.max_zoom_out)
+        left, top = (self.py_random.uniform(0, side - 1) for _ in range(2))
+        return (-left, -top, side - left, side - top)
+
+    def _crop(self, boxes: Float[np.ndarray, "G 4"]) -> Window:
+        min_iou = self.py_random.choice(self.crop_min_ious)
+        if min_iou is None:
+            return WHOLE
+        crops = self._candidate_crops()
+        accepted = crops[acceptable(crops, boxes, min_iou=min_iou)]
+        return tuple(accepted[0].tolist()) if len(accepted) else WHOLE
+
+    def _candidate_crops(self) -> Float[np.ndarray, "N 4"]:
+        sides = self.random_generator.uniform(*self.crop_scale, size=(_CANDIDATES, 2))
+        aspect = sides[:, 0] / sides[:, 1]
+        sides = sides[(aspect >= self.crop_aspect[0]) & (aspect <= self.crop_aspect[1])]
+        corners = self.random_generator.uniform(0, 1, size=sides.shape) * (1 - sides)
+        return np.column_stack((corners, corners + sides))
+
+
+def acceptable(
+    crops: Float[np.ndarray, "N 4"], boxes: Float[np.ndarray, "G 4"], *, min_iou: float
+) -> Bool[np.ndarray, "N"]:
+    """Crops in which some object has its centre, and that some object overlaps by `min_iou` or more.
+
+    Peers test `overlaps.min() < min_iou and max_iou < overlaps.max()`, which never rejects. Without objects any crop
+    will do.
+    """
+    if not len(boxes):
+        return np.ones(len(crops), dtype=bool)
+    low = np.maximum(crops[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(crops[:, None, 2:], boxes[None, :, 2:])
+    overlap = (high - low).clip(0).prod(axis=2)
+    union = _area(crops)[:, None] + _area(boxes) - overlap
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    holds_centre = ((centres > crops[:, None, :2]) & (centres < crops[:, None, 2:])).all(axis=2)
+    return ((overlap >= min_iou * union).any(axis=1)) & holds_centre.any(axis=1)
+
+
+class Augmentation:
+    """A list of Albumentations transforms, drawn for each sample from its own seed.
+
+    The first must bring the picture to the input size. A sample is a function of (seed, epoch, position) alone: the
+    same with any number of workers and after a resume. (Albumentations would otherwise replay one stream in each
+    forked worker.)
+    """
+
+    def __init__(self, transforms: Sequence[albumentations.BasicTransform]) -> None:
+        self._compose = albumentations.Compose(
+            list(transforms),
+            bbox_params=albumentations.BboxParams(format="albumentations", label_fields=["rows"]),
+        )
+
+    def __call__(
+        self,
+        image: Picture,
+        *,
+        boxes: Float32[np.ndarray, "G 4"],
+        labels: Int32[np.ndarray, "G"],
+        ignore: Bool[np.ndarray, "G"],
+        id: str,
+        seed: tuple[int, ...],
+    ) -> Sample:
+        generator = np.random.default_rng(seed)
+        self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+        result = self._compose(image=image, bboxes=boxes, rows=np.arange(len(boxes)))
+        rows = np.asarray(result["rows"], dtype=np.int64)
+        return Sample(
+            image=result["image"],
+            boxes=np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4),
+            labels=labels[rows],
+            ignore=ignore[rows],
+            size=(image.shape[0], image.shape[1]),
+            id=id,
+        )
+
+
+def _to_window(boxes: np.ndarray, window: Window) -> np.ndarray:
+    """From fractions of the picture to fractions of the window."""
+    x1, y1, x2, y2 = window
+    return (boxes - np.array([x1, y1, x1, y1])) / np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
+
+
+def _inside(outer: Window, inner: Window) -> Window:
+    """`inner`, given in fractions of `outer`, in fractions of what `outer` is given in."""
+    x1, y1, x2, y2 = outer
+    return (
+        x1 + inner[0] * (x2 - x1),
+        y1 + inner[1] * (y2 - y1),
+        x1 + inner[2] * (x2 - x1),
+        y1 + inner[3] * (y2 - y1),
+    )
+
+
+def _centre_inside(boxes: np.ndarray) -> np.ndarray:
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((centres > 0) & (centres < 1)).all(axis=1)
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)

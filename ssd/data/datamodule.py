@@ -1,0 +1,118 @@
+"""The LightningDataModule: splits to loaders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from ssd.data.augmentation import Augmentation
+from ssd.data.dataset import DetectionDataset, EpochSampler, collate
+from ssd.data.splits import Splits
+from ssd.errors import EnvironmentFault
+from ssd.structures import Batch
+
+
+class DetectionDataModule(pl.LightningDataModule):
+    """Loaders for the splits that a reader finds.
+
+    Args:
+        read: reads the dataset; see `ssd.data.voc.read_voc` for one.
+        train_augmentation, eval_augmentation: the first for training only.
+        batch_size: pictures a step, on each device.
+        num_workers: loader processes; None is one less than the machine has cores, at most 8.
+        seed: of order and augmentation.
+        prepare: fetches what is missing; called before `read`, on one process of a machine only.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Splits],
+        *,
+        train_augmentation: Augmentation,
+        eval_augmentation: Augmentation,
+        batch_size: int,
+        num_workers: int | None,
+        seed: int,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.train_augmentation = train_augmentation
+        self.eval_augmentation = eval_augmentation
+        self.batch_size = batch_size
+        self.num_workers = min(8, (os.cpu_count() or 1) - 1) if num_workers is None else num_workers
+        self.seed = seed
+        self._read = read
+        self._prepare = prepare
+        self._splits: Splits | None = None
+
+    def prepare_data(self) -> None:
+        if self._prepare is not None and self._splits is None:
+            self._prepare()
+
+    @property
+    def splits(self) -> Splits:
+        """The dataset, read at first use."""
+        if self._splits is None:
+            self._splits = self._read()
+        return self._splits
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The C classes, in the order of the labels."""
+        return self.splits.class_names
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        return self._loader("val") if self.splits.val is not None else []
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        return self._loader("test") if self.splits.test is not None else []
+
+    def _loader(self, split: str) -> DataLoader[Batch]:
+        training = split == "train"
+        index = getattr(self.splits, split)
+        augmentation = self.train_augmentation if training else self.eval_augmentation
+        trainer = self.trainer
+        sampler = EpochSampler(
+            len(index),
+            shuffle=training,
+            seed=self.seed,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+        )
+        return DataLoader(
+            DetectionDataset(index, augmentation, seed=self.seed),
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=training and len(sampler) >= self.batch_size,
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=_one_thread,
+        )
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Says what to do when a worker was killed or shared memory is full."""
+        text = str(exception)
+        if "DataLoader worker" in text and ("killed" in text or "exited" in text or "bus error" in text.lower()):
+            raise EnvironmentFault(
+                f"{text.splitlines()[0]}: memory or shared memory (/dev/shm) ran out; use num_workers=0 or fewer, "
+                "a smaller batch_size, or a larger --shm-size"
+            ) from exception
+
+
+def _one_thread(_worker: int) -> None:
+    """The cores belong to the training; a worker that starts threads of its own slows both."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+

@@ -1,0 +1,89 @@
+"""Samples by key, batches of samples, and the order in which they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from ssd.data.augmentation import Augmentation, Sample
+from ssd.data.index import DetectionIndex
+from ssd.structures import PADDING_LABEL, Batch
+
+Key = tuple[int, int]  # epoch, position in the index
+
+
+class DetectionDataset(Dataset[Sample]):
+    """The samples of an index under an augmentation; a key says which epoch's."""
+
+    def __init__(self, index: DetectionIndex, augmentation: Augmentation, *, seed: int) -> None:
+        self.index = index
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, position = key
+        rows = self.index.rows(position)
+        return self.augmentation(
+            self.index.load(self.index.paths[position]),
+            boxes=self.index.boxes[rows],
+            labels=self.index.labels[rows],
+            ignore=self.index.ignore[rows],
+            id=self.index.ids[position],
+            seed=(self.seed, epoch, position),
+        )
+
+
+class EpochSampler(Sampler[Key]):
+    """Yields (epoch, position), shuffled by (seed, epoch); each of `world_size` ranks takes its share, none padded."""
+
+    def __init__(self, length: int, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.length = length
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self._usable(), self.world_size))
+
+    def __iter__(self) -> Iterator[Key]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        for position in order[self.rank : self._usable() : self.world_size]:
+            yield self.epoch, int(position)
+
+    def _usable(self) -> int:
+        """Training ranks must take equally many steps; in validation no picture may be left out."""
+        return self.length - self.length % self.world_size if self.shuffle else self.length
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stacks samples; boxes are padded to the largest number. Pixels stay uint8, and lie channels-last in memory."""
+    most = max(len(sample.labels) for sample in samples)
+    boxes = np.zeros((len(samples), most, 4), dtype=np.float32)
+    labels = np.full((len(samples), most), PADDING_LABEL, dtype=np.int64)
+    ignore = np.zeros((len(samples), most), dtype=bool)
+    for row, sample in enumerate(samples):
+        count = len(sample.labels)
+        boxes[row, :count], labels[row, :count], ignore[row, :count] = sample.boxes, sample.labels, sample.ignore
+    images = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    return Batch(
+        images=images.permute(0, 3, 1, 2),
+        boxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(labels),
+        ignore=torch.from_numpy(ignore),
+        sizes=torch.tensor([sample.size for sample in samples], dtype=torch.int64),
+        ids=tuple(sample.id for sample in samples),
+    )

@@ -1,0 +1,131 @@
+"""DetectionIndex: what a dataset holds, as flat arrays.
+
+15 million boxes cost bytes, not Python objects, and loader workers share the pages. A reader turns a source folder into
+an index; validation, repair, statistics and sampling work on the index, once, for every format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+
+from ssd.images import Picture
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStrings:
+    """Strings as one run of UTF-8 bytes and their offsets."""
+
+    data: UInt8[np.ndarray, "bytes"]
+    offsets: Int64[np.ndarray, "N+1"]
+
+    @classmethod
+    def pack(cls, strings: Iterable[str]) -> PackedStrings:
+        encoded = [string.encode() for string in strings]
+        offsets = np.concatenate(([0], np.cumsum([len(item) for item in encoded], dtype=np.int64)))
+        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, position: int) -> str:
+        return self.data[self.offsets[position] : self.offsets[position + 1]].tobytes().decode()
+
+    def take(self, rows: Int64[np.ndarray, "M"]) -> PackedStrings:
+        return PackedStrings.pack(self[row] for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionIndex:
+    """Pictures and their boxes; N pictures, M boxes.
+
+    `load` turns a path of `paths` into a picture. `sizes` are upright (H, W) in pixels. The boxes of picture i are
+    rows box_offsets[i]:box_offsets[i+1] of `boxes` (xyxy fractions), `labels` (0..C-1) and `ignore`.
+    """
+
+    class_names: tuple[str, ...]
+    load: Callable[[str], Picture]
+    paths: PackedStrings
+    ids: PackedStrings
+    sizes: Int32[np.ndarray, "N 2"]
+    box_offsets: Int64[np.ndarray, "N+1"]
+    boxes: Float32[np.ndarray, "M 4"]
+    labels: Int32[np.ndarray, "M"]
+    ignore: Bool[np.ndarray, "M"]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def rows(self, position: int) -> slice:
+        """Where the boxes of a picture lie."""
+        return slice(int(self.box_offsets[position]), int(self.box_offsets[position + 1]))
+
+    def picture_of_box(self) -> Int64[np.ndarray, "M"]:
+        """The picture that each box belongs to."""
+        return np.repeat(np.arange(len(self)), np.diff(self.box_offsets))
+
+    def keep_boxes(self, keep: Bool[np.ndarray, "M"]) -> DetectionIndex:
+        """The same pictures with fewer boxes."""
+        kept_before = np.concatenate(([0], np.cumsum(keep)))
+        return replace(
+            self,
+            box_offsets=kept_before[self.box_offsets],
+            boxes=self.boxes[keep],
+            labels=self.labels[keep],
+            ignore=self.ignore[keep],
+        )
+
+    def take(self, positions: Sequence[int] | np.ndarray) -> DetectionIndex:
+        """The pictures at `positions`, with their boxes."""
+        chosen = np.asarray(positions, dtype=np.int64)
+        counts = np.diff(self.box_offsets)[chosen]
+        starts = self.box_offsets[chosen]
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+        return replace(
+            self,
+            paths=self.paths.take(chosen),
+            ids=self.ids.take(chosen),
+            sizes=self.sizes[chosen],
+            box_offsets=offsets,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            ignore=self.ignore[rows],
+        )
+
+    def class_counts(self) -> Int64[np.ndarray, "C"]:
+        """Number of boxes of each class, ignored ones left out."""
+        return np.bincount(self.labels[~self.ignore], minlength=len(self.class_names))
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRecord:
+    """One picture as a reader found it. `boxes` are rows of (x1, y1, x2, y2) in fractions, not yet checked."""
+
+    path: str
+    id: str
+    size: tuple[int, int]
+    boxes: Sequence[tuple[float, float, float, float]]
+    labels: Sequence[int]
+    ignore: Sequence[bool]
+
+
+def build_index(
+    records: Sequence[PictureRecord], *, class_names: Sequence[str], load: Callable[[str], Picture]
+) -> DetectionIndex:
+    """Packs the records of a reader."""
+    counts = [len(record.labels) for record in records]
+    return DetectionIndex(
+        class_names=tuple(class_names),
+        load=load,
+        paths=PackedStrings.pack(record.path for record in records),
+        ids=PackedStrings.pack(record.id for record in records),
+        sizes=np.array([record.size for record in records], dtype=np.int32).reshape(-1, 2),
+        box_offsets=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))).astype(np.int64),
+        boxes=np.array([box for record in records for box in record.boxes], dtype=np.float32).reshape(-1, 4),
+        labels=np.array([label for record in records for label in record.labels], dtype=np.int32),
+        ignore=np.array([flag for record in records for flag in record.ignore], dtype=bool),
+    )

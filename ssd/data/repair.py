@@ -1,0 +1,116 @@
+"""Checks an index and mends what can be mended: bad boxes are dropped or clipped, and counted by file.
+
+An inverted box would make log() NaN and kill the weights; it never gets past here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ssd.data.index import DetectionIndex
+from ssd.errors import DataError
+
+MAX_SET_ASIDE = 0.001  # share of unreadable pictures that training puts up with
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with the data: where (file, and line or object), which rule, what was done."""
+
+    file: str
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.rule}"
+
+
+@dataclass(slots=True)
+class Report:
+    """The problems of a dataset, in the order found."""
+
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, file: str, rule: str) -> None:
+        self.problems.append(Problem(file, rule))
+
+    def merge(self, other: Report) -> None:
+        self.problems.extend(other.problems)
+
+    def summary_lines(self) -> list[str]:
+        """One line a rule: how often, and the first files."""
+        counts = Counter(problem.rule for problem in self.problems)
+        return [f"{count} x {rule}: {_first(self._files(rule))}" for rule, count in counts.most_common()]
+
+    def _files(self, rule: str) -> list[str]:
+        return list(dict.fromkeys(problem.file for problem in self.problems if problem.rule == rule))
+
+
+def repair(index: DetectionIndex, report: Report, *, strict: bool) -> DetectionIndex:
+    """Drops boxes without area and duplicates, clips what reaches outside; what was done goes to `report`.
+
+    Raises:
+        DataError: with `strict`, at the first box that would have to be mended; a box that is not a number, always.
+    """
+    pictures = index.picture_of_box()
+    boxes = index.boxes
+    found = Report()
+
+    def note(mask: np.ndarray, rule: str) -> None:
+        for picture in pictures[mask]:
+            found.add(index.paths[picture], rule)
+
+    not_numbers = ~np.isfinite(boxes).all(axis=1)
+    if not_numbers.any():
+        raise DataError(f"{index.paths[pictures[not_numbers.argmax()]]}: box {boxes[not_numbers.argmax()]}: not a number")
+    empty = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
+    note(empty, "box without area (x2 <= x1 or y2 <= y1) dropped")
+
+    sizes_xyxy = index.sizes[pictures][:, [1, 0, 1, 0]]
+    outside_px = np.maximum(np.maximum(-boxes, boxes - 1) * sizes_xyxy, 0).max(axis=1)
+    clipped = boxes.clip(0, 1)
+    gone = ~empty & ((clipped[:, 2] <= clipped[:, 0]) | (clipped[:, 3] <= clipped[:, 1]))
+    note(gone, "box outside the picture dropped")
+    note(~empty & ~gone & (outside_px > 1.001), "box reaching outside the picture clipped")
+
+    duplicate = _duplicates(pictures, clipped, index.labels) & ~empty & ~gone
+    note(duplicate, "duplicate box dropped")
+    if strict and found.problems:
+        raise DataError(f"{found.problems[0]} (dataset.strict=true)")
+    report.merge(found)
+    keep = ~(empty | gone | duplicate)
+    index.boxes[:] = clipped
+    return index.keep_boxes(keep)
+
+
+def check_set_aside(broken: Iterable[tuple[str, str]], *, pictures: int, report: Report) -> None:
+    """Puts up with a few unreadable pictures, which goes to `report`; stops at more.
+
+    Raises:
+        DataError: over MAX_SET_ASIDE of the pictures are unreadable; names the first ones.
+    """
+    broken = list(broken)
+    for path, reason in broken:
+        report.add(path, reason)
+    if len(broken) > MAX_SET_ASIDE * pictures:
+        raise DataError(
+            f"{len(broken)} of {pictures} pictures cannot be used (at most {MAX_SET_ASIDE:.1%} may be set aside): "
+            + "; ".join(reason for _, reason in broken[:_NAMED])
+            + (" ..." if len(broken) > _NAMED else "")
+        )
+
+
+def _duplicates(pictures: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    rows = np.column_stack((pictures, labels, boxes.view(np.int32)))
+    _, first = np.unique(rows, axis=0, return_index=True)
+    duplicate = np.ones(len(rows), dtype=bool)
+    duplicate[first] = False
+    return duplicate
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

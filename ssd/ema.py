@@ -1,0 +1,99 @@
+"""Exponential moving average of the weights.
+
+Lightning's EMAWeightAveraging asks the device in each step whether it has averaged before, which makes the host wait
+for a GPU, and has no warm-up, so that short runs validate on an average of random weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+_RAW = "raw_state_dict"
+
+
+class EMA(pl.Callback):
+    """Averages after each optimizer step; validation and checkpoints see the average.
+
+    A checkpoint has the average as `state_dict` and the weights in training beside it, so a resumed run goes on with
+    both.
+
+    Args:
+        decay: share of the old average kept in a step; below it while the run is young: (1 + n) / (10 + n).
+    """
+
+    def __init__(self, *, decay: float) -> None:
+        self.decay = decay
+        self._average: dict[str, Tensor] = {}
+        self._updates = 0
+        self._last_step = 0
+        self._swapped = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._average:
+            self._average = _copy(pl_module.state_dict())
+        self._average = {name: value.to(pl_module.device) for name, value in self._average.items()}
+        self._last_step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.global_step == self._last_step:  # gradients are being accumulated
+            return
+        self._last_step = trainer.global_step
+        self._updates += 1
+        decay = min(self.decay, (1 + self._updates) / (10 + self._updates))
+        current = pl_module.state_dict()
+        moving = [name for name, value in current.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self._average[name] for name in moving], [current[name] for name in moving], weight=1 - decay
+        )
+        for name, value in current.items():
+            if not value.is_floating_point():
+                self._average[name].copy_(value)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._average and trainer.state.fn == "fit":
+            self._swap(pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._swapped:
+            self._swap(pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if self._swapped:
+            self._swap(pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._average:
+            average, raw = _copy(self._average), checkpoint["state_dict"]
+            checkpoint["state_dict"], checkpoint[_RAW] = (raw, average) if self._swapped else (average, raw)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if _RAW in checkpoint:
+            self._average = _copy(checkpoint["state_dict"])
+            pl_module.load_state_dict(checkpoint[_RAW])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self._updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._updates = state_dict["updates"]
+
+    @torch.no_grad()
+    def _swap(self, pl_module: pl.LightningModule) -> None:
+        for name, value in pl_module.state_dict().items():
+            kept = value.clone()
+            value.copy_(self._average[name])
+            self._average[name].copy_(kept)
+        self._swapped = not self._swapped
+
+
+def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}

@@ -1,0 +1,150 @@
+"""The LightningModule: what happens in a training and in a validation step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ssd.finite import FiniteGuard
+from ssd.losses import Losses, MultiBoxLoss
+from ssd.metrics import DetectionMetrics
+from ssd.model import SSD
+from ssd.postprocess import PostProcess
+from ssd.structures import Batch, Predictions
+
+
+class SSDModule(pl.LightningModule):
+    """Trains an SSD.
+
+    Args:
+        model, loss, postprocess: the parts.
+        optimizer: parameter groups in, optimizer out.
+        scheduler: called with the optimizer and `total_steps`.
+        base_lr_multiplier: factor on the learning rate of the backbone's base net (the part with ImageNet weights).
+        head_lr_multiplier: factor on that of the heads.
+    """
+
+    def __init__(
+        self,
+        model: SSD,
+        *,
+        loss: MultiBoxLoss,
+        postprocess: PostProcess,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        base_lr_multiplier: float = 1.0,
+        head_lr_multiplier: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)
+        self.loss = loss
+        self.postprocess = postprocess
+        self.metrics = nn.ModuleDict({stage: DetectionMetrics(model.class_names) for stage in ("val_", "test_")})
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._base_lr_multiplier = base_lr_multiplier
+        self._head_lr_multiplier = head_lr_multiplier
+        self._guard = FiniteGuard()
+        self._step_loss: Tensor
+        self._step_ids: tuple[str, ...]
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        losses = self._losses(self.model(batch.images), batch)
+        self._step_loss, self._step_ids = losses.total, batch.ids
+        self._log_losses("train", losses, batch)
+        return losses.total
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by norm, and keeps what is not finite away from the weights."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = clip_grad_norm_(parameters, gradient_clip_val or float("inf"), foreach=True)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it handles infinite gradients itself
+        values = [self._step_loss] if scaler is not None else [self._step_loss, norm]
+        self._guard.check(optimizer, values, step=self.global_step + 1, ids=self._step_ids)
+        self.log("train/gradient_norm", norm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._guard.settle()
+        checkpoint["recipe"] = self.model.recipe()
+
+    def on_train_end(self) -> None:
+        self._guard.settle()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self._optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] *= group.pop("lr_multiplier")
+        scheduler = self._scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Base net, extra levels and heads, each with and without weight decay (none on norms and biases)."""
+        base = set(getattr(self.model.backbone, "base", nn.Module()).parameters())
+        heads = {
+            *self.model.classification_heads.parameters(),
+            *self.model.localization_heads.parameters(),
+        }
+        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                part = "base" if parameter in base else "heads" if parameter in heads else "extras"
+                groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
+        multipliers = {"base": self._base_lr_multiplier, "extras": 1.0, "heads": self._head_lr_multiplier}
+        return [
+            {"params": parameters, "name": part, "lr_multiplier": multipliers[part]}
+            | ({} if decays else {"weight_decay": 0.0, "name": f"{part}_no_decay"})
+            for (part, decays), parameters in groups.items()
+        ]
+
+    def _losses(self, predictions: Predictions, batch: Batch) -> Losses:
+        losses: Losses = self.loss(
+            predictions, boxes=batch.boxes, labels=batch.labels, ignore=batch.ignore, priors=self.model.priors
+        )
+        return losses
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        predictions = self.model(batch.images)
+        self._log_losses(stage, self._losses(predictions, batch), batch)
+        self.metrics[f"{stage}_"].add(self.postprocess(predictions, self.model.priors), batch)
+
+    def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> None:
+        values = {
+            f"{stage}/loss": losses.total,
+            f"{stage}/loss_classification": losses.classification,
+            f"{stage}/loss_localization": losses.localization,
+        }
+        self.log_dict(values, batch_size=len(batch.ids), on_step=stage == "train", on_epoch=stage != "train")
+
+    def _log_metrics(self, stage: str) -> None:
+        metrics = self.metrics[f"{stage}_"]
+        self.log_dict({f"{stage}/{name}": value for name, value in metrics.results().items()})
+        metrics.reset()
+
+
+def trainable(parameters: Iterable[nn.Parameter]) -> int:
+    """Number of weights that training changes."""
+    return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)

@@ -1,0 +1,124 @@
+"""What the terminal shows during training: one bar for the whole run, a line for each validation.
+
+Where the output is no terminal, plain lines: at most one every 30 seconds, and one for each validation.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, Progress as RichProgress, TaskID, TextColumn, TimeRemainingColumn
+
+from ssd.structures import Batch
+
+_PLAIN_SECONDS = 30.0
+_SMOOTHING = 0.1
+
+
+class Progress(ProgressBar):
+    """Loss, best-known mAP, pictures a second and the time left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._console = Console()
+        self._bar: RichProgress | None = None
+        self._task = TaskID(0)
+        self._loss = float("nan")
+        self._rate = 0.0
+        self._step_ended = 0.0
+        self._line_printed = 0.0
+        self._steps_here = 0
+        self._started = 0.0
+        self._map: float | None = None
+
+    def disable(self) -> None:
+        self._console.quiet = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = self._step_ended = self._line_printed = time.monotonic()
+        if self._console.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f} %"),
+                TextColumn("{task.fields[status]}"),
+                TimeRemainingColumn(compact=True),
+                console=self._console,
+                refresh_per_second=4,
+            )
+            total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
+            self._task = self._bar.add_task("training", total=total, status="", completed=self._done(trainer))
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        rate = len(batch.ids) / max(1e-9, now - self._step_ended)
+        self._rate = rate if self._steps_here == 0 else self._rate + _SMOOTHING * (rate - self._rate)
+        self._step_ended = now
+        self._steps_here += 1
+        if not self._due(trainer, now):
+            return
+        self._read_loss(outputs)
+        if self._bar is not None:
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self._bar.update(self._task, completed=self._done(trainer), description=epoch, status=self._status())
+        else:
+            self._line_printed = now
+            self._print(f"{self._where(trainer)}  {self._status()}  ETA {self._eta(trainer, now)}")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._step_ended = time.monotonic()
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self._map = metrics.get("val/map")
+        shown = {"loss": "val/loss", "mAP": "val/map", "AP50": "val/map_50", "AP75": "val/map_75"}
+        values = "  ".join(f"{name} {metrics[key]:.3f}" for name, key in shown.items() if key in metrics)
+        self._print(f"{self._where(trainer)}  validation: {values or 'no ground truth'}")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _due(self, trainer: pl.Trainer, now: float) -> bool:
+        """Reading the loss waits for the device, so only where it is shown."""
+        if self._bar is not None:
+            return trainer.fit_loop.total_batch_idx % trainer.log_every_n_steps == 0
+        return now - self._line_printed >= _PLAIN_SECONDS
+
+    def _read_loss(self, outputs: Any) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if isinstance(loss, torch.Tensor):
+            self._loss = float(loss)
+
+    def _status(self) -> str:
+        quality = "" if self._map is None else f"  mAP {self._map:.3f}"
+        return f"loss {self._loss:.3f}{quality}  {self._rate:.1f} img/s"
+
+    def _where(self, trainer: pl.Trainer) -> str:
+        return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"
+
+    def _done(self, trainer: pl.Trainer) -> int:
+        return trainer.fit_loop.total_batch_idx + 1
+
+    def _eta(self, trainer: pl.Trainer, now: float) -> str:
+        total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
+        left = (total - self._done(trainer)) * (now - self._started) / max(1, self._steps_here)
+        return f"{int(left // 3600)}:{int(left % 3600 // 60):02}:{int(left % 60):02}"
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,95 @@
+"""What a run says: the data at its start, the table, the files and the next commands at its end."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+
+from ssd.data.splits import Splits
+
+_log = logging.getLogger("ssd")
+_TITLES = {
+    "map": "mAP@[.5:.95]",
+    "map_50": "mAP@0.5",
+    "map_75": "mAP@0.75",
+    "map_small": "mAP small (< 32² px)",
+    "map_medium": "mAP medium",
+    "map_large": "mAP large (> 96² px)",
+}
+
+
+def say(line: str) -> None:
+    """A line for the terminal and train.log."""
+    _log.info(line)
+
+
+def describe_data(splits: Splits) -> list[str]:
+    """Pictures and boxes of each split, what was mended, and classes without an object."""
+    lines = []
+    for name, index in splits.named():
+        counts = ", ".join(f"{label} {count}" for label, count in zip(index.class_names, index.class_counts(), strict=True))
+        lines.append(f"{name}: {len(index)} pictures, {len(index.boxes)} boxes ({counts})")
+    lines += [f"data: {line}" for line in splits.report.summary_lines()]
+    for name, index in splits.named():
+        absent = [label for label, count in zip(index.class_names, index.class_counts(), strict=True) if not count]
+        if absent:
+            lines.append(f"warning: the {name} split has no object of {', '.join(absent)}")
+    return lines
+
+
+def show(scores: dict[str, float], class_names: tuple[str, ...], *, splits: Splits, stage: str) -> None:
+    """The results table; a class without objects has no score."""
+    table = Table(title=f"{stage} results", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, title in _TITLES.items():
+        if f"{stage}/{name}" in scores:
+            table.add_row(title, f"{scores[f'{stage}/{name}']:.3f}")
+    table.add_section()
+    for name in class_names:
+        score = scores.get(f"{stage}/map_class/{name}")
+        table.add_row(f"AP {name}", "no objects" if score is None else f"{score:.3f}")
+    console = Console(soft_wrap=True)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().rstrip().splitlines():
+        say(line)
+
+
+def show_files(folder: Path, best: Path) -> None:
+    """Where everything is, and what to do next."""
+    shown = Path(folder).resolve()
+    shown = shown.relative_to(Path.cwd()) if shown.is_relative_to(Path.cwd()) else shown
+    say(f"written to {shown}:")
+    for name, what in (
+        (best.relative_to(folder), "best weights, with what a resumed run needs"),
+        ("model.safetensors", "the release file: weights and recipe"),
+        ("metrics.csv", "every logged number"),
+        ("tensorboard", "the same, to look at"),
+        ("train.log", "this text"),
+    ):
+        say(f"  {name!s:22} {what}")
+    say("next:")
+    say(f"  python predict.py checkpoint={shown}/model.safetensors source=FOLDER output=predictions")
+    say(f"  tensorboard --logdir {shown.parent}")
+
+
+def log_hyperparameters(trainer: pl.Trainer, config: DictConfig, scores: dict[str, Any]) -> None:
+    """A row in TensorBoard's HPARAMS tab with the real results."""
+    numbers = {name: float(value) for name, value in scores.items() if value is not None and "/map" in name}
+    flat = {
+        key: OmegaConf.select(config, key)
+        for key in ("optimizer.lr", "optimizer.weight_decay", "batch_size", "epochs", "image_size", "seed")
+    }
+    chosen = {"backbone": config.backbone._target_, "optimizer": config.optimizer._target_}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams({**flat, **chosen}, numbers)
+            logger.save()

@@ -1,0 +1,119 @@
+"""The folder of a run: claimed once, resumed on request, never overwritten."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+from ssd import checkpoint
+from ssd.errors import ConfigError
+from ssd.model import SSD
+from ssd.results import say
+
+_CONFIG, _OVERRIDES = ".hydra/config.yaml", ".hydra/overrides.yaml"
+_FIXED = ("seed", "image_size", "priors", "dataset.classes")
+
+
+def claim(folder: Path, config: DictConfig) -> Path | None:
+    """Writes the resolved configuration into a run's folder; on resume, says what differs from the saved one.
+
+    Returns:
+        The checkpoint to go on from, on resume.
+
+    Raises:
+        ConfigError: the folder holds a run and this is no resume, or a resume changes what cannot change.
+    """
+    resolved = OmegaConf.to_container(config, resolve=True)
+    last = folder / "checkpoints" / "last.ckpt"
+    if config.resume is None:
+        if (folder / _CONFIG).exists() or (folder / "checkpoints").exists():
+            raise ConfigError(f"{folder} holds a run; choose another hydra.run.dir, or go on with resume={folder}")
+    else:
+        _compare(OmegaConf.to_container(OmegaConf.load(folder / _CONFIG)), resolved)
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(resolved), folder / _CONFIG)
+    overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
+    OmegaConf.save(OmegaConf.create(overrides), folder / _OVERRIDES)
+    return last if config.resume is not None and last.exists() else None
+
+
+def saved_overrides(folder: Path) -> list[str]:
+    """The command line that a run was started with.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    if not (folder / _OVERRIDES).is_file():
+        raise ConfigError(f"resume={folder}: no run there ({folder / _OVERRIDES} is missing)")
+    return list(OmegaConf.to_container(OmegaConf.load(folder / _OVERRIDES)))  # type: ignore[arg-type]
+
+
+def check_resume(folder: Path, model: SSD) -> None:
+    """The data of a resumed run must still have the classes that the checkpoint knows.
+
+    Raises:
+        ConfigError: the class lists differ.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists():
+        known = tuple(checkpoint.read(last)[0]["class_names"])
+        if known != model.class_names:
+            raise ConfigError(f"resume: the run has classes {list(known)}, the data {list(model.class_names)}")
+
+
+def checkpoint_callbacks(folder: Path, *, validates: bool, minutes: float | None) -> list[Callback]:
+    """best.ckpt by val/map, and last.ckpt as the recovery point: after each epoch, and every `minutes`."""
+    shared: dict[str, Any] = {
+        "dirpath": folder / "checkpoints",
+        "auto_insert_metric_name": False,
+        "enable_version_counter": False,
+    }
+    callbacks: list[Callback] = []
+    if validates:
+        callbacks.append(ModelCheckpoint(**shared, filename="best", monitor="val/map", mode="max"))
+    callbacks.append(ModelCheckpoint(**shared, filename="last", every_n_epochs=1, save_on_train_epoch_end=True))
+    if minutes is not None:
+        interval = timedelta(minutes=minutes)
+        callbacks.append(ModelCheckpoint(**shared, filename="last", train_time_interval=interval))
+    return callbacks
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """best.ckpt, or last.ckpt of a run without validation."""
+    best = folder / "checkpoints" / "best.ckpt"
+    return best if best.exists() else folder / "checkpoints" / "last.ckpt"
+
+
+def best_score(trainer: pl.Trainer) -> float | None:
+    """The best val/map of the run."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_score is not None:
+            return float(callback.best_model_score)
+    return None
+
+
+def _compare(saved: Any, now: Any) -> None:
+    before, after = _flat(saved), _flat(now)
+    changes = {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key != "resume"
+    }
+    for key, (old, new) in changes.items():
+        if key.startswith(_FIXED):
+            raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run with init_from")
+        say(f"changed on resume: {key}: {old} -> {new}")
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    return {name: value for key, child in node.items() for name, value in _flat(child, f"{prefix}{key}.").items()}
+
+
