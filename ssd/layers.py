@@ -29,8 +29,8 @@ class PixelNorm(nn.Module):
 
     def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Float[Tensor, "B 3 H W"]:
         return (images.to(self.mean.dtype) - self.mean) / self.std

@@ -127,10 +127,10 @@ def measure(backbone: nn.Module, *, image_size: int) -> list[tuple[int, int, int
     """
     state = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-    images = torch.empty(1, 3, image_size, image_size, dtype=torch.uint8, device="meta")
     was_training = backbone.training
     backbone.eval()
     try:
+        images = torch.empty(1, 3, image_size, image_size, dtype=torch.uint8, device="meta")
         features = functional_call(backbone, on_meta, (images,))
     except RuntimeError as error:
         raise ConfigError(

@@ -38,7 +38,7 @@ class PriorSpec:
     scales: Sequence[float]
     aspect_ratios: Sequence[Sequence[float]]
     clip: Clip
-    steps_px: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    steps_px: Mapping[Any, Sequence[float]] = field(default_factory=dict)  # int keys; text from JSON becomes int
 
     def __post_init__(self) -> None:
         try:
@@ -60,6 +60,14 @@ class PriorSpec:
             )
         if any(not 0 < low < high for low, high in zip(self.scales, self.scales[1:], strict=False)):
             raise ConfigError(f"priors.scales={list(self.scales)}: must be over 0 and ascending")
+        if any(not ratio > 0 for ratios in self.aspect_ratios for ratio in ratios):
+            raise ConfigError(f"priors.aspect_ratios={[list(ratios) for ratios in self.aspect_ratios]}: must be over 0")
+        for side, steps in self.steps_px.items():
+            if len(steps) != self.levels or any(not step > 0 for step in steps):
+                raise ConfigError(
+                    f"priors.steps_px.{side}={list(steps)}: give {self.levels} steps over 0, one a level, or leave out "
+                    f"{side} to have them derived"
+                )
 
     @property
     def levels(self) -> int:

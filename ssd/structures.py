@@ -1,8 +1,8 @@
 """The types that flow between the parts.
 
 One letter a dimension, across the project: B batch, P priors, G objects of an image (padded to the batch's largest
-number), C classes (background never counts; where it does, C1 = C + 1; so too P1), D detections, S side of the square network input in pixels, L feature
-levels, H and W rows and columns.
+number), C classes (background never counts; C1 is C + 1 with it, as P1 is P + 1), D detections, S side of the square
+network input in pixels, L feature levels, H and W rows and columns.
 
 Boxes are `xyxy` fractions of the image everywhere: (x1, y1, x2, y2), x right, y down, 0..1. Pixels appear only at the
 edges: files, drawing, the metric.

@@ -22,7 +22,7 @@ from ssd.images import Picture
 CLASS_NAMES = ("circle", "square", "triangle", "star", "ring")
 
 _SPLITS = {"train": 0, "val": 1, "test": 2}
-_SIDES = (0.13, 0.65)  # of the picture's shorter side
+_SIDES = (0.15, 0.65)  # of the picture's shorter side
 _MAX_OBJECTS = 5
 _EMPTY_SHARE = 0.06
 _MAX_HIDDEN = 0.35
@@ -65,8 +65,7 @@ def render(path: str, *, side_px: int, seed: int) -> Picture:
     _draw_clutter(image, rng)
     for shape in shapes:
         _draw(image, shape, rng)
-    noise = rng.normal(0, rng.uniform(1, 7), size=image.shape)
-    return np.clip(image + noise, 0, 255).astype(np.uint8)
+    return _add_grain(image, rng)
 
 
 def _generator(path: str, seed: int) -> np.random.Generator:
@@ -154,8 +153,13 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Picture:
     """Smooth noise between two colours, at a random grain."""
     cells = int(rng.integers(2, 24))
     grain = cv2.resize(rng.random((cells, cells), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    first, second = rng.uniform(0, 255, size=(2, 3))
+    first, second = rng.uniform(0, 255, size=(2, 3)).astype(np.float32)
     return (first + grain.clip(0, 1)[..., None] * (second - first)).astype(np.uint8)
+
+
+def _add_grain(image: Picture, rng: np.random.Generator) -> Picture:
+    grain = rng.standard_normal(image.shape[:2], dtype=np.float32) * np.float32(rng.uniform(1, 7))
+    return cv2.add(image, cv2.cvtColor(grain, cv2.COLOR_GRAY2BGR), dtype=cv2.CV_8U)
 
 
 def _draw_clutter(image: Picture, rng: np.random.Generator) -> None:

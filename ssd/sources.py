@@ -1,0 +1,37 @@
+"""What to predict on: a picture, a folder of pictures, or a glob."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssd.errors import ConfigError
+from ssd.images import IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFile:
+    """A file, and the name that it has in the output: its path below the source."""
+
+    path: Path
+    name: Path
+
+
+def find_pictures(source: str) -> list[PictureFile]:
+    """The pictures that `source` means, sorted; folders are searched to the bottom.
+
+    Raises:
+        ConfigError: nothing there.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        found = [PictureFile(file, file.relative_to(path)) for file in files]
+    elif path.is_file():
+        found = [PictureFile(path, Path(path.name))]
+    else:
+        found = [PictureFile(Path(file), Path(Path(file).name)) for file in sorted(glob.glob(source, recursive=True))]
+    if not found:
+        raise ConfigError(f"source={source}: no picture there; give a file, a folder, or a glob in quotes")
+    return found
