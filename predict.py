@@ -15,8 +15,8 @@ def predict(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from ssd import checkpoint, runtime
-    from ssd.predictor import Predictor
     from ssd.prediction import predict_pictures
+    from ssd.predictor import Predictor
     from ssd.sources import find_pictures
 
     runtime.keep_freed_memory()

@@ -188,9 +188,7 @@ def _force(
     return best_object, best_iou
 
 
-def _covered(
-    boxes: Float[Tensor, "B G 4"], priors: Float[Tensor, "P 4"], *, threshold: float
-) -> Bool[Tensor, "B P"]:
+def _covered(boxes: Float[Tensor, "B G 4"], priors: Float[Tensor, "P 4"], *, threshold: float) -> Bool[Tensor, "B P"]:
     """Where a box covers `threshold` or more of a prior's area."""
     covered = torch.zeros(len(boxes), len(priors), dtype=torch.bool, device=boxes.device)
     least = area(priors).clamp(min=_MIN_SIDE**2) * threshold

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ssd.config import check_ranges, register
-from ssd.errors import ConfigError, EnvironmentFault, SSDError
+from ssd.errors import ConfigError, MachineError, SSDError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -70,11 +70,11 @@ def explain(error: BaseException, *, config_name: str) -> tuple[int, str | None]
     if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
         return ConfigError.exit_code, _explain_config(error, config_name)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentFault.exit_code, f"{error.filename or 'output'}: the disk is full; free some space"
+        return MachineError.exit_code, f"{error.filename or 'output'}: the disk is full; free some space"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return EnvironmentFault.exit_code, f"{error.filename}: no permission to write here ({error.strerror})"
+        return MachineError.exit_code, f"{error.filename}: no permission to write here ({error.strerror})"
     if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _MEMORY_SIGNS):
-        return EnvironmentFault.exit_code, "out of memory: halve batch_size (or image_size)"
+        return MachineError.exit_code, "out of memory: halve batch_size (or image_size)"
     return 1, None
 
 
@@ -99,12 +99,15 @@ def _explain_config(error: BaseException, config_name: str) -> str:
     if mark is not None:
         return f"{mark.name}:{mark.line + 1}: YAML: {getattr(error, 'problem', '')}"
     key = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
-    unknown_option = re.search(r"Could not (?:find|load) '([^']+)'.*?Available options in '[^']+':(.*)", text, re.DOTALL)
+    unknown_option = re.search(
+        r"Could not (?:find|load) '([^']+)'.*?Available options in '[^']+':(.*)", text, re.DOTALL
+    )
     if unknown_option:
         group, _, option = unknown_option[1].rpartition("/")
         options = unknown_option[2].split("Config search path")[0].split()
         return f"{group}={option}: no such option{_nearest(option, options)}; there are {', '.join(options)}"
-    if key and ("not in struct" in text or "not in '" in text or "No match in the defaults list" in text):
+    unknown_key = re.search(r"Key '.*' (is )?not in ", f"{text} {error.__cause__}")
+    if key and (unknown_key or "No match in the defaults list" in text):
         return f"{key[1]}: no such setting{_nearest(key[1], _known_keys(config_name))}"
     if key:
         root = error.__cause__ or error
@@ -134,6 +137,4 @@ def _known_keys(config_name: str) -> list[str]:
 def _flat(node: object, prefix: str) -> list[str]:
     if not isinstance(node, dict):
         return []
-    return [
-        name for key, child in node.items() for name in (f"{prefix}{key}", *_flat(child, f"{prefix}{key}."))
-    ]
+    return [name for key, child in node.items() for name in (f"{prefix}{key}", *_flat(child, f"{prefix}{key}."))]

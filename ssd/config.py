@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, List, Optional  # noqa: UP035  OmegaConf reads these
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -40,11 +40,11 @@ class Train:
     image_size: int = bounded(32, 4096)
     batch_size: int = bounded(1)
     epochs: int = bounded(1)
-    num_workers: Optional[int] = bounded(0, 256)  # noqa: UP045
+    num_workers: int | None = bounded(0, 256)
     seed: int = bounded(0, 2**32 - 1)
-    resume: Optional[str] = MISSING  # noqa: UP045
+    resume: str | None = MISSING
     objective: str = MISSING
-    save_every_minutes: Optional[float] = bounded(0, open_low=True)  # noqa: UP045
+    save_every_minutes: float | None = bounded(0, open_low=True)
 
 
 @dataclass
@@ -57,9 +57,9 @@ class Module:
 @dataclass
 class Backbone:
     _target_: str = MISSING
-    weights: Optional[str] = MISSING  # noqa: UP045
-    mean: List[float] = MISSING  # noqa: UP006
-    std: List[float] = MISSING  # noqa: UP006
+    weights: str | None = MISSING
+    mean: list[float] = MISSING
+    std: list[float] = MISSING
 
 
 @dataclass
@@ -75,9 +75,9 @@ class MobileNetV1(Backbone):
 @dataclass
 class Priors:
     _target_: str = MISSING
-    scales: List[float] = MISSING  # noqa: UP006
-    aspect_ratios: List[Any] = MISSING  # noqa: UP006
-    steps_px: Dict[int, Any] = MISSING  # noqa: UP006
+    scales: list[float] = MISSING
+    aspect_ratios: list[Any] = MISSING
+    steps_px: dict[int, Any] = MISSING
     clip: str = MISSING
 
 
@@ -97,10 +97,10 @@ class Voc:
     _target_: str = MISSING
     _partial_: bool = True
     root: str = MISSING
-    classes: Optional[List[str]] = MISSING  # noqa: UP006, UP045
-    train_splits: Optional[List[str]] = MISSING  # noqa: UP006, UP045
-    val_splits: Optional[List[str]] = MISSING  # noqa: UP006, UP045
-    test_splits: Optional[List[str]] = MISSING  # noqa: UP006, UP045
+    classes: list[str] | None = MISSING
+    train_splits: list[str] | None = MISSING
+    val_splits: list[str] | None = MISSING
+    test_splits: list[str] | None = MISSING
     strict: bool = MISSING
     seed: int = bounded(0)
 
@@ -122,14 +122,14 @@ class SGD(Optimizer):
 
 @dataclass
 class AdamW(Optimizer):
-    betas: List[float] = MISSING  # noqa: UP006
+    betas: list[float] = MISSING
 
 
 @dataclass
 class Multistep:
     _target_: str = MISSING
     _partial_: bool = True
-    milestones: List[float] = MISSING  # noqa: UP006
+    milestones: list[float] = MISSING
     gamma: float = bounded(0, 1)
     warmup: float = bounded(0, 1)
 
@@ -171,10 +171,10 @@ class Trainer:
     precision: str = MISSING
     max_epochs: int = bounded(-1)
     max_steps: int = bounded(-1)
-    max_time: Optional[str] = MISSING  # noqa: UP045
-    gradient_clip_val: Optional[float] = bounded(0)  # noqa: UP045
+    max_time: str | None = MISSING
+    gradient_clip_val: float | None = bounded(0)
     accumulate_grad_batches: int = bounded(1)
-    check_val_every_n_epoch: Optional[int] = bounded(1)  # noqa: UP045
+    check_val_every_n_epoch: int | None = bounded(1)
     val_check_interval: Any = MISSING
     limit_train_batches: Any = MISSING
     limit_val_batches: Any = MISSING
@@ -184,7 +184,7 @@ class Trainer:
     deterministic: Any = MISSING
     benchmark: bool = MISSING
     sync_batchnorm: bool = MISSING
-    profiler: Optional[str] = MISSING  # noqa: UP045
+    profiler: str | None = MISSING
 
 
 @dataclass
@@ -273,6 +273,6 @@ def _typed_nodes(node: DictConfig, prefix: str) -> Iterator[tuple[DictConfig, st
     if hasattr(OmegaConf.get_type(node), "__dataclass_fields__"):
         yield node, prefix
     for key in node:
-        child = node[key]
+        child = node._get_node(key)
         if isinstance(child, DictConfig):
-            yield from _typed_nodes(child, f"{prefix}{key}.")
+            yield from _typed_nodes(child, f"{prefix}{key!s}.")

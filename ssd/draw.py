@@ -55,7 +55,7 @@ def _write_label(
     size: tuple[int, int],
     taken: list[_Rectangle],
 ) -> None:
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    _, _, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right + 6, bottom + 4
     x = min(max(0.0, box[0]), max(0.0, size[0] - width))
     places = [box[1] - height, box[1], box[3] - height, box[3], *(box[1] + step * height for step in range(1, 8))]
@@ -69,9 +69,7 @@ def _write_label(
 
 
 def _overlap(first: _Rectangle, second: _Rectangle) -> bool:
-    return (
-        first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
-    )
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
 def _valid(box: Sequence[float]) -> _Rectangle:

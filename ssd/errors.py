@@ -37,7 +37,7 @@ class PartialError(SSDError):
     exit_code = 4
 
 
-class EnvironmentFault(SSDError):
+class MachineError(SSDError):
     """Disk, permission, memory or shared memory."""
 
     exit_code = 5

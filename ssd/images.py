@@ -7,6 +7,8 @@ cut to the upper 8, transparency is laid over white.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -22,8 +24,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".g
 Picture = UInt8[np.ndarray, "H W 3"]
 
 _EXIF_ORIENTATION = 0x0112
+_UPRIGHT = (None, 1)
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-_JPEG_END = b"\xff\xd9"
+_JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 
 
 def read_image(path: str | Path) -> Picture:
@@ -38,9 +41,8 @@ def read_image(path: str | Path) -> Picture:
 def decode_image(data: bytes, *, name: str) -> Picture:
     """The picture in `data`, the bytes of an image file; `name` is for the message of an error."""
     header = _open(data, name)
-    if header.format == "JPEG" and header.mode in ("RGB", "L"):
-        _check_complete(data, name)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if header.format == "JPEG" and header.mode in ("RGB", "L") and _orientation(header, name) in _UPRIGHT:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise DataError(f"{name}: damaged JPEG; replace or delete the file")
         return image
@@ -53,12 +55,10 @@ def read_size(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: as `read_image`, but for damage inside the compressed data.
     """
-    data = _read_bytes(path)
-    header = _open(data, str(path))
-    if header.format == "JPEG":
-        _check_complete(data, str(path))
+    header = _open(_read_bytes(path), str(path))
+    orientation = _orientation(header, str(path))
     width, height = header.size
-    turned = header.getexif().get(_EXIF_ORIENTATION) in _TURNED
+    turned = orientation in _TURNED and header.format != "TIFF"  # Pillow turns the size of a TIFF by itself
     return (width, height) if turned else (height, width)
 
 
@@ -126,16 +126,28 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise DataError(f"{name}: {header.width}x{header.height} is over the limit of {MAX_PIXELS} pixels; shrink it")
     if header.mode == "F":
         raise DataError(f"{name}: floating-point pixels have no known range; convert to 8 bits")
+    if header.format == "JPEG":
+        _check_complete(data, name)
     return header
 
 
 def _check_complete(data: bytes, name: str) -> None:
-    if _JPEG_END not in data[-64:] and not data.rstrip(b"\0").endswith(_JPEG_END):
+    """A JPEG has its end mark after its pixels: a thumbnail before them has its own, and phones append a trailer."""
+    segment = 2
+    while data[segment : segment + 1] == b"\xff" and data[segment : segment + 2] != _JPEG_SCAN:
+        segment += 2 + int.from_bytes(data[segment + 2 : segment + 4], "big")
+    if _JPEG_END not in data[segment:]:
         raise DataError(f"{name}: JPEG is cut short; fetch the file again or delete it")
 
 
+def _orientation(header: Image.Image, name: str) -> int | None:
+    """From EXIF or XMP, wherever Pillow finds it: OpenCV looks in fewer places."""
+    with _naming_damage(name):
+        return header.getexif().get(_EXIF_ORIENTATION)
+
+
 def _decode_unusual(header: Image.Image, name: str) -> Picture:
-    try:
+    with _naming_damage(name):
         image = ImageOps.exif_transpose(header)
         if image.mode.startswith("I"):  # 16 bits, also as 32-bit integers
             return np.repeat((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)[..., None], 3, axis=2)
@@ -143,6 +155,12 @@ def _decode_unusual(header: Image.Image, name: str) -> Picture:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.array(image.convert("RGB"))
+
+
+@contextmanager
+def _naming_damage(name: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise DataError(f"{name}: damaged picture: {error}; replace or delete the file") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,9 @@ class L2Norm(nn.Module):
 class PixelNorm(nn.Module):
     """Raw pixels 0..255 to the network's range: (x - mean) / std for each channel of the RGB input."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
@@ -46,9 +50,12 @@ def initialize(module: nn.Module) -> None:
 
 
 class ExtraLevel(nn.Sequential):
-    """A 1x1 convolution to `middle` channels and a 3x3 one (or as in `second`) that shrinks the grid."""
+    """A 1x1 convolution to `middle` channels and a 3x3 one (or as in `second`) that shrinks the grid.
 
-    def __init__(self, channels_in: int, middle: int, channels_out: int, **second: int) -> None:
+    A grid that is smaller than the kernel is padded to it, so that small inputs work.
+    """
+
+    def __init__(self, channels_in: int, middle: int, channels_out: int, **second: Any) -> None:
         super().__init__(
             nn.Conv2d(channels_in, middle, kernel_size=1),
             nn.ReLU(inplace=True),
@@ -60,5 +67,11 @@ class ExtraLevel(nn.Sequential):
         if features.device.type == "cpu" and features.shape[-2:] == (1, 1):
             # torch 2.15 leaves parts of the bfloat16 weight gradient of a strided convolution unset on a 1x1 grid
             with torch.autocast("cpu", enabled=False):
-                return super().forward(features.float())
-        return super().forward(features)
+                return self._shrink(features.float())
+        return self._shrink(features)
+
+    def _shrink(self, features: Tensor) -> Tensor:
+        reduce, _, shrink, _ = self
+        middle = reduce(features).relu_()
+        missing = max(0, shrink.kernel_size[0] - 2 * shrink.padding[0] - min(middle.shape[-2:]))
+        return shrink(F.pad(middle, (0, missing, 0, missing)) if missing else middle).relu_()

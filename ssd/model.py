@@ -70,7 +70,11 @@ class SSD(nn.Module):
 
     def freeze(self, what: Freeze) -> None:
         """Holds weights and BatchNorm statistics of the base net, or of everything but the heads."""
-        frozen = {"nothing": [], "base": [getattr(self.backbone, "base", None)], "all_but_heads": [self.backbone]}
+        frozen: dict[str, list[nn.Module | None]] = {
+            "nothing": [],
+            "base": [getattr(self.backbone, "base", None)],
+            "all_but_heads": [self.backbone],
+        }
         self._frozen = [module for module in frozen[what] if module is not None]
         if what == "base" and not self._frozen:
             raise ConfigError(f"module.freeze=base: {type(self.backbone).__name__} has no part named base")

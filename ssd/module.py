@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -94,7 +95,7 @@ class SSDModule(pl.LightningModule):
     def on_train_end(self) -> None:
         self._guard.settle()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self._optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             group["lr"] *= group.pop("lr_multiplier")
@@ -129,7 +130,10 @@ class SSDModule(pl.LightningModule):
     def _evaluate(self, stage: str, batch: Batch) -> None:
         predictions = self.model(batch.images)
         self._log_losses(stage, self._losses(predictions, batch), batch)
-        self.metrics[f"{stage}_"].add(self.postprocess(predictions, self.model.priors), batch)
+        self._metrics(stage).add(self.postprocess(predictions, self.model.priors), batch)
+
+    def _metrics(self, stage: str) -> DetectionMetrics:
+        return cast(DetectionMetrics, self.metrics[f"{stage}_"])
 
     def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> None:
         values = {
@@ -140,11 +144,6 @@ class SSDModule(pl.LightningModule):
         self.log_dict(values, batch_size=len(batch.ids), on_step=stage == "train", on_epoch=stage != "train")
 
     def _log_metrics(self, stage: str) -> None:
-        metrics = self.metrics[f"{stage}_"]
+        metrics = self._metrics(stage)
         self.log_dict({f"{stage}/{name}": value for name, value in metrics.results().items()})
         metrics.reset()
-
-
-def trainable(parameters: Iterable[nn.Parameter]) -> int:
-    """Number of weights that training changes."""
-    return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)

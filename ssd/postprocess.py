@@ -24,9 +24,7 @@ class PostProcess(nn.Module):
         max_detections: kept for an image.
     """
 
-    def __init__(
-        self, *, score_threshold: float, iou_threshold: float, candidates: int, max_detections: int
-    ) -> None:
+    def __init__(self, *, score_threshold: float, iou_threshold: float, candidates: int, max_detections: int) -> None:
         super().__init__()
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ssd.draw import draw
-from ssd.errors import DataError, EnvironmentFault, PartialError, SSDError
+from ssd.errors import DataError, MachineError, PartialError, SSDError
 from ssd.images import Picture, read_image
 from ssd.predictor import Predictor, as_record
 from ssd.sources import PictureFile
@@ -25,7 +25,7 @@ def predict_pictures(
 
     Raises:
         PartialError: some pictures could not be read; the others are written.
-        EnvironmentFault: the output cannot be written.
+        MachineError: the output cannot be written.
     """
     folder = Path(output)
     failed: list[str] = []
@@ -49,7 +49,7 @@ def predict_pictures(
                     objects += len(shown)
                     _save(draw(image, shown, predictor.class_names), folder / picture.name)
     except OSError as error:
-        raise EnvironmentFault(f"output={output}: cannot be written: {error.strerror or error}") from error
+        raise MachineError(f"output={output}: cannot be written: {error.strerror or error}") from error
     _log.info("%d pictures, %d objects over %g -> %s", len(pictures) - len(failed), objects, draw_threshold, folder)
     if failed:
         kind = PartialError if len(failed) < len(pictures) else DataError

@@ -26,7 +26,7 @@ class Predictor:
     def __init__(self, model: SSD, postprocess: PostProcess, *, device: str = "auto") -> None:
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.device = torch.device(chosen)
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         self.postprocess = postprocess
 
     @property

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from ssd.checkpoint import load_file
-from ssd.errors import CheckpointError, ConfigError, EnvironmentFault
+from ssd.errors import CheckpointError, ConfigError, MachineError
 
 _RENAMES = {
     "vgg16": (r"(?:features\.|vgg\.|base_net\.|model\.backbone\.base\.|base\.)?(\d+\.(?:weight|bias))$",),
-    "mobilenet_v1": (
-        r"(?:model\.backbone\.base|base_net|backbone\.base|base|model)\.(\d+\.\d+\.\w+)$",
-    ),
+    "mobilenet_v1": (r"(?:model\.backbone\.base|base_net|backbone\.base|base|model)\.(\d+\.\d+\.\w+)$",),
 }
 _TIMM_PARTS = {"conv_stem": "0.0", "bn1": "0.1"}
 _TIMM_BLOCK_PARTS = {"conv_dw": 0, "bn1": 1, "conv_pw": 3, "bn2": 4}
@@ -26,25 +25,26 @@ _FC_OF_DETECTION = ("31.", "33.")  # torchvision's VGG16 has no dilated fc6 and 
 _TIMM_MOBILENET = "mobilenetv1_100.ra4_e3600_r224_in1k"
 
 
-def load_base(backbone: nn.Module, weights: str) -> str:
+def load_base(backbone: Any, weights: str) -> str:
     """Fills `backbone.base` from `imagenet` (downloads) or a file; returns a line that says what was taken.
 
     Raises:
         ConfigError: no ImageNet weights are known for this backbone.
         CheckpointError: the file does not fit; names the first key.
-        EnvironmentFault: the download failed.
+        MachineError: the download failed.
     """
     name = getattr(backbone, "name", type(backbone).__name__)
     if name not in _RENAMES:
         raise ConfigError(f"backbone.weights={weights}: not known for {name}; use init_from")
+    state: Any
     if weights == "imagenet":
         state = _download(name)
     elif Path(weights).is_file():
         state = load_file(weights)
     else:
         raise CheckpointError(f"backbone.weights={weights}: no such file (or write imagenet)")
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    nested = state.get("state_dict") if isinstance(state, dict) else None
+    state = nested if isinstance(nested, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"backbone.weights={weights}: not a table of tensors")
     return _fill(backbone.base, _rename(name, state), unused_total=len(state), name=name, source=weights)
@@ -83,7 +83,9 @@ def _fill(base: nn.Module, state: dict[str, Tensor], *, unused_total: int, name:
     allowed = _FC_OF_DETECTION if name == "vgg16" else ()
     unexpected = [key for key in fresh if not key.startswith(allowed or ("-",))]
     if unexpected:
-        raise CheckpointError(f"{source}: no weights for {unexpected[0]} of {name} ({len(unexpected)} keys are missing)")
+        raise CheckpointError(
+            f"{source}: no weights for {unexpected[0]} of {name} ({len(unexpected)} keys are missing)"
+        )
     taken = {key: value for key, value in state.items() if key in own}
     for key, value in taken.items():
         if value.shape != own[key].shape:
@@ -106,6 +108,6 @@ def _download(name: str) -> dict[str, Tensor]:
             raise ConfigError("backbone.weights=imagenet needs timm: pip install 'ssd-detector[backbones]'") from None
         return dict(timm.create_model(_TIMM_MOBILENET, pretrained=True).state_dict())
     except (OSError, RuntimeError) as error:
-        raise EnvironmentFault(
+        raise MachineError(
             f"backbone.weights=imagenet: download failed ({error}); give backbone.weights=FILE instead"
         ) from error

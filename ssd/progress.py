@@ -12,12 +12,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, Progress as RichProgress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 
 from ssd.structures import Batch
 
 _PLAIN_SECONDS = 30.0
 _SMOOTHING = 0.1
+_BAR_STEPS = 5  # between readings of the loss, each of which waits for the device
 
 
 class Progress(ProgressBar):
@@ -90,9 +92,8 @@ class Progress(ProgressBar):
         self._stop()
 
     def _due(self, trainer: pl.Trainer, now: float) -> bool:
-        """Reading the loss waits for the device, so only where it is shown."""
         if self._bar is not None:
-            return trainer.fit_loop.total_batch_idx % trainer.log_every_n_steps == 0
+            return trainer.fit_loop.total_batch_idx % _BAR_STEPS == 0
         return now - self._line_printed >= _PLAIN_SECONDS
 
     def _read_loss(self, outputs: Any) -> None:

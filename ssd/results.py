@@ -34,7 +34,9 @@ def describe_data(splits: Splits) -> list[str]:
     """Pictures and boxes of each split, what was mended, and classes without an object."""
     lines = []
     for name, index in splits.named():
-        counts = ", ".join(f"{label} {count}" for label, count in zip(index.class_names, index.class_counts(), strict=True))
+        counts = ", ".join(
+            f"{label} {count}" for label, count in zip(index.class_names, index.class_counts(), strict=True)
+        )
         lines.append(f"{name}: {len(index)} pictures, {len(index.boxes)} boxes ({counts})")
     lines += [f"data: {line}" for line in splits.report.summary_lines()]
     for name, index in splits.named():

@@ -115,5 +115,3 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(node, dict):
         return {prefix.rstrip("."): node}
     return {name: value for key, child in node.items() for name, value in _flat(child, f"{prefix}{key}.").items()}
-
-

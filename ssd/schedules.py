@@ -33,9 +33,7 @@ def cosine(optimizer: Optimizer, *, total_steps: int, final: float, warmup: floa
     return _schedule(optimizer, total_steps, warmup, factor)
 
 
-def _schedule(
-    optimizer: Optimizer, total_steps: int, warmup: float, factor: Callable[[float], float]
-) -> LambdaLR:
+def _schedule(optimizer: Optimizer, total_steps: int, warmup: float, factor: Callable[[float], float]) -> LambdaLR:
     def of_step(step: int) -> float:
         done = step / max(1, total_steps)
         if done < warmup:

@@ -36,9 +36,7 @@ class Batch:
 
     def _map_tensors(self, function) -> Batch:  # type: ignore[no-untyped-def]
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
-        )
+        return replace(self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Copies the tensors to `device`."""

@@ -53,6 +53,7 @@ KINDS: dict[str, Callable[[random.Random], list[Object]]] = {
     "crowd": lambda rng: [an_object(rng, largest=0.3) for _ in range(120)],
     "duplicates": duplicates,
     "overlapping": overlapping,
+    "more than there are priors": lambda rng: [((0.0, 0.0, 0.02, 0.02), index % CLASSES, False) for index in range(40)],
     "ignored": lambda rng: [an_object(rng, ignored=index % 2 == 0) for index in range(8)],
     "ignored only": lambda rng: [an_object(rng, ignored=True) for _ in range(3)],
     "ignored duplicate": lambda rng: [(edges, 1, flag) for edges in [box(rng)] for flag in (True, False)],

@@ -26,4 +26,4 @@ class Backbone(Protocol):
 
 BACKBONES: dict[str, type[nn.Module]] = {VGG16.name: VGG16, MobileNetV1.name: MobileNetV1}
 
-__all__ = ["BACKBONES", "Backbone", "MobileNetV1", "VGG16"]
+__all__ = ["BACKBONES", "VGG16", "Backbone", "MobileNetV1"]

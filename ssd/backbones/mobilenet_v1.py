@@ -61,7 +61,7 @@ class MobileNetV1(nn.Module):
         )
         for layer in self.base.modules():
             if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # by fan-in: 9 for a depthwise one
         initialize(self.extras)
 
     def forward(self, images: Tensor) -> list[Float[Tensor, "B _ _ _"]]:
@@ -72,8 +72,8 @@ class MobileNetV1(nn.Module):
         return features
 
 
-def _convolution(channels_in: int, channels_out: int, **convolution: int) -> list[nn.Module]:
-    arguments = {"kernel_size": 3, "padding": 1} | convolution
+def _convolution(channels_in: int, channels_out: int, **convolution: Any) -> list[nn.Module]:
+    arguments: dict[str, Any] = {"kernel_size": 3, "padding": 1} | convolution
     return [
         nn.Conv2d(channels_in, channels_out, bias=False, **arguments),
         nn.BatchNorm2d(channels_out),

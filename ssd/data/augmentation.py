@@ -1,4 +1,4 @@
-"""Augmentation with Albumentations: geometry first, as one warp to the input size, then colours on the small picture."""
+"""Augmentation with Albumentations: geometry as one warp to the input size, then colours on the small picture."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Sample:
     id: str
 
 
-class SSDWindow(albumentations.DualTransform):
+class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has no types
     """Zoom-out, IoU-constrained crop, flip and resize, applied as one warp of the decoded picture.
 
     Source: SSD paper, section 2.2 "Data augmentation" and 3.6 (zoom-out).
@@ -58,10 +58,10 @@ class SSDWindow(albumentations.DualTransform):
         zoom_out_probability: float,
         max_zoom_out: float,
         crop_min_ious: Sequence[float | None],
-        crop_scale: tuple[float, float],
-        crop_aspect: tuple[float, float],
+        crop_scale: Sequence[float],
+        crop_aspect: Sequence[float],
         flip_probability: float,
-        fill: tuple[int, int, int],
+        fill: Sequence[int],
     ) -> None:
         super().__init__(p=1.0)
         self.image_size = image_size
@@ -71,7 +71,7 @@ class SSDWindow(albumentations.DualTransform):
         self.crop_scale = tuple(crop_scale)
         self.crop_aspect = tuple(crop_aspect)
         self.flip_probability = flip_probability
-        self.fill = tuple(fill)
+        self.fill = (int(fill[0]), int(fill[1]), int(fill[2]))
 
     @classmethod
     def resize(cls, image_size: int) -> SSDWindow:

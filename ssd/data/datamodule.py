@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ssd.data.augmentation import Augmentation
 from ssd.data.dataset import DetectionDataset, EpochSampler, collate
 from ssd.data.splits import Splits
-from ssd.errors import EnvironmentFault
+from ssd.errors import MachineError
 from ssd.structures import Batch
 
 
@@ -89,7 +89,7 @@ class DetectionDataModule(pl.LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
         )
         return DataLoader(
-            DetectionDataset(index, augmentation, seed=self.seed),
+            cast(Dataset[Batch], DetectionDataset(index, augmentation, seed=self.seed)),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
@@ -104,7 +104,7 @@ class DetectionDataModule(pl.LightningDataModule):
         """Says what to do when a worker was killed or shared memory is full."""
         text = str(exception)
         if "DataLoader worker" in text and ("killed" in text or "exited" in text or "bus error" in text.lower()):
-            raise EnvironmentFault(
+            raise MachineError(
                 f"{text.splitlines()[0]}: memory or shared memory (/dev/shm) ran out; use num_workers=0 or fewer, "
                 "a smaller batch_size, or a larger --shm-size"
             ) from exception
@@ -114,5 +114,3 @@ def _one_thread(_worker: int) -> None:
     """The cores belong to the training; a worker that starts threads of its own slows both."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-

@@ -66,7 +66,9 @@ def repair(index: DetectionIndex, report: Report, *, strict: bool) -> DetectionI
 
     not_numbers = ~np.isfinite(boxes).all(axis=1)
     if not_numbers.any():
-        raise DataError(f"{index.paths[pictures[not_numbers.argmax()]]}: box {boxes[not_numbers.argmax()]}: not a number")
+        raise DataError(
+            f"{index.paths[pictures[not_numbers.argmax()]]}: box {boxes[not_numbers.argmax()]}: not a number"
+        )
     empty = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     note(empty, "box without area (x2 <= x1 or y2 <= y1) dropped")
 

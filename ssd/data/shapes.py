@@ -1,11 +1,12 @@
 """Embedded data: pictures of shapes, rendered from a seed; nothing on disk, nothing to download.
 
-Varied enough that mAP means something: five classes of which some are alike, sides from an eighth to two thirds of the
-picture, any colour on any textured background, overlap, clutter that is no object, pictures without objects.
+Varied enough that mAP means something: five classes, some alike in outline and some in colour, sides from a
+seventh to two thirds of the picture, textured backgrounds, overlap, clutter that is no object, pictures without objects.
 """
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.index import PictureRecord, build_index
 from ssd.data.splits import Splits
 from ssd.errors import DataError
 from ssd.images import Picture
@@ -27,8 +28,10 @@ _MAX_OBJECTS = 5
 _EMPTY_SHARE = 0.06
 _MAX_HIDDEN = 0.35
 _ANTI_ALIAS_BITS = 4
+_HUE_SPREAD = 0.06
 
 Outline = Float[np.ndarray, "K 2"]  # in pixels
+Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class _Shape:
 
 
 def read_shapes(*, train: int, val: int, test: int, side_px: int, seed: int) -> Splits:
-    """The index of `train`, `val` and `test` pictures of about `side_px` pixels a side; they are rendered when loaded."""
+    """The indexes of so many pictures of about `side_px` pixels a side, which are rendered when loaded."""
     indexes = {}
     for split, count in (("train", train), ("val", val), ("test", test)):
         paths = [f"{split}/{position:06d}" for position in range(count)]
@@ -153,7 +156,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Picture:
     """Smooth noise between two colours, at a random grain."""
     cells = int(rng.integers(2, 24))
     grain = cv2.resize(rng.random((cells, cells), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    first, second = rng.uniform(0, 255, size=(2, 3)).astype(np.float32)
+    first, second = (np.array(_any_colour(rng), dtype=np.float32) for _ in range(2))
     return (first + grain.clip(0, 1)[..., None] * (second - first)).astype(np.uint8)
 
 
@@ -168,19 +171,19 @@ def _draw_clutter(image: Picture, rng: np.random.Generator) -> None:
     for _ in range(rng.integers(0, 7)):
         ends = rng.uniform(0, 1, size=(2, 2)) * (width, height)
         start, end = (tuple(int(value) for value in point) for point in ends)
-        cv2.line(image, start, end, _colour(rng), int(rng.integers(1, 4)), cv2.LINE_AA)
+        cv2.line(image, start, end, _any_colour(rng), int(rng.integers(1, 4)), cv2.LINE_AA)
 
 
 def _draw(image: Picture, shape: _Shape, rng: np.random.Generator) -> None:
-    _fill(image, shape.outline, _contrasting(image, shape, rng))
+    _fill(image, shape.outline, _typical_colour(shape.label, rng))
     if CLASS_NAMES[shape.label] == "ring":
         inner = (shape.outline - shape.centre) * 0.55 + shape.centre
-        _fill(image, inner, _contrasting(image, shape, rng))
+        _fill(image, inner, _any_colour(rng))
     if rng.random() < 0.3:
-        cv2.polylines(image, [_fixed_point(shape.outline)], True, _colour(rng), 1, cv2.LINE_AA, _ANTI_ALIAS_BITS)
+        cv2.polylines(image, [_fixed_point(shape.outline)], True, _any_colour(rng), 1, cv2.LINE_AA, _ANTI_ALIAS_BITS)
 
 
-def _fill(image: Picture, outline: Outline, colour: tuple[int, int, int]) -> None:
+def _fill(image: Picture, outline: Outline, colour: Colour) -> None:
     cv2.fillPoly(image, [_fixed_point(outline)], colour, cv2.LINE_AA, _ANTI_ALIAS_BITS)
 
 
@@ -188,13 +191,16 @@ def _fixed_point(outline: Outline) -> np.ndarray:
     return np.round((outline - 0.5) * 2**_ANTI_ALIAS_BITS).astype(np.int32)
 
 
-def _contrasting(image: Picture, shape: _Shape, rng: np.random.Generator) -> tuple[int, int, int]:
-    """A colour that differs from what is there."""
-    height, width = image.shape[:2]
-    there = image[min(int(shape.centre[1]), height - 1), min(int(shape.centre[0]), width - 1)].astype(int)
-    return max((_colour(rng) for _ in range(3)), key=lambda colour: int(np.abs(np.array(colour) - there).sum()))
+def _typical_colour(label: int, rng: np.random.Generator) -> Colour:
+    """Classes have typical colours, as things have, but neighbours on the colour wheel share some."""
+    hue = (label / len(CLASS_NAMES) + rng.normal(0, _HUE_SPREAD)) % 1.0
+    return _to_rgb(hue, saturation=rng.uniform(0.6, 1.0), value=rng.uniform(0.55, 1.0))
 
 
-def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
-    red, green, blue = rng.integers(0, 256, size=3).tolist()
-    return red, green, blue
+def _any_colour(rng: np.random.Generator) -> Colour:
+    return _to_rgb(rng.random(), saturation=rng.uniform(0, 0.5), value=rng.uniform(0.1, 1.0))
+
+
+def _to_rgb(hue: float, *, saturation: float, value: float) -> Colour:
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return int(red * 255), int(green * 255), int(blue * 255)

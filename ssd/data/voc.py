@@ -1,6 +1,6 @@
 """PASCAL VOC format: an XML file for each picture, in the folders that people really have.
 
-Understood are VOCdevkit folders (VOC2007 and VOC2012 together are the 07+12 recipe), one VOC folder with ImageSets/Main,
+Understood are VOCdevkit folders (VOC2007 and VOC2012 together are the 07+12 recipe), a VOC folder with ImageSets/Main,
 folders train/val/test of pictures with their XML beside them, and any heap of XML files (split by a seed).
 
 Coordinates in VOC are 1-based; 1 is subtracted from all four edges, as the published results did.
@@ -8,7 +8,6 @@ Coordinates in VOC are 1-based; 1 is subtracted from all four edges, as the publ
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,14 @@ from ssd.images import IMAGE_SUFFIXES, Picture, read_image, read_size
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _FIRST_PIXEL = 1.0
-_SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 _DOWNLOAD_HELP = (
     "Get VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar and VOCtrainval_11-May-2012.tar from a mirror of "
     "PASCAL VOC, unpack them side by side and give dataset.root=<folder with VOC2007 and VOC2012>"
@@ -94,9 +100,7 @@ def read_voc(
 # --- which pictures belong to which split ------------------------------------------------------------------------
 
 
-def _choose_splits(
-    root: Path, *, chosen: dict[str, Sequence[str] | None], seed: int
-) -> dict[str, list[str]]:
+def _choose_splits(root: Path, *, chosen: dict[str, Sequence[str] | None], seed: int) -> dict[str, list[str]]:
     """For each split the annotations: paths below root without .xml."""
     lists = _split_lists(root)
     if not lists:
@@ -129,8 +133,8 @@ def _split_lists(root: Path) -> dict[str, Path]:
 def _automatic_lists(lists: dict[str, Path]) -> dict[str, list[str]]:
     years = {name.rpartition("/")[0] for name in lists}
     if years != {""}:  # the 07+12 recipe
-        train = [f"{year}/trainval" for year in sorted(years) if f"{year}/trainval" in lists]
-        return {"train": train, "val": [], "test": [name for name in lists if name.endswith("/test")]}
+        both = [f"{year}/trainval" for year in sorted(years) if f"{year}/trainval" in lists]
+        return {"train": both, "val": [], "test": [name for name in lists if name.endswith("/test")]}
     has_val = "val" in lists and bool(lists["val"].read_text().split())
     train = "train" if "train" in lists and (has_val or "trainval" not in lists) else "trainval"
     return {
@@ -146,7 +150,7 @@ def _read_list(root: Path, entry: str, lists: dict[str, Path]) -> Iterator[str]:
     year = lists[entry].parents[2].relative_to(root)
     for number, line in enumerate(lists[entry].read_text().splitlines(), start=1):
         columns = line.split()
-        if not columns or columns[-1] == "-1" and len(columns) > 1:  # per-class lists mark absence by -1
+        if not columns or (columns[-1] == "-1" and len(columns) > 1):  # per-class lists mark absence by -1
             continue
         if not _is_plain_name(columns[0]):
             raise DataError(f"{lists[entry]}:{number}: {columns[0]!r} is not a picture's name")
@@ -197,7 +201,7 @@ class _Pictures:
     def _names(self, folder: Path) -> dict[str, str]:
         if folder not in self._folders:
             directory = self._root / folder
-            names = sorted(os.listdir(directory)) if directory.is_dir() else []
+            names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
             self._folders[folder] = {Path(name).stem: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
         return self._folders[folder]
 
