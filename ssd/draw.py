@@ -35,7 +35,7 @@ def draw(image: Picture, detections: Detections, class_names: Sequence[str]) -> 
     taken: list[_Rectangle] = []
     for box, label, score in zip(boxes, labels, detections.scores.tolist(), strict=True):
         _write_label(pen, box, f"{class_names[label]} {score:.0%}", class_colour(label), font, (width, height), taken)
-    return np.asarray(canvas)
+    return np.array(canvas)
 
 
 def class_colour(label: int) -> Colour:

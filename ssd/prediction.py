@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from ssd.draw import draw
-from ssd.errors import DataError, MachineError, PartialError, SSDError
-from ssd.images import Picture, read_image
+from ssd.errors import ConfigError, DataError, MachineError, PartialError, SSDError
+from ssd.images import IMAGE_SUFFIXES, Picture, read_image
 from ssd.predictor import Predictor, as_record
 from ssd.sources import PictureFile
 
@@ -24,10 +24,14 @@ def predict_pictures(
     """Writes `output`/predictions.jsonl, a line a picture, and each picture with its boxes under its own name.
 
     Raises:
+        ConfigError: a picture would be overwritten.
         PartialError: some pictures could not be read; the others are written.
         MachineError: the output cannot be written.
     """
     folder = Path(output)
+    for picture in pictures:
+        if (folder / picture.name).resolve() == picture.path.resolve():
+            raise ConfigError(f"output={output} would overwrite {picture.path}; give another folder")
     failed: list[str] = []
     objects = 0
     try:
@@ -70,5 +74,7 @@ def _read(batch: Sequence[PictureFile], failed: list[str]) -> Iterator[tuple[Pic
 
 
 def _save(image: Picture, path: Path) -> None:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        path = path.with_name(f"{path.name}.jpg")
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, quality=92)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from ssd.errors import ConfigError
@@ -12,7 +13,7 @@ from ssd.images import IMAGE_SUFFIXES
 
 @dataclass(frozen=True, slots=True)
 class PictureFile:
-    """A file, and the name that it has in the output: its path below the source."""
+    """A file, and the name that it has in the output: its path below the source (below the fixed part of a glob)."""
 
     path: Path
     name: Path
@@ -31,7 +32,9 @@ def find_pictures(source: str) -> list[PictureFile]:
     elif path.is_file():
         found = [PictureFile(path, Path(path.name))]
     else:
-        found = [PictureFile(Path(file), Path(Path(file).name)) for file in sorted(glob.glob(source, recursive=True))]
+        fixed = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+        files = [file for name in sorted(glob.glob(source, recursive=True)) if (file := Path(name)).is_file()]
+        found = [PictureFile(file, file.relative_to(fixed)) for file in files]
     if not found:
         raise ConfigError(f"source={source}: no picture there; give a file, a folder, or a glob in quotes")
     return found

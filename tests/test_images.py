@@ -20,7 +20,7 @@ from ssd.images import decode_image, read_image, read_size, warp
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}
-# How a camera stores an upright picture under each EXIF orientation: where its first row and column lie (EXIF 2.3, 4.6.4)
+# How a camera stores an upright picture: where its first row and column lie (EXIF 2.3, section 4.6.4, Orientation)
 STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda upright: upright,  # top, left
     2: lambda upright: upright[:, ::-1],  # top, right

@@ -107,6 +107,25 @@ def test_the_base_of_mobilenet_has_the_published_number_of_weights() -> None:
     assert sum(weight.numel() for weight in backbone.base.parameters()) == 3_228_864 - 21_888
 
 
+@torch.no_grad()
+def test_mobilenets_first_map_comes_after_12_layers() -> None:
+    """qfgaohao/pytorch-ssd, mobilenetv1_ssd.py: source_layer_indexes = [12, 14]."""
+    backbone, images = quarter_mobilenet().eval(), picture(128)
+    first, second, *_ = backbone(images)
+    features = backbone.pixel_norm(images)
+    for number, layer in enumerate(backbone.base, start=1):
+        features = layer(features)
+        if number == 12:
+            assert torch.equal(first, features)
+    assert number == 14
+    assert torch.equal(second, features)
+
+
+def test_conv4_3_is_scaled_to_20_at_first() -> None:
+    """SSD paper, section 3.1."""
+    assert torch.equal(vgg16().l2_norm.weight, torch.full((512,), 20.0))
+
+
 # Grids
 
 
@@ -136,8 +155,8 @@ def test_mobilenet_of_a_quarters_width_predicts_for_its_3000_priors(mobilenet_v1
     ("make", "image_size"),
     [
         *[(quarter_mobilenet, image_size) for image_size in (128, 129, 200, 300, 321, 512)],
-        *[(vgg16, image_size) for image_size in (268, 300)],
-        (lambda: vgg16("512"), 300),
+        *[(vgg16, image_size) for image_size in (128, 267, 300)],
+        (lambda: vgg16("512"), 256),
     ],
 )
 def test_measured_shapes_are_those_of_a_real_forward(make: Callable[[], nn.Module], image_size: int) -> None:
@@ -146,15 +165,22 @@ def test_measured_shapes_are_those_of_a_real_forward(make: Callable[[], nn.Modul
     assert measure(backbone, image_size=image_size) == [tuple(feature.shape[1:]) for feature in features]
 
 
+@pytest.mark.parametrize(("extras", "sides"), [("300", [16, 8, 4, 2, 1, 1]), ("512", [16, 8, 4, 2, 1, 1, 1])])
+def test_a_small_image_keeps_every_level(extras: str, sides: list[int]) -> None:
+    """At 128 pixels the last grids are smaller than the kernel."""
+    assert [rows for _, rows, _ in measure(vgg16(extras), image_size=128)] == sides
+
+
 def test_measuring_leaves_the_backbone_as_it_was() -> None:
+    """At 16 pixels, where BatchNorm would refuse to train on the single value of a channel."""
     backbone = quarter_mobilenet().train()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    measure(backbone, image_size=128)
+    measure(backbone, image_size=16)
     assert backbone.training
     assert_equal_states(backbone.state_dict(), before)
 
 
-@pytest.mark.parametrize("image_size", [-1, 0, 1, 128, 267])
+@pytest.mark.parametrize("image_size", [-1, 0, 1, 11])
 def test_too_small_an_image_is_refused(image_size: int) -> None:
     with pytest.raises(ConfigError, match=f"image_size={image_size} does not fit VGG16.*choose a larger image_size"):
         measure(vgg16(), image_size=image_size)
@@ -293,7 +319,7 @@ def changed_by_a_training_step(network: SSD) -> set[str]:
     network.train()
     optimizer = torch.optim.SGD([weight for weight in network.parameters() if weight.requires_grad], lr=0.1)
     predictions = network(picture(128, images=2))
-    (predictions.logits.square().mean() + predictions.offsets.square().mean()).backward()
+    (predictions.logits.square().sum() + predictions.offsets.square().sum()).backward()
     optimizer.step()
     return {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
 

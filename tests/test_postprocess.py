@@ -130,6 +130,13 @@ def test_nothing_found_is_an_empty_result_of_the_same_types(priors: Tensor) -> N
     assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (torch.float32, torch.float32, torch.int64)
 
 
+def test_a_score_that_equals_the_threshold_is_not_over_it() -> None:
+    predictions = Predictions(torch.zeros(1, 1, 2), torch.zeros(1, 1, 4))
+    prior = torch.tensor([[0.5, 0.5, 0.2, 0.2]])
+    assert len(detect(predictions, prior, score_threshold=0.5)) == 0
+    assert len(detect(predictions, prior, score_threshold=0.4999)) == 1
+
+
 def test_half_precision_predictions_give_single_precision_detections(priors: Tensor) -> None:
     predictions = random_predictions(priors, classes=4)
     half = Predictions(predictions.logits.bfloat16(), predictions.offsets.bfloat16())

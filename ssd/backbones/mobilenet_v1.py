@@ -54,14 +54,11 @@ class MobileNetV1(nn.Module):
         for channels_out, stride in _BLOCKS:
             blocks.append(_separable(channels, width(channels_out), stride=stride))
             channels = width(channels_out)
-        self.base = nn.Sequential(*blocks)
+        self.base = nn.Sequential(*blocks)  # PyTorch's own initialisation: He's by fan-out learns far slower here
         self.extras = nn.ModuleList(
             ExtraLevel(width(before), width(middle), width(after), stride=2, padding=1)
             for before, middle, after in ((1024, 256, 512), (512, 128, 256), (256, 128, 256), (256, 128, 256))
         )
-        for layer in self.base.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # by fan-in: 9 for a depthwise one
         initialize(self.extras)
 
     def forward(self, images: Tensor) -> list[Float[Tensor, "B _ _ _"]]:

@@ -14,17 +14,19 @@ from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from ssd.images import Picture
 
+_ERRORS = "surrogateescape"  # file names on Linux need not be UTF-8
+
 
 @dataclass(frozen=True, slots=True)
 class PackedStrings:
-    """Strings as one run of UTF-8 bytes and their offsets."""
+    """Strings as one run of UTF-8 bytes and their offsets; N1 is N + 1."""
 
     data: UInt8[np.ndarray, "bytes"]
-    offsets: Int64[np.ndarray, "N+1"]
+    offsets: Int64[np.ndarray, "N1"]
 
     @classmethod
     def pack(cls, strings: Iterable[str]) -> PackedStrings:
-        encoded = [string.encode() for string in strings]
+        encoded = [string.encode(errors=_ERRORS) for string in strings]
         offsets = np.concatenate(([0], np.cumsum([len(item) for item in encoded], dtype=np.int64)))
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets.astype(np.int64))
 
@@ -32,15 +34,15 @@ class PackedStrings:
         return len(self.offsets) - 1
 
     def __getitem__(self, position: int) -> str:
-        return self.data[self.offsets[position] : self.offsets[position + 1]].tobytes().decode()
+        return self.data[self.offsets[position] : self.offsets[position + 1]].tobytes().decode(errors=_ERRORS)
 
     def take(self, rows: Int64[np.ndarray, "M"]) -> PackedStrings:
-        return PackedStrings.pack(self[row] for row in rows)
+        return PackedStrings.pack(self[row] for row in rows.tolist())
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionIndex:
-    """Pictures and their boxes; N pictures, M boxes.
+    """Pictures and their boxes; N pictures (N1 is N + 1), M boxes.
 
     `load` turns a path of `paths` into a picture. `sizes` are upright (H, W) in pixels. The boxes of picture i are
     rows box_offsets[i]:box_offsets[i+1] of `boxes` (xyxy fractions), `labels` (0..C-1) and `ignore`.
@@ -51,7 +53,7 @@ class DetectionIndex:
     paths: PackedStrings
     ids: PackedStrings
     sizes: Int32[np.ndarray, "N 2"]
-    box_offsets: Int64[np.ndarray, "N+1"]
+    box_offsets: Int64[np.ndarray, "N1"]
     boxes: Float32[np.ndarray, "M 4"]
     labels: Int32[np.ndarray, "M"]
     ignore: Bool[np.ndarray, "M"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -61,14 +61,13 @@ def repair(index: DetectionIndex, report: Report, *, strict: bool) -> DetectionI
     found = Report()
 
     def note(mask: np.ndarray, rule: str) -> None:
-        for picture in pictures[mask]:
+        for picture in pictures[mask].tolist():
             found.add(index.paths[picture], rule)
 
     not_numbers = ~np.isfinite(boxes).all(axis=1)
     if not_numbers.any():
-        raise DataError(
-            f"{index.paths[pictures[not_numbers.argmax()]]}: box {boxes[not_numbers.argmax()]}: not a number"
-        )
+        row = int(not_numbers.argmax())
+        raise DataError(f"{index.paths[int(pictures[row])]}: box {boxes[row]}: not a number")
     empty = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     note(empty, "box without area (x2 <= x1 or y2 <= y1) dropped")
 
@@ -85,8 +84,7 @@ def repair(index: DetectionIndex, report: Report, *, strict: bool) -> DetectionI
         raise DataError(f"{found.problems[0]} (dataset.strict=true)")
     report.merge(found)
     keep = ~(empty | gone | duplicate)
-    index.boxes[:] = clipped
-    return index.keep_boxes(keep)
+    return replace(index, boxes=clipped).keep_boxes(keep)
 
 
 def check_set_aside(broken: Iterable[tuple[str, str]], *, pictures: int, report: Report) -> None:

@@ -70,7 +70,8 @@ def class_list(wanted: Sequence[str] | None, found: Iterable[str], *, where: str
 
     Raises:
         ConfigError: a class is asked for twice.
-        DataError: no class at all; or a class that is asked for is not there while one of almost the same name is.
+        DataError: no class at all; or a class that is asked for is not there while one of almost the same name is,
+            for which nobody asks.
     """
     found = sorted(set(found))
     if wanted is None:
@@ -82,7 +83,7 @@ def class_list(wanted: Sequence[str] | None, found: Iterable[str], *, where: str
         raise ConfigError(f"dataset.classes={list(wanted)}: {duplicates[0]!r} is listed twice")
     for name in wanted:
         if name not in found:
-            alike = {other.casefold(): other for other in found}
+            alike = {other.casefold(): other for other in found if other not in wanted}
             close = difflib.get_close_matches(name.casefold(), alike, n=1)
             if close:
                 raise DataError(

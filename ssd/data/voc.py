@@ -8,6 +8,7 @@ Coordinates in VOC are 1-based; 1 is subtracted from all four edges, as the publ
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def _choose_splits(root: Path, *, chosen: dict[str, Sequence[str] | None], seed:
     names: dict[str, list[str]] = {}
     for split, wanted in chosen.items():
         entries = automatic[split] if wanted is None else list(wanted)
-        names[split] = [name for entry in entries for name in _read_list(root, entry, lists)]
+        names[split] = list(dict.fromkeys(name for entry in entries for name in _read_list(root, entry, lists)))
     if not names["train"]:
         raise DataError(f"{root}/ImageSets/Main: no picture in the training split; give dataset.train_splits=[...]")
     if not names["val"] and chosen["val"] is None:
@@ -135,7 +136,7 @@ def _automatic_lists(lists: dict[str, Path]) -> dict[str, list[str]]:
     if years != {""}:  # the 07+12 recipe
         both = [f"{year}/trainval" for year in sorted(years) if f"{year}/trainval" in lists]
         return {"train": both, "val": [], "test": [name for name in lists if name.endswith("/test")]}
-    has_val = "val" in lists and bool(lists["val"].read_text().split())
+    has_val = "val" in lists and bool(_read_text(lists["val"]).split())
     train = "train" if "train" in lists and (has_val or "trainval" not in lists) else "trainval"
     return {
         "train": [train] if train in lists else [],
@@ -148,13 +149,20 @@ def _read_list(root: Path, entry: str, lists: dict[str, Path]) -> Iterator[str]:
     if entry not in lists:
         raise ConfigError(f"dataset.root={root}: no split {entry!r}; there are {', '.join(lists)}")
     year = lists[entry].parents[2].relative_to(root)
-    for number, line in enumerate(lists[entry].read_text().splitlines(), start=1):
+    for number, line in enumerate(_read_text(lists[entry]).splitlines(), start=1):
         columns = line.split()
         if not columns or (columns[-1] == "-1" and len(columns) > 1):  # per-class lists mark absence by -1
             continue
         if not _is_plain_name(columns[0]):
             raise DataError(f"{lists[entry]}:{number}: {columns[0]!r} is not a picture's name")
         yield (year / "Annotations" / columns[0]).as_posix()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not text in UTF-8: {error}") from error
 
 
 def _is_plain_name(name: str) -> bool:
@@ -242,7 +250,7 @@ def _object(path: Path, text: bytes, number: int, item: Element) -> _Object:
     edges = []
     for tag in _EDGES:
         value = (box.findtext(tag) or "").strip()
-        if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value):
+        if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value) or math.isinf(float(value)):
             raise fail(tag, f"<{tag}> is {value!r}, not a number")
         edges.append(float(value))
     difficult = (item.findtext("difficult") or "0").strip()
@@ -250,10 +258,10 @@ def _object(path: Path, text: bytes, number: int, item: Element) -> _Object:
 
 
 def _line(text: bytes, object_number: int, tag: str) -> int:
-    """Line of a tag in the n-th object; the parser does not keep it."""
+    """Line of a tag in the n-th object, or of the object where it has none; the parser does not keep it."""
     starts = [found.start() for found in re.finditer(rb"<object[\s>]", text)]
-    start = starts[object_number] if object_number < len(starts) else 0
-    inside = re.search(rf"<{tag}[\s>/]".encode(), text[start:])
+    start, end = [*starts, len(text)][object_number : object_number + 2] if object_number < len(starts) else (0, 0)
+    inside = re.search(rf"<{tag}[\s>/]".encode(), text[start:end])
     return text.count(b"\n", 0, start + (inside.start() if inside else 0)) + 1
 
 

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssd.data.splits import class_list, hold_out, seeded_split
+from ssd.errors import ConfigError, DataError
+
+NAMES = st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=40)
+
+
+@given(NAMES, st.floats(0, 1), st.integers(0, 3))
+def test_holding_out_shares_all_names_between_two_sorted_lists(names: list[str], share: float, seed: int) -> None:
+    stays, taken = hold_out(names, share=share, seed=seed)
+    assert sorted(stays + taken) == sorted(names)
+    assert stays == sorted(stays)
+    assert taken == sorted(taken)
+    if len(names) > 1:
+        assert stays
+        assert taken
+        assert abs(len(taken) - share * len(names)) <= 1
+
+
+@given(NAMES, st.integers(0, 3), st.randoms())
+def test_what_is_held_out_does_not_depend_on_the_order(names: list[str], seed: int, shuffle: object) -> None:
+    mixed = list(names)
+    shuffle.shuffle(mixed)
+    assert hold_out(mixed, share=0.3, seed=seed) == hold_out(names, share=0.3, seed=seed)
+
+
+@given(NAMES, st.integers(0, 3))
+def test_seeded_split_is_a_partition(names: list[str], seed: int) -> None:
+    splits = seeded_split(names, seed=seed)
+    assert list(splits) == ["train", "val", "test"]
+    assert sorted(name for part in splits.values() for name in part) == sorted(names)
+    assert all(splits.values()) or len(names) < 3
+
+
+def test_seeded_split_is_80_10_10() -> None:
+    splits = seeded_split([f"{number:03d}" for number in range(200)], seed=0)
+    assert [len(part) for part in splits.values()] == [160, 20, 20]
+
+
+def test_classes_are_those_found_or_those_wanted() -> None:
+    assert class_list(None, ["b", "a", "b"], where="root") == ("a", "b")
+    assert class_list(["b", "a"], ["a", "b", "c"], where="root") == ("b", "a")
+
+
+def test_absent_class_is_fine_though_another_wanted_one_is_called_almost_the_same() -> None:
+    """VOC's chair and car: a folder with cars but no chair must stay readable."""
+    assert class_list(["car", "chair"], ["car", "dog"], where="root") == ("car", "chair")
+
+
+@pytest.mark.parametrize(("wanted", "meant"), [("Person", "person"), ("PERSON", "person"), ("persons", "person")])
+def test_misspelt_class_is_suggested(wanted: str, meant: str) -> None:
+    with pytest.raises(DataError, match=f"root: no object of class '{wanted}'; did you mean '{meant}'"):
+        class_list(["bus", wanted], ["bus", "person"], where="root")
+
+
+def test_class_lists_that_cannot_be() -> None:
+    with pytest.raises(DataError, match="no object in any annotation"):
+        class_list(None, [], where="root")
+    with pytest.raises(ConfigError, match="'a' is listed twice"):
+        class_list(["a", "a"], ["a"], where="root")
