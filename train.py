@@ -123,6 +123,7 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool) -> pl.Tr
     from ssd.checkpoint import AtomicCheckpointIO
 
     precision = config.trainer.precision
+    without_validation = {} if validates else {"limit_val_batches": 0}
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     callbacks += runs.checkpoint_callbacks(folder, validates=validates, minutes=config.save_every_minutes)
     return instantiate(
@@ -135,6 +136,7 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool) -> pl.Tr
         default_root_dir=str(folder),
         use_distributed_sampler=False,
         enable_model_summary=False,
+        **without_validation,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,10 @@ def load(path: str | Path) -> SSD:
         CheckpointError: not a checkpoint of ours, damaged, or not finite.
     """
     recipe, state = read(path)
-    model = build(recipe)
+    try:
+        model = build(recipe)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     fill(model, state, name=str(path))
     return model.eval()
 
@@ -64,7 +68,8 @@ def load_file(path: str | Path) -> Any:
         CheckpointError: damaged, or holds objects.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # about unusual pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: refused: {_first_line(error)}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:

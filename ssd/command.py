@@ -24,6 +24,7 @@ from yaml import YAMLError
 from ssd.config import check_ranges, register
 from ssd.errors import ConfigError, MachineError, SSDError
 
+OVERRIDES_FILE = ".hydra/overrides.yaml"  # in a run's folder
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 _INTERRUPTED = 130
@@ -46,11 +47,30 @@ def run(main: Callable[[DictConfig], object], *, config_name: str) -> None:
 
     checked.__module__ = "__main__"
     try:
+        sys.argv = with_saved_overrides(sys.argv)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except Exception as error:
         _leave(error, config_name)
+
+
+def with_saved_overrides(argv: list[str]) -> list[str]:
+    """The command line of a run that is resumed: the saved overrides, then those given now, in the run's folder.
+
+    Raises:
+        ConfigError: `resume=` names a folder that holds no run.
+    """
+    given = [argument for argument in argv[1:] if not argument.startswith("resume=")]
+    folder = next((argument.removeprefix("resume=") for argument in argv[1:] if argument.startswith("resume=")), "null")
+    if folder in ("", "null"):
+        return argv
+    saved = Path(folder, OVERRIDES_FILE)
+    if not saved.is_file():
+        raise ConfigError(f"resume={folder}: no run there ({saved} is missing)")
+    replaced = {argument.lstrip("+~").partition("=")[0] for argument in given}
+    kept = [line for line in OmegaConf.load(saved) if str(line).lstrip("+~").partition("=")[0] not in replaced]
+    return [argv[0], *map(str, kept), *given, f"resume={folder}", f"hydra.run.dir={folder}"]
 
 
 def _leave(error: Exception, config_name: str) -> NoReturn:
@@ -109,10 +129,17 @@ def _explain_config(error: BaseException, config_name: str) -> str:
     unknown_key = re.search(r"Key '.*' (is )?not in ", f"{text} {error.__cause__}")
     if key and (unknown_key or "No match in the defaults list" in text):
         return f"{key[1]}: no such setting{_nearest(key[1], _known_keys(config_name))}"
-    if key:
-        root = error.__cause__ or error
-        return f"{key[1]}: {str(root).splitlines()[0]}"
+    root = str(_root(error)).splitlines()[0]
+    merged = re.search(r"Error merging override (\S+)", text)
+    if key or merged:
+        return f"{(key or merged)[1]}: {root}"  # type: ignore[index]
     return _one_line(text.split("See https")[0])
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _nearest(name: str, known: list[str]) -> str:

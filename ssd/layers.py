@@ -67,7 +67,7 @@ class ExtraLevel(nn.Sequential):
         if features.device.type == "cpu" and features.shape[-2:] == (1, 1):
             # torch 2.15 leaves parts of the bfloat16 weight gradient of a strided convolution unset on a 1x1 grid
             with torch.autocast("cpu", enabled=False):
-                return self._shrink(features.float())
+                return self._shrink(features.to(self[0].weight.dtype))
         return self._shrink(features)
 
     def _shrink(self, features: Tensor) -> Tensor:

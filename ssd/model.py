@@ -78,6 +78,7 @@ class SSD(nn.Module):
         self._frozen = [module for module in frozen[what] if module is not None]
         if what == "base" and not self._frozen:
             raise ConfigError(f"module.freeze=base: {type(self.backbone).__name__} has no part named base")
+        self.requires_grad_(True)
         for module in self._frozen:
             module.requires_grad_(False)
         self.train(self.training)

@@ -12,11 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from ssd import checkpoint
+from ssd.command import OVERRIDES_FILE
 from ssd.errors import ConfigError
 from ssd.model import SSD
 from ssd.results import say
 
-_CONFIG, _OVERRIDES = ".hydra/config.yaml", ".hydra/overrides.yaml"
+_CONFIG = ".hydra/config.yaml"
 _FIXED = ("seed", "image_size", "priors", "dataset.classes")
 
 
@@ -39,19 +40,8 @@ def claim(folder: Path, config: DictConfig) -> Path | None:
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(resolved), folder / _CONFIG)
     overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
-    OmegaConf.save(OmegaConf.create(overrides), folder / _OVERRIDES)
+    OmegaConf.save(OmegaConf.create(overrides), folder / OVERRIDES_FILE)
     return last if config.resume is not None and last.exists() else None
-
-
-def saved_overrides(folder: Path) -> list[str]:
-    """The command line that a run was started with.
-
-    Raises:
-        ConfigError: the folder holds no run.
-    """
-    if not (folder / _OVERRIDES).is_file():
-        raise ConfigError(f"resume={folder}: no run there ({folder / _OVERRIDES} is missing)")
-    return list(OmegaConf.to_container(OmegaConf.load(folder / _OVERRIDES)))  # type: ignore[arg-type]
 
 
 def check_resume(folder: Path, model: SSD) -> None:

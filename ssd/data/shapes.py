@@ -1,7 +1,7 @@
 """Embedded data: pictures of shapes, rendered from a seed; nothing on disk, nothing to download.
 
 Varied enough that mAP means something: five classes, some alike in outline and some in colour, sides from a
-seventh to two thirds of the picture, textured backgrounds, overlap, clutter that is no object, pictures without objects.
+seventh to two thirds of the picture, textured backgrounds, overlap, clutter that is no object, empty pictures.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
 from ssd.data.index import PictureRecord, build_index
 from ssd.data.splits import Splits
@@ -204,3 +206,11 @@ def _any_colour(rng: np.random.Generator) -> Colour:
 def _to_rgb(hue: float, *, saturation: float, value: float) -> Colour:
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return int(red * 255), int(green * 255), int(blue * 255)
+
+
+def save_pictures(folder: str, count: int, *, side_px: int = 160, seed: int = 0) -> None:
+    """Writes `count` pictures of the test split as PNG, to try a trained detector on."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for position in range(count):
+        image = render(f"test/{position:06d}", side_px=side_px, seed=seed)
+        Image.fromarray(image).save(Path(folder, f"shapes_{position:03d}.png"))

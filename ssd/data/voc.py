@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,24 +20,13 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from ssd.data.index import DetectionIndex, PictureRecord, build_index
 from ssd.data.repair import Report, check_set_aside, repair
-from ssd.data.splits import VALIDATION_SHARE, Splits, class_list, hold_out, seeded_split
-from ssd.errors import ConfigError, DataError
+from ssd.data.splits import Splits, class_list
+from ssd.data.voc_splits import DOWNLOAD_HELP, choose_splits
+from ssd.errors import DataError
 from ssd.images import IMAGE_SUFFIXES, Picture, read_image, read_size
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _FIRST_PIXEL = 1.0
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
-_DOWNLOAD_HELP = (
-    "Get VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar and VOCtrainval_11-May-2012.tar from a mirror of "
-    "PASCAL VOC, unpack them side by side and give dataset.root=<folder with VOC2007 and VOC2012>"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +73,8 @@ def read_voc(
     """
     folder = Path(root)
     if not folder.is_dir():
-        raise DataError(f"dataset.root={root}: no such folder. {_DOWNLOAD_HELP}")
-    names = _choose_splits(folder, seed=seed, chosen={"train": train_splits, "val": val_splits, "test": test_splits})
+        raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
+    names = choose_splits(folder, seed=seed, chosen={"train": train_splits, "val": val_splits, "test": test_splits})
     report = Report()
     pictures = _Pictures(folder)
     annotations = {
@@ -96,96 +85,6 @@ def read_voc(
     build = partial(_index, folder, class_names=class_names, report=report, strict=strict)
     indexes = {split: build(items) for split, items in annotations.items() if items}
     return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
-
-
-# --- which pictures belong to which split ------------------------------------------------------------------------
-
-
-def _choose_splits(root: Path, *, chosen: dict[str, Sequence[str] | None], seed: int) -> dict[str, list[str]]:
-    """For each split the annotations: paths below root without .xml."""
-    lists = _split_lists(root)
-    if not lists:
-        if any(chosen.values()):
-            raise ConfigError(f"dataset.root={root} has no ImageSets/Main, so splits cannot be chosen by name")
-        return _splits_without_lists(root, seed=seed)
-    automatic = _automatic_lists(lists)
-    names: dict[str, list[str]] = {}
-    for split, wanted in chosen.items():
-        entries = automatic[split] if wanted is None else list(wanted)
-        names[split] = list(dict.fromkeys(name for entry in entries for name in _read_list(root, entry, lists)))
-    if not names["train"]:
-        raise DataError(f"{root}/ImageSets/Main: no picture in the training split; give dataset.train_splits=[...]")
-    if not names["val"] and chosen["val"] is None:
-        names["train"], names["val"] = hold_out(names["train"], share=VALIDATION_SHARE, seed=seed)
-    return names
-
-
-def _split_lists(root: Path) -> dict[str, Path]:
-    """Lists in ImageSets/Main by name, with the year's folder before it in a VOCdevkit."""
-    years = [root, *sorted(root.glob("VOC20[0-9][0-9]")), *sorted(root.glob("VOCdevkit/VOC20[0-9][0-9]"))]
-    lists: dict[str, Path] = {}
-    for year in years:
-        for path in sorted((year / "ImageSets" / "Main").glob("*.txt")):
-            if path.stem in ("train", "val", "trainval", "test") or year == root:
-                lists[f"{year.name}/{path.stem}" if year != root else path.stem] = path
-    return lists
-
-
-def _automatic_lists(lists: dict[str, Path]) -> dict[str, list[str]]:
-    years = {name.rpartition("/")[0] for name in lists}
-    if years != {""}:  # the 07+12 recipe
-        both = [f"{year}/trainval" for year in sorted(years) if f"{year}/trainval" in lists]
-        return {"train": both, "val": [], "test": [name for name in lists if name.endswith("/test")]}
-    has_val = "val" in lists and bool(_read_text(lists["val"]).split())
-    train = "train" if "train" in lists and (has_val or "trainval" not in lists) else "trainval"
-    return {
-        "train": [train] if train in lists else [],
-        "val": ["val"] if has_val else [],
-        "test": ["test"] if "test" in lists else [],
-    }
-
-
-def _read_list(root: Path, entry: str, lists: dict[str, Path]) -> Iterator[str]:
-    if entry not in lists:
-        raise ConfigError(f"dataset.root={root}: no split {entry!r}; there are {', '.join(lists)}")
-    year = lists[entry].parents[2].relative_to(root)
-    for number, line in enumerate(_read_text(lists[entry]).splitlines(), start=1):
-        columns = line.split()
-        if not columns or (columns[-1] == "-1" and len(columns) > 1):  # per-class lists mark absence by -1
-            continue
-        if not _is_plain_name(columns[0]):
-            raise DataError(f"{lists[entry]}:{number}: {columns[0]!r} is not a picture's name")
-        yield (year / "Annotations" / columns[0]).as_posix()
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not text in UTF-8: {error}") from error
-
-
-def _is_plain_name(name: str) -> bool:
-    return "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts
-
-
-def _splits_without_lists(root: Path, *, seed: int) -> dict[str, list[str]]:
-    names = sorted(
-        path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*") if path.suffix.lower() == ".xml"
-    )
-    if not names:
-        raise DataError(f"dataset.root={root}: no XML file in it. {_DOWNLOAD_HELP}")
-    by_folder: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for name in names:
-        split = next((_SPLIT_FOLDERS[part] for part in Path(name.lower()).parts[:-1] if part in _SPLIT_FOLDERS), None)
-        if split is None:
-            return seeded_split(names, seed=seed)
-        by_folder[split].append(name)
-    if not by_folder["train"]:
-        return seeded_split(names, seed=seed)
-    if not by_folder["val"]:
-        by_folder["train"], by_folder["val"] = hold_out(by_folder["train"], share=VALIDATION_SHARE, seed=seed)
-    return by_folder
 
 
 # --- one annotation ----------------------------------------------------------------------------------------------

@@ -1,0 +1,68 @@
+"""Promises about the code itself: what imports what, what is never called, what README says."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
+
+# A module imports only from rows above its own.
+LAYERS = [
+    {"errors"},
+    {"structures", "boxes", "runtime", "schedules", "csv_logger"},
+    {"priors", "images", "layers", "config", "finite"},
+    {"coder", "backbones", "draw", "ema", "command", "progress", "sources"},
+    {"losses", "postprocess", "model", "data"},
+    {"metrics", "checkpoint", "results"},
+    {"module", "predictor", "pretrained", "runs"},
+    {"prediction"},
+]
+ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
+FORBIDDEN = re.compile(r"weights_only\s*=\s*False|pickle\.loads?\(|os\.system|shell\s*=\s*True|load_from_checkpoint")
+
+
+def part(path: Path) -> str:
+    return path.relative_to(ROOT / "ssd").parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[str]:
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ssd":
+            names = node.module.split(".")[1:2] or [alias.name for alias in node.names]
+            parts.update(names)
+    return parts
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    if path.name == "__init__.py" and path.parent.name == "ssd":
+        return
+    row = ROW[part(path)]
+    above = {name for name, other in ROW.items() if other < row} | {part(path)}
+    assert imported_parts(path) <= above
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_unsafe_is_called_and_only_entry_points_instantiate(path: Path) -> None:
+    text = path.read_text()
+    assert not FORBIDDEN.search(text)
+    assert "instantiate(" not in text
+
+
+def test_files_hold_one_concept() -> None:
+    assert {str(path): lines for path in SOURCES if (lines := len(path.read_text().splitlines())) > 300} == {}
+
+
+def test_every_command_in_the_readme_is_run_by_a_test_or_by_ci() -> None:
+    blocks = re.findall(r"```(?:bash|console)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    commands = [line.strip() for block in blocks for line in block.splitlines() if line.strip() and line[0] != "#"]
+    checked = (ROOT / ".ci" / "run").read_text() + (ROOT / "tests" / "test_readme.py").read_text()
+    missing = [command for command in commands if command not in checked]
+    assert commands
+    assert missing == []

@@ -1,0 +1,196 @@
+"""train.py and predict.py as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from ssd.data.shapes import save_pictures
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "backbone.width_multiplier=0.25",
+    "image_size=96",
+    "dataset.train=16",
+    "trainer.log_every_n_steps=1",
+    "dataset.val=8",
+    "dataset.test=8",
+    "epochs=1",
+    "num_workers=0",
+    "postprocess.candidates=100",
+]
+
+
+def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "150"}
+    command = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished tiny run and what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = run(folder, "train.py", *TINY, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done.stdout
+
+
+def test_a_run_leaves_the_files_of_the_design(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    for name in (
+        ".hydra/config.yaml",
+        ".hydra/overrides.yaml",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "model.safetensors",
+        "metrics.csv",
+        "train.log",
+    ):
+        assert (folder / name).stat().st_size > 0, name
+    assert list((folder / "tensorboard").glob("events*"))
+    assert OmegaConf.load(folder / ".hydra/config.yaml").trainer.max_epochs == 1
+
+
+def test_a_run_says_data_results_files_and_next_commands(trained: tuple[Path, str]) -> None:
+    _, output = trained
+    for part in (
+        "train: 16 pictures",
+        "mAP@0.5",
+        "AP circle",
+        "run:",
+        "model.safetensors",
+        "python predict.py checkpoint=",
+    ):
+        assert part in output, part
+
+
+def test_metrics_csv_has_losses_and_map(trained: tuple[Path, str]) -> None:
+    header = (trained[0] / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"step", "epoch", "train/loss", "val/loss", "val/map", "val/map_50", "test/map", "test/map_50"} <= set(
+        header
+    )
+
+
+def test_a_folder_with_a_run_is_not_overwritten(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    before = (folder / "metrics.csv").read_bytes()
+    again = run(folder.parent, "train.py", *TINY, "hydra.run.dir=run")
+    assert again.returncode == 2
+    assert "run holds a run; choose another hydra.run.dir" in again.stderr.splitlines()[-1]
+    assert (folder / "metrics.csv").read_bytes() == before
+
+
+def test_predict_writes_jsonl_and_pictures(trained: tuple[Path, str], tmp_path: Path) -> None:
+    save_pictures(str(tmp_path / "pictures"), 3)
+    arguments = [f"checkpoint={trained[0]}/model.safetensors", "source=pictures", "output=out"]
+    done = run(tmp_path, "predict.py", *arguments, "postprocess.score_threshold=0.1")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [Path(line["source"]).name for line in lines] == [f"shapes_00{number}.png" for number in range(3)]
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {Path(line["source"]).name for line in lines}
+
+
+def test_both_kinds_of_checkpoint_predict_the_same(trained: tuple[Path, str], tmp_path: Path) -> None:
+    save_pictures(str(tmp_path / "pictures"), 2)
+    texts = []
+    for name in ("model.safetensors", "checkpoints/best.ckpt"):
+        run(tmp_path, "predict.py", f"checkpoint={trained[0]}/{name}", "source=pictures", f"output={name}")
+        texts.append((tmp_path / name / "predictions.jsonl").read_text())
+    assert texts[0] == texts[1] != ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "start"),
+    [
+        (["optimizer.lr=abc"], 2, "error: optimizer.lr=abc: Value 'abc'"),
+        (["epoch=3"], 2, "error: epoch: no such setting; did you mean epochs?"),
+        (["backbone=vgg"], 2, "error: backbone=vgg: no such option; did you mean vgg16?"),
+        (["priors=vgg16_512"], 2, "error: 7 levels of priors, 6 feature maps"),
+        (["resume=nowhere"], 2, "error: resume=nowhere: no run there"),
+        (["dataset=voc", "dataset.root=nowhere"], 3, "error: dataset.root=nowhere: no such folder"),
+        (["backbone.weights=nothing.pth"], 3, "error: backbone.weights=nothing.pth: no such file"),
+        ([*TINY, "optimizer.lr=1e30", "trainer.gradient_clip_val=null"], 3, "error: step "),
+    ],
+)
+def test_mistakes_get_one_line_and_the_right_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, start: str
+) -> None:
+    done = run(tmp_path, "train.py", *arguments)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(start)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_blew_up_leaves_no_poisoned_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path, "train.py", *TINY, "optimizer.lr=1e30", "trainer.gradient_clip_val=null", "hydra.run.dir=run")
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+def test_resume_goes_on_in_the_same_folder_with_the_saved_settings(tmp_path: Path) -> None:
+    first = run(tmp_path, "train.py", *TINY, "hydra.run.dir=run", "epochs=2")
+    assert first.returncode == 0, first.stderr
+    more = run(tmp_path, "train.py", "resume=run", "epochs=3")
+    assert more.returncode == 0, more.stderr
+    assert "changed on resume: epochs: 2 -> 3" in more.stdout
+    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    steps = [int(row.split(",")[0]) for row in rows[1:]]
+    assert max(steps) == 6
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+def test_resume_refuses_another_seed(trained: tuple[Path, str]) -> None:
+    done = run(trained[0].parent, "train.py", "resume=run", "seed=7")
+    assert done.returncode == 2
+    assert "error: resume: " in done.stderr
+    assert "seed was 0 and cannot become 7" in done.stderr
+
+
+def test_a_sweep_gives_each_job_a_folder_and_returns_the_objective(tmp_path: Path) -> None:
+    done = run(tmp_path, "train.py", "-m", *TINY, "optimizer.lr=1e-3,2e-3", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    for job, lr in (("0", 1e-3), ("1", 2e-3)):
+        assert OmegaConf.load(tmp_path / "sweep" / job / ".hydra/config.yaml").optimizer.lr == lr
+        assert (tmp_path / "sweep" / job / "model.safetensors").exists()
+
+
+def test_help_answers_quickly(tmp_path: Path) -> None:
+    run(tmp_path, "train.py", "--help")  # fills the page cache
+    start = time.perf_counter()
+    done = run(tmp_path, "train.py", "--help")
+    assert time.perf_counter() - start < 5  # about 1 second on a free machine
+    assert "dataset" in done.stdout
+    imported = subprocess.run(
+        [sys.executable, "-c", "import sys, ssd.command; print('torch' in sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert imported.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_gradients_can_be_accumulated(tmp_path: Path) -> None:
+    done = run(tmp_path, "train.py", *TINY, "trainer.accumulate_grad_batches=2", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    steps = np.loadtxt((tmp_path / "run/metrics.csv"), delimiter=",", skiprows=1, usecols=0, dtype=str)
+    assert max(int(step) for step in steps) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", ["base", "all_but_heads"])
+def test_vgg16_trains_and_freezes(tmp_path: Path, freeze: str) -> None:
+    small = ["dataset.train=4", "dataset.val=2", "dataset.test=2", "epochs=1", "num_workers=0", "batch_size=2"]
+    done = run(tmp_path, "train.py", "backbone=vgg16", "image_size=96", f"module.freeze={freeze}", *small)
+    assert done.returncode == 0, done.stderr
