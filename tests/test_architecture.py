@@ -59,10 +59,10 @@ def test_files_hold_one_concept() -> None:
     assert {str(path): lines for path in SOURCES if (lines := len(path.read_text().splitlines())) > 300} == {}
 
 
-def test_every_command_in_the_readme_is_run_by_a_test_or_by_ci() -> None:
+def test_every_command_block_of_the_readme_is_run_by_ci() -> None:
     blocks = re.findall(r"```(?:bash|console)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     commands = [line.strip() for block in blocks for line in block.splitlines() if line.strip() and line[0] != "#"]
-    checked = (ROOT / ".ci" / "run").read_text() + (ROOT / "tests" / "test_readme.py").read_text()
+    checked = (ROOT / ".ci" / "run").read_text().splitlines()
     missing = [command for command in commands if command not in checked]
     assert commands
     assert missing == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ssd.errors import ConfigError
 from ssd.model import SSD
 
 GROUPS = {
-    "backbone": ("mobilenet_v1", "vgg16", "vgg16_512"),
+    "backbone": ("mobilenet_v1", "mobilenet_v1_half", "vgg16", "vgg16_512"),
     "dataset": ("shapes", "voc"),
     "augmentation": ("ssd", "light", "none"),
     "optimizer": ("adamw", "sgd"),
@@ -117,7 +118,7 @@ def error_line(*overrides: str, name: str = "train") -> tuple[int, str]:
         ("backbon=vgg16", "did you mean backbone?"),
         ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
         ("backbone=vgg17", "did you mean vgg16?"),
-        ("backbone=resnet", "there are mobilenet_v1, vgg16, vgg16_512"),
+        ("backbone=resnet", "there are mobilenet_v1, mobilenet_v1_half, vgg16, vgg16_512"),
     ],
 )
 def test_a_wrong_setting_gets_one_line_and_exit_code_2(override: str, expected: str) -> None:
@@ -145,6 +146,19 @@ def test_duplicate_priors_levels_are_explained() -> None:
     config = compose("backbone=vgg16", "priors=vgg16_512")
     with pytest.raises(ConfigError, match="7 levels of priors, 6 feature maps"):
         instantiate(config.priors, _convert_="all").build([(1, 1)] * 6, image_size=300)
+
+
+def settings_in_the_readme() -> list[str]:
+    """Every KEY=VALUE that stands in backticks."""
+    spans = re.findall(r"`([^`\n]+)`", (CONF.parent / "README.md").read_text())
+    words = [word for span in spans for word in span.split() if re.fullmatch(r"[a-z_.]+=\S+", word)]
+    return sorted({word for word in words if not word.endswith(("DIR", "FILE")) and not word.startswith("resume=")})
+
+
+@pytest.mark.parametrize("setting", settings_in_the_readme())
+def test_every_setting_in_the_readme_composes(setting: str) -> None:
+    for value in setting.partition("=")[2].split(",") if "[" not in setting else [setting.partition("=")[2]]:
+        check_ranges(compose("dataset=voc", f"{setting.partition('=')[0]}={value}"))
 
 
 def test_priors_follow_the_backbone() -> None:
