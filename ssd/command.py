@@ -51,6 +51,8 @@ def run(main: Callable[[DictConfig], object], *, config_name: str) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+    except SystemExit as stop:  # Lightning turns Ctrl-C into exit code 1
+        sys.exit(_INTERRUPTED if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
     except Exception as error:
         _leave(error, config_name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -67,11 +67,14 @@ class ExtraLevel(nn.Sequential):
         if features.device.type == "cpu" and features.shape[-2:] == (1, 1):
             # torch 2.15 leaves parts of the bfloat16 weight gradient of a strided convolution unset on a 1x1 grid
             with torch.autocast("cpu", enabled=False):
-                return self._shrink(features.to(self[0].weight.dtype))
+                return self._shrink(features.to(self._convolutions()[0].weight.dtype))
         return self._shrink(features)
 
+    def _convolutions(self) -> tuple[nn.Conv2d, nn.Conv2d]:
+        return cast(nn.Conv2d, self[0]), cast(nn.Conv2d, self[2])
+
     def _shrink(self, features: Tensor) -> Tensor:
-        reduce, _, shrink, _ = self
+        reduce, shrink = self._convolutions()
         middle = reduce(features).relu_()
-        missing = max(0, shrink.kernel_size[0] - 2 * shrink.padding[0] - min(middle.shape[-2:]))
+        missing = max(0, shrink.kernel_size[0] - 2 * int(shrink.padding[0]) - min(middle.shape[-2:]))
         return shrink(F.pad(middle, (0, missing, 0, missing)) if missing else middle).relu_()

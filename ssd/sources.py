@@ -23,7 +23,7 @@ def find_pictures(source: str) -> list[PictureFile]:
     """The pictures that `source` means, sorted; folders are searched to the bottom.
 
     Raises:
-        ConfigError: nothing there.
+        ConfigError: nothing there, or a glob that climbs after its first wildcard.
     """
     path = Path(source)
     if path.is_dir():
@@ -35,6 +35,8 @@ def find_pictures(source: str) -> list[PictureFile]:
         fixed = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
         files = [file for name in sorted(glob.glob(source, recursive=True)) if (file := Path(name)).is_file()]
         found = [PictureFile(file, file.relative_to(fixed)) for file in files]
+    if any(".." in picture.name.parts for picture in found):
+        raise ConfigError(f"source={source}: put '..' before the first wildcard, or the output would leave its folder")
     if not found:
         raise ConfigError(f"source={source}: no picture there; give a file, a folder, or a glob in quotes")
     return found

@@ -71,12 +71,15 @@ def _read_list(root: Path, entry: str, lists: dict[str, Path]) -> Iterator[str]:
         raise ConfigError(f"dataset.root={root}: no split {entry!r}; there are {', '.join(lists)}")
     year = lists[entry].parents[2].relative_to(root)
     for number, line in enumerate(_read_text(lists[entry]).splitlines(), start=1):
-        columns = line.split()
-        if not columns or (columns[-1] == "-1" and len(columns) > 1):  # per-class lists mark absence by -1
+        name, _, flag = line.strip().rpartition(" ")
+        if flag not in ("1", "0", "-1") or not name:  # a list of one class has a flag in its second column
+            name, flag = line.strip(), "1"
+        if not name or flag == "-1":
             continue
-        if not _is_plain_name(columns[0]):
-            raise DataError(f"{lists[entry]}:{number}: {columns[0]!r} is not a picture's name")
-        yield (year / "Annotations" / columns[0]).as_posix()
+        name = name.strip()
+        if not _is_plain_name(name):
+            raise DataError(f"{lists[entry]}:{number}: {name!r} is not a picture's name")
+        yield (year / "Annotations" / name).as_posix()
 
 
 def _read_text(path: Path) -> str:
