@@ -146,7 +146,8 @@ def finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMod
 
     best = runs.best_checkpoint(folder)
     model = checkpoint.load(best)
-    checkpoint.save_release(model, folder / "model.safetensors")
+    if trainer.is_global_zero:
+        checkpoint.save_release(model, folder / "model.safetensors")
     scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     objective = runs.best_score(trainer) if config.objective == "val/map" else scores.get(config.objective)
     test: dict[str, float] = {}

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd.data.splits import Splits
+from ssd.runtime import is_first_process
 
 _log = logging.getLogger("ssd")
 _TITLES = {
@@ -26,8 +27,9 @@ _TITLES = {
 
 
 def say(line: str) -> None:
-    """A line for the terminal and train.log."""
-    _log.info(line)
+    """A line for the terminal and train.log; one process of several speaks."""
+    if is_first_process():
+        _log.info(line)
 
 
 def describe_data(splits: Splits) -> list[str]:

@@ -16,6 +16,7 @@ from ssd.command import OVERRIDES_FILE
 from ssd.errors import ConfigError
 from ssd.model import SSD
 from ssd.results import say
+from ssd.runtime import is_first_process
 
 _CONFIG = ".hydra/config.yaml"
 _FIXED = ("seed", "image_size", "priors", "dataset.classes")
@@ -32,6 +33,9 @@ def claim(folder: Path, config: DictConfig) -> Path | None:
     """
     resolved = OmegaConf.to_container(config, resolve=True)
     last = folder / "checkpoints" / "last.ckpt"
+    resume_from = last if config.resume is not None and last.exists() else None
+    if not is_first_process():  # the first process has done the rest
+        return resume_from
     if config.resume is None:
         if (folder / _CONFIG).exists() or (folder / "checkpoints").exists():
             raise ConfigError(f"{folder} holds a run; choose another hydra.run.dir, or go on with resume={folder}")
@@ -41,7 +45,7 @@ def claim(folder: Path, config: DictConfig) -> Path | None:
     OmegaConf.save(OmegaConf.create(resolved), folder / _CONFIG)
     overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
     OmegaConf.save(OmegaConf.create(overrides), folder / OVERRIDES_FILE)
-    return last if config.resume is not None and last.exists() else None
+    return resume_from
 
 
 def check_resume(folder: Path, model: SSD) -> None:

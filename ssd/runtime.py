@@ -50,3 +50,10 @@ def quiet_libraries() -> None:
         ".*Trying to infer the `batch_size`.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks and writes for all those of a distributed run."""
+    from pytorch_lightning.utilities import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0)) == 0

@@ -10,7 +10,9 @@ edges: files, drawing, the metric.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -34,8 +36,8 @@ class Batch:
     sizes: Int64[Tensor, "B 2"]
     ids: tuple[str, ...]
 
-    def _map_tensors(self, function) -> Batch:  # type: ignore[no-untyped-def]
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+    def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:

@@ -161,6 +161,11 @@ def test_every_setting_in_the_readme_composes(setting: str) -> None:
         check_ranges(compose("dataset=voc", f"{setting.partition('=')[0]}={value}"))
 
 
+def test_the_average_can_be_left_out_and_its_decay_is_checked() -> None:
+    assert "ema" not in compose("~callbacks.ema").callbacks
+    assert error_line("callbacks.ema.decay=1.5") == (2, "callbacks.ema.decay=1.5: must be from 0 up to 1")
+
+
 def test_priors_follow_the_backbone() -> None:
     assert compose("backbone=vgg16").priors.scales[0] == 0.1
     assert compose("backbone=vgg16", "priors=mobilenet_v1").priors.scales[0] == 0.2
@@ -171,3 +176,12 @@ def test_runs_of_the_same_second_get_different_folders(monkeypatch: pytest.Monke
     assert free_folder("runs/now") == first == "runs/now"  # asked again in one process
     monkeypatch.setattr("ssd.config._folders", {})  # another process
     assert free_folder("runs/now") == "runs/now_2"
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_composes_and_its_header_says_what_to_expect(path: Path) -> None:
+    config = compose(f"experiment={path.stem}")
+    check_ranges(config)
+    header = "".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    assert all(word in header for word in ("command", "hardware", "duration", "expected"))
+    assert "@@" not in header

@@ -1,0 +1,307 @@
+"""COCO format: one JSON for each split, in the folders that people really have.
+
+Found are root/annotations/*.json, root/*.json, and JSON files beside the pictures of a split (root/train/*.json).
+A box is (x, y, width, height) in pixels, the first of which is 0. Crowds are ignored regions; pictures without boxes
+are negatives.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.repair import Report, check_set_aside, repair
+from ssd.data.splits import VALIDATION_SHARE, Splits, class_list, hold_out, seeded_split
+from ssd.errors import ConfigError, DataError
+from ssd.images import Picture, read_image, read_size
+
+_DETECTION = "instances_"  # beside captions_, person_keypoints_, image_info_ in the official folder
+_SPLIT_WORDS = {"train": ("train",), "val": ("val",), "test": ("test",)}  # "valid" and "validation" too
+DOWNLOAD_HELP = (
+    "Get train2017.zip, val2017.zip and annotations_trainval2017.zip from cocodataset.org, unpack them side by side "
+    "and give dataset.root=<folder with annotations, train2017 and val2017>"
+)
+
+
+@dataclass(slots=True)
+class _Picture:
+    """One entry of `images` and its boxes, not yet measured."""
+
+    path: str  # below the root, where the file is or should be
+    written_size: tuple[Any, Any]  # (H, W)
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)  # xywh, pixels
+    classes: list[str] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One JSON: its pictures by path, and the names of all its categories, used or not."""
+
+    pictures: dict[str, _Picture]
+    categories: list[str]
+
+
+def read_coco(
+    root: str,
+    *,
+    classes: Sequence[str] | None,
+    train_json: str | None,
+    val_json: str | None,
+    test_json: str | None,
+    images: str | None,
+    strict: bool,
+    seed: int,
+) -> Splits:
+    """Reads a folder in COCO format.
+
+    Args:
+        root: the folder.
+        classes: the class list; all categories of the files when None. Objects of others are left out and counted.
+        train_json, val_json, test_json: below root; found by name when None, no such split when empty. Where there
+            is one JSON only, it is split by the seed; where `val` alone is missing, a tenth of `train` is held out.
+        images: the folder of the pictures, below root; looked for when None.
+        strict: a box that would have to be mended is an error.
+        seed: of the held-out pictures.
+
+    Raises:
+        ConfigError: a JSON that does not exist, or several for one split.
+        DataError: a folder or file that cannot be used; names the file, the entry and the fix.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
+    chosen = {"train": train_json, "val": val_json, "test": test_json}
+    files = {
+        split: _parse(path, folders=_picture_folders(folder, path, split, images), root=folder)
+        for split, path in _choose_files(folder, chosen).items()
+    }
+    categories = (name for file in files.values() for name in file.categories)
+    class_names = class_list(classes, categories, where=root)
+    splits = _split(files, chosen, seed=seed)
+    report = Report()
+    build = partial(_index, folder, class_names=class_names, report=report, strict=strict)
+    indexes = {split: build(pictures) for split, pictures in splits.items() if pictures}
+    if not indexes:
+        raise DataError(f"dataset.root={root}: no picture in any JSON. {DOWNLOAD_HELP}")
+    return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
+
+
+# --- which files -------------------------------------------------------------------------------------------------
+
+
+def _choose_files(root: Path, chosen: dict[str, str | None]) -> dict[str, Path]:
+    files = {split: root / name for split, name in chosen.items() if name}
+    for split, path in files.items():
+        if not path.is_file():
+            raise ConfigError(f"dataset.{split}_json={chosen[split]}: no such file in {root}")
+    found = [path for path in _candidates(root) if path not in files.values()]
+    if len(found) == 1 and not files:
+        return {"train": found[0]}
+    for split in (split for split, name in chosen.items() if name is None):
+        fitting = [path for path in found if _split_of(root, path) == split]
+        if len(fitting) > 1:
+            names = ", ".join(path.relative_to(root).as_posix() for path in fitting)
+            raise ConfigError(f"dataset.root={root}: several JSON files for {split}: {names}; give dataset.{split}_json=")
+        files.update({split: path for path in fitting})
+    if not files:
+        raise DataError(f"dataset.root={root}: no JSON for train, val or test; give dataset.train_json=. {DOWNLOAD_HELP}")
+    return files
+
+
+def _candidates(root: Path) -> list[Path]:
+    for pattern in ("annotations/*.json", "*.json", "*/*.json"):
+        found = sorted(root.glob(pattern))
+        if found:
+            return [path for path in found if path.name.startswith(_DETECTION)] or found
+    return []
+
+
+def _split_of(root: Path, path: Path) -> str | None:
+    """By the name of the file, or else of its folder."""
+    for name in (path.stem.lower(), path.parent.relative_to(root).as_posix().lower()):
+        for split, words in _SPLIT_WORDS.items():
+            if any(word in name for word in words):
+                return split
+    return None
+
+
+def _picture_folders(root: Path, path: Path, split: str, images: str | None) -> list[Path]:
+    """Where the pictures of a JSON may be, the likeliest first."""
+    names = dict.fromkeys((path.stem.removeprefix(_DETECTION), split, "valid" if split == "val" else split))
+    if images is not None:
+        return [root / images, *(root / images / name for name in names)]
+    inside = [folder / name for name in names for folder in (root, root / "images")]
+    return [*inside, path.parent, root / "images", root]
+
+
+def _split(files: dict[str, _File], chosen: dict[str, str | None], *, seed: int) -> dict[str, list[_Picture]]:
+    names = {split: list(file.pictures) for split, file in files.items()}
+    if list(names) == ["train"] and chosen["val"] is None and chosen["test"] is None:
+        names = seeded_split(names["train"], seed=seed)
+    elif "train" in names and "val" not in names and chosen["val"] is None:
+        names["train"], names["val"] = hold_out(names["train"], share=VALIDATION_SHARE, seed=seed)
+    return {split: [files.get(split, files.get("train")).pictures[n] for n in found] for split, found in names.items()}
+
+
+# --- one JSON ----------------------------------------------------------------------------------------------------
+
+
+def _parse(path: Path, *, folders: list[Path], root: Path) -> _File:
+    content = _load_json(path)
+    names = _categories(path, content)
+    by_id: dict[Any, _Picture] = {}
+    by_path: dict[str, _Picture] = {}
+    for number, item in enumerate(_entries(path, content, "images")):
+        where = f"{path}: image {_id(item, number)}"
+        picture = _Picture(_find(_file_name(item, where), folders, root), (item.get("height"), item.get("width")))
+        if _key(item, "id", where) in by_id:
+            raise DataError(f"{where}: the id is used twice; give each image its own")
+        if picture.path in by_path:
+            raise DataError(f"{where}: {picture.path} is listed twice; keep one entry")
+        by_id[item["id"]] = by_path[picture.path] = picture
+    for number, item in enumerate(_entries(path, content, "annotations")):
+        _add_box(item, f"{path}: annotation {_id(item, number)}", by_id, names)
+    return _File(by_path, list(names.values()))
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes(), object_hook=_without_outline)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}; fetch the file again") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {error}; fetch the file again") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: not in COCO format: an object with images, annotations and categories is needed")
+    return content
+
+
+def _without_outline(item: dict[str, Any]) -> dict[str, Any]:
+    item.pop("segmentation", None)  # most of the file; as Python numbers it would fill the memory
+    return item
+
+
+def _entries(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    entries = content.get(key)
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: no list {key!r}: not in COCO format, or made without boxes; use instances_*.json")
+    for number, item in enumerate(entries):
+        if not isinstance(item, dict):
+            raise DataError(f"{path}: {key}: entry {number + 1} is {str(item)[:40]!r}, not an object")
+    return entries
+
+
+def _categories(path: Path, content: dict[str, Any]) -> dict[Any, str]:
+    """Name by id; ids have gaps, and each file may number its classes differently."""
+    names: dict[Any, str] = {}
+    for number, item in enumerate(_entries(path, content, "categories")):
+        where = f"{path}: category {_id(item, number)}"
+        name = item.get("name")
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"{where}: name is {name!r}; give it one")
+        if _key(item, "id", where) in names:
+            raise DataError(f"{where}: the id is used twice; give each category its own")
+        names[item["id"]] = name.strip()
+    return names
+
+
+def _id(item: dict[str, Any], number: int) -> str:
+    return str(item["id"])[:40] if "id" in item else f"without id (entry {number + 1})"
+
+
+def _key(item: dict[str, Any], key: str, where: str) -> Any:
+    value = item.get(key)
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise DataError(f"{where}: {key} is {value!r}, not a number or text; write one")
+    return value
+
+
+def _file_name(item: dict[str, Any], where: str) -> str:
+    name = item.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{where}: file_name is {name!r}; write the picture's name")
+    path = PureWindowsPath(name)  # knows both kinds of slash
+    if "\0" in name or path.anchor or ".." in path.parts:
+        raise DataError(f"{where}: file_name {name!r} is refused: it must be a path below the folder of the pictures")
+    return name
+
+
+def _find(name: str, folders: list[Path], root: Path) -> str:
+    try:
+        path = next((path for folder in folders if (path := folder / name).is_file()), folders[0] / name)
+    except OSError:  # a name that is too long
+        path = folders[0] / name
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _add_box(item: dict[str, Any], where: str, pictures: dict[Any, _Picture], names: dict[Any, str]) -> None:
+    picture = pictures.get(_key(item, "image_id", where))
+    if picture is None:
+        raise DataError(f"{where}: image_id {item['image_id']!r} is not in images; remove it or add the image")
+    name = names.get(_key(item, "category_id", where))
+    if name is None:
+        raise DataError(f"{where}: category_id {item['category_id']!r} is not in categories; correct it or add it")
+    x, y, width, height = _box(item.get("bbox"), where)
+    picture.boxes.append((x, y, width, height))
+    picture.classes.append(name)
+    picture.crowd.append(item.get("iscrowd") not in (None, 0))
+
+
+def _box(value: object, where: str) -> list[float]:
+    try:
+        if isinstance(value, list) and len(value) == 4 and not any(isinstance(edge, str | bool) for edge in value):
+            edges = [float(edge) for edge in value]
+            if all(math.isfinite(edge) for edge in edges):
+                return edges
+    except (TypeError, OverflowError):
+        pass
+    raise DataError(f"{where}: bbox is {str(value)[:80]}; it must be four numbers: x, y, width, height in pixels")
+
+
+# --- to the index ------------------------------------------------------------------------------------------------
+
+
+def _index(
+    root: Path, pictures: Iterable[_Picture], *, class_names: tuple[str, ...], report: Report, strict: bool
+) -> DetectionIndex:
+    records, broken = [], []
+    for picture in (pictures := list(pictures)):
+        try:
+            records.append(_record(root, picture, class_names, report))
+        except DataError as error:
+            broken.append((picture.path, str(error)))
+    check_set_aside(broken, pictures=len(pictures), report=report)
+    index = build_index(records, class_names=class_names, load=partial(_load, str(root)))
+    return repair(index, report, strict=strict)
+
+
+def _load(root: str, path: str) -> Picture:
+    return read_image(Path(root, path))
+
+
+def _record(root: Path, picture: _Picture, class_names: tuple[str, ...], report: Report) -> PictureRecord:
+    height, width = size = read_size(root / picture.path)
+    if None not in picture.written_size and picture.written_size != size:
+        report.add(picture.path, "size in the annotation differs from the picture's, which is used")
+    for name in picture.classes:
+        if name not in class_names:
+            report.add(picture.path, f"object of class {name!r} left out: not in dataset.classes")
+    chosen = [row for row, name in enumerate(picture.classes) if name in class_names]
+    boxes = [picture.boxes[row] for row in chosen]
+    return PictureRecord(
+        path=picture.path,
+        id=picture.path,
+        size=size,
+        boxes=[(x / width, y / height, (x + w) / width, (y + h) / height) for x, y, w, h in boxes],
+        labels=[class_names.index(picture.classes[row]) for row in chosen],
+        ignore=[picture.crowd[row] for row in chosen],
+    )
