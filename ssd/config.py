@@ -93,16 +93,34 @@ class Shapes:
 
 
 @dataclass
-class Voc:
+class Folder:
     _target_: str = MISSING
     _partial_: bool = True
     root: str = MISSING
     classes: list[str] | None = MISSING
+    strict: bool = MISSING
+
+
+@dataclass
+class Voc(Folder):
     train_splits: list[str] | None = MISSING
     val_splits: list[str] | None = MISSING
     test_splits: list[str] | None = MISSING
-    strict: bool = MISSING
     seed: int = bounded(0)
+
+
+@dataclass
+class Coco(Folder):
+    train_json: str | None = MISSING
+    val_json: str | None = MISSING
+    test_json: str | None = MISSING
+    images: str | None = MISSING
+    seed: int = bounded(0)
+
+
+@dataclass
+class OpenImages(Folder):
+    include_depictions: bool = MISSING
 
 
 @dataclass
@@ -213,6 +231,8 @@ _SCHEMAS: dict[str, type] = {
     "priors": Priors,
     "dataset/shapes": Shapes,
     "dataset/voc": Voc,
+    "dataset/coco": Coco,
+    "dataset/openimages": OpenImages,
     "optimizer/sgd": SGD,
     "optimizer/adamw": AdamW,
     "scheduler/multistep": Multistep,

@@ -37,8 +37,9 @@ class Batch:
     ids: tuple[str, ...]
 
     def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        mapped: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **mapped)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Copies the tensors to `device`."""

@@ -21,7 +21,7 @@ from ssd.model import SSD
 
 GROUPS = {
     "backbone": ("mobilenet_v1", "mobilenet_v1_half", "vgg16", "vgg16_512"),
-    "dataset": ("shapes", "voc"),
+    "dataset": ("shapes", "voc", "coco", "openimages"),
     "augmentation": ("ssd", "light", "none"),
     "optimizer": ("adamw", "sgd"),
     "scheduler": ("cosine", "multistep"),

@@ -8,8 +8,8 @@ are negatives.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -22,7 +22,7 @@ from ssd.errors import ConfigError, DataError
 from ssd.images import Picture, read_image, read_size
 
 _DETECTION = "instances_"  # beside captions_, person_keypoints_, image_info_ in the official folder
-_SPLIT_WORDS = {"train": ("train",), "val": ("val",), "test": ("test",)}  # "valid" and "validation" too
+_FAR_PX = 1e9
 DOWNLOAD_HELP = (
     "Get train2017.zip, val2017.zip and annotations_trainval2017.zip from cocodataset.org, unpack them side by side "
     "and give dataset.root=<folder with annotations, train2017 and val2017>"
@@ -38,14 +38,6 @@ class _Picture:
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)  # xywh, pixels
     classes: list[str] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """One JSON: its pictures by path, and the names of all its categories, used or not."""
-
-    pictures: dict[str, _Picture]
-    categories: list[str]
 
 
 def read_coco(
@@ -78,11 +70,11 @@ def read_coco(
     if not folder.is_dir():
         raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
     chosen = {"train": train_json, "val": val_json, "test": test_json}
+    categories: set[str] = set()
     files = {
-        split: _parse(path, folders=_picture_folders(folder, path, split, images), root=folder)
+        split: _parse(path, _picture_folders(folder, path, split, images), root=folder, categories=categories)
         for split, path in _choose_files(folder, chosen).items()
     }
-    categories = (name for file in files.values() for name in file.categories)
     class_names = class_list(classes, categories, where=root)
     splits = _split(files, chosen, seed=seed)
     report = Report()
@@ -91,9 +83,6 @@ def read_coco(
     if not indexes:
         raise DataError(f"dataset.root={root}: no picture in any JSON. {DOWNLOAD_HELP}")
     return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
-
-
-# --- which files -------------------------------------------------------------------------------------------------
 
 
 def _choose_files(root: Path, chosen: dict[str, str | None]) -> dict[str, Path]:
@@ -107,11 +96,12 @@ def _choose_files(root: Path, chosen: dict[str, str | None]) -> dict[str, Path]:
     for split in (split for split, name in chosen.items() if name is None):
         fitting = [path for path in found if _split_of(root, path) == split]
         if len(fitting) > 1:
-            names = ", ".join(path.relative_to(root).as_posix() for path in fitting)
-            raise ConfigError(f"dataset.root={root}: several JSON files for {split}: {names}; give dataset.{split}_json=")
-        files.update({split: path for path in fitting})
+            names = ", ".join(str(path.relative_to(root)) for path in fitting)
+            raise ConfigError(f"dataset.root={root}: several JSON for {split}: {names}; give dataset.{split}_json=")
+        if fitting:
+            files[split] = fitting[0]
     if not files:
-        raise DataError(f"dataset.root={root}: no JSON for train, val or test; give dataset.train_json=. {DOWNLOAD_HELP}")
+        raise DataError(f"dataset.root={root}: no JSON of annotations; give dataset.train_json=. {DOWNLOAD_HELP}")
     return files
 
 
@@ -126,9 +116,9 @@ def _candidates(root: Path) -> list[Path]:
 def _split_of(root: Path, path: Path) -> str | None:
     """By the name of the file, or else of its folder."""
     for name in (path.stem.lower(), path.parent.relative_to(root).as_posix().lower()):
-        for split, words in _SPLIT_WORDS.items():
-            if any(word in name for word in words):
-                return split
+        split = next((split for split in ("train", "val", "test") if split in name), None)
+        if split is not None:
+            return split
     return None
 
 
@@ -141,21 +131,23 @@ def _picture_folders(root: Path, path: Path, split: str, images: str | None) -> 
     return [*inside, path.parent, root / "images", root]
 
 
-def _split(files: dict[str, _File], chosen: dict[str, str | None], *, seed: int) -> dict[str, list[_Picture]]:
-    names = {split: list(file.pictures) for split, file in files.items()}
+def _split(
+    files: dict[str, dict[str, _Picture]], chosen: dict[str, str | None], *, seed: int
+) -> dict[str, list[_Picture]]:
+    names = {split: list(pictures) for split, pictures in files.items()}
     if list(names) == ["train"] and chosen["val"] is None and chosen["test"] is None:
         names = seeded_split(names["train"], seed=seed)
     elif "train" in names and "val" not in names and chosen["val"] is None:
         names["train"], names["val"] = hold_out(names["train"], share=VALIDATION_SHARE, seed=seed)
-    return {split: [files.get(split, files.get("train")).pictures[n] for n in found] for split, found in names.items()}
+    owners = {split: files[split if split in files else "train"] for split in names}
+    return {split: [owners[split][name] for name in found] for split, found in names.items()}
 
 
-# --- one JSON ----------------------------------------------------------------------------------------------------
-
-
-def _parse(path: Path, *, folders: list[Path], root: Path) -> _File:
+def _parse(path: Path, folders: list[Path], *, root: Path, categories: set[str]) -> dict[str, _Picture]:
+    """The pictures by path; adds the names of all categories, used or not."""
     content = _load_json(path)
     names = _categories(path, content)
+    categories.update(names.values())
     by_id: dict[Any, _Picture] = {}
     by_path: dict[str, _Picture] = {}
     for number, item in enumerate(_entries(path, content, "images")):
@@ -168,7 +160,7 @@ def _parse(path: Path, *, folders: list[Path], root: Path) -> _File:
         by_id[item["id"]] = by_path[picture.path] = picture
     for number, item in enumerate(_entries(path, content, "annotations")):
         _add_box(item, f"{path}: annotation {_id(item, number)}", by_id, names)
-    return _File(by_path, list(names.values()))
+    return by_path
 
 
 def _load_json(path: Path) -> dict[str, Any]:
@@ -251,35 +243,38 @@ def _add_box(item: dict[str, Any], where: str, pictures: dict[Any, _Picture], na
     if name is None:
         raise DataError(f"{where}: category_id {item['category_id']!r} is not in categories; correct it or add it")
     x, y, width, height = _box(item.get("bbox"), where)
+    if item.get("iscrowd") not in (None, 0, 1):
+        raise DataError(f"{where}: iscrowd is {item['iscrowd']!r}; it must be 0 or 1")
     picture.boxes.append((x, y, width, height))
     picture.classes.append(name)
-    picture.crowd.append(item.get("iscrowd") not in (None, 0))
+    picture.crowd.append(item.get("iscrowd") == 1)
 
 
 def _box(value: object, where: str) -> list[float]:
     try:
         if isinstance(value, list) and len(value) == 4 and not any(isinstance(edge, str | bool) for edge in value):
             edges = [float(edge) for edge in value]
-            if all(math.isfinite(edge) for edge in edges):
+            if all(abs(edge) < _FAR_PX for edge in edges):  # false for NaN, too
                 return edges
     except (TypeError, OverflowError):
         pass
     raise DataError(f"{where}: bbox is {str(value)[:80]}; it must be four numbers: x, y, width, height in pixels")
 
 
-# --- to the index ------------------------------------------------------------------------------------------------
-
-
 def _index(
-    root: Path, pictures: Iterable[_Picture], *, class_names: tuple[str, ...], report: Report, strict: bool
+    root: Path, pictures: list[_Picture], *, class_names: tuple[str, ...], report: Report, strict: bool
 ) -> DetectionIndex:
     records, broken = [], []
-    for picture in (pictures := list(pictures)):
+    for picture in pictures:
         try:
             records.append(_record(root, picture, class_names, report))
         except DataError as error:
             broken.append((picture.path, str(error)))
     check_set_aside(broken, pictures=len(pictures), report=report)
+    others = Counter(name for picture in pictures for name in picture.classes if name not in class_names)
+    if others:
+        first = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
+        report.add(str(root), f"{others.total()} objects of classes not in dataset.classes left out: {first}")
     index = build_index(records, class_names=class_names, load=partial(_load, str(root)))
     return repair(index, report, strict=strict)
 
@@ -292,9 +287,6 @@ def _record(root: Path, picture: _Picture, class_names: tuple[str, ...], report:
     height, width = size = read_size(root / picture.path)
     if None not in picture.written_size and picture.written_size != size:
         report.add(picture.path, "size in the annotation differs from the picture's, which is used")
-    for name in picture.classes:
-        if name not in class_names:
-            report.add(picture.path, f"object of class {name!r} left out: not in dataset.classes")
     chosen = [row for row, name in enumerate(picture.classes) if name in class_names]
     boxes = [picture.boxes[row] for row in chosen]
     return PictureRecord(
