@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torchmetrics.detection import MeanAveragePrecision
 
 from ssd.structures import PADDING_LABEL, Batch, Detections
 
 _NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
+_Boxes = dict[str, Tensor]
 
 
-class DetectionMetrics(MeanAveragePrecision):
+class DetectionMetrics:
     """COCO average precision in original pixels (so that small, medium and large mean what they say).
 
-    Ignored objects count as COCO's crowds: what is detected there is neither right nor wrong.
+    Ignored objects count as COCO's crowds: what is detected there is neither right nor wrong. Pictures are kept by
+    their id until the end of the epoch, when the processes of a distributed run exchange them: their shares may be of
+    different sizes, and a picture counts once.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
-        super().__init__(backend="faster_coco_eval", extended_summary=True)
         self.class_names = tuple(class_names)
-        self.warn_on_many_detections = False
+        self._pictures: dict[str, tuple[_Boxes, _Boxes]] = {}
 
     def add(self, detections: Sequence[Detections], batch: Batch) -> None:
         """Takes in a batch: its detections (fractions) against its objects.
@@ -30,26 +32,34 @@ class DetectionMetrics(MeanAveragePrecision):
         Raises:
             ValueError: a box or score is not finite (the metric would count it as a hit).
         """
-        predicted, true = [], []
         for row, found in enumerate(detections):
-            height, width = batch.sizes[row]
-            scale = torch.stack((width, height, width, height))
-            if not bool((found.boxes.isfinite().all(dim=1) & found.scores.isfinite()).all()):
+            height, width = batch.sizes[row].tolist()
+            scale = torch.tensor([width, height, width, height])
+            boxes, scores = found.boxes.cpu(), found.scores.cpu()
+            if not bool(boxes.isfinite().all() and scores.isfinite().all()):
                 raise ValueError(f"{batch.ids[row]}: a detection is not finite")
-            real = batch.labels[row] != PADDING_LABEL
-            predicted.append({"boxes": found.boxes * scale, "scores": found.scores, "labels": found.labels})
-            true.append(
-                {
-                    "boxes": batch.boxes[row, real] * scale,
-                    "labels": batch.labels[row, real],
-                    "iscrowd": batch.ignore[row, real].long(),
-                }
-            )
-        self.update(predicted, true)
+            real = (batch.labels[row] != PADDING_LABEL).cpu()
+            predicted = {"boxes": boxes * scale, "scores": scores, "labels": found.labels.cpu()}
+            true = {
+                "boxes": batch.boxes[row].cpu()[real] * scale,
+                "labels": batch.labels[row].cpu()[real],
+                "iscrowd": batch.ignore[row].cpu()[real].long(),
+            }
+            self._pictures[batch.ids[row]] = (predicted, true)
 
     def results(self) -> dict[str, float]:
-        """`map`, `map_50`, ..., `map_class/<name>`; what has no ground truth is undefined and left out."""
-        computed = self.compute()
+        """`map`, `map_50`, ..., `map_class/<name>`; what has no ground truth is undefined and left out.
+
+        Starts anew afterwards.
+        """
+        pictures = dict(sorted(_gathered(self._pictures).items()))
+        self._pictures = {}
+        if not pictures:
+            return {}
+        metric = MeanAveragePrecision(backend="faster_coco_eval", extended_summary=True, sync_on_compute=False)
+        metric.warn_on_many_detections = False
+        metric.update([predicted for predicted, _ in pictures.values()], [true for _, true in pictures.values()])
+        computed = metric.compute()
         values = {name: computed[name] for name in _NAMES}
         values |= self._per_class(computed["precision"], computed["classes"])
         return {name: float(value) for name, value in values.items() if float(value) >= 0}
@@ -59,3 +69,12 @@ class DetectionMetrics(MeanAveragePrecision):
         table = precision[:, :, :, 0, -1].permute(2, 0, 1).flatten(1)
         names = (self.class_names[int(label)] for label in classes.flatten())
         return {f"map_class/{name}": row.mean() for name, row in zip(names, table, strict=True)}
+
+
+def _gathered(pictures: dict[str, tuple[_Boxes, _Boxes]]) -> dict[str, tuple[_Boxes, _Boxes]]:
+    """Those of all processes."""
+    if not distributed.is_initialized():
+        return pictures
+    shares: list[dict[str, tuple[_Boxes, _Boxes]]] = [{} for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(shares, pictures)
+    return {name: boxes for share in shares for name, boxes in share.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -47,7 +47,7 @@ class SSDModule(pl.LightningModule):
         self.model = model.to(memory_format=torch.channels_last)
         self.loss = loss
         self.postprocess = postprocess
-        self.metrics = nn.ModuleDict({stage: DetectionMetrics(model.class_names) for stage in ("val_", "test_")})
+        self.metrics = {stage: DetectionMetrics(model.class_names) for stage in ("val", "test")}
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._base_lr_multiplier = base_lr_multiplier
@@ -130,10 +130,7 @@ class SSDModule(pl.LightningModule):
     def _evaluate(self, stage: str, batch: Batch) -> None:
         predictions = self.model(batch.images)
         self._log_losses(stage, self._losses(predictions, batch), batch)
-        self._metrics(stage).add(self.postprocess(predictions, self.model.priors), batch)
-
-    def _metrics(self, stage: str) -> DetectionMetrics:
-        return cast(DetectionMetrics, self.metrics[f"{stage}_"])
+        self.metrics[stage].add(self.postprocess(predictions, self.model.priors), batch)
 
     def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> None:
         values = {
@@ -141,9 +138,10 @@ class SSDModule(pl.LightningModule):
             f"{stage}/loss_classification": losses.classification,
             f"{stage}/loss_localization": losses.localization,
         }
-        self.log_dict(values, batch_size=len(batch.ids), on_step=stage == "train", on_epoch=stage != "train")
+        training = stage == "train"
+        self.log_dict(
+            values, batch_size=len(batch.ids), on_step=training, on_epoch=not training, sync_dist=not training
+        )
 
     def _log_metrics(self, stage: str) -> None:
-        metrics = self._metrics(stage)
-        self.log_dict({f"{stage}/{name}": value for name, value in metrics.results().items()})
-        metrics.reset()
+        self.log_dict({f"{stage}/{name}": value for name, value in self.metrics[stage].results().items()})

@@ -47,7 +47,7 @@ def quiet_libraries() -> None:
         ".*smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-        ".*Trying to infer the `batch_size`.*",
+        ".*It is recommended to use `self.log\\(.*sync_dist=True.*",  # the metric is the same in every process
     ):
         warnings.filterwarnings("ignore", message=message)
 

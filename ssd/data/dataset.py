@@ -40,7 +40,7 @@ class DetectionDataset(Dataset[Sample]):
 
 
 class EpochSampler(Sampler[Key]):
-    """Yields (epoch, position), shuffled by (seed, epoch); each of `world_size` ranks takes its share, none padded."""
+    """Yields (epoch, position), shuffled by (seed, epoch); each of `world_size` ranks takes its share."""
 
     def __init__(self, length: int, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> None:
         self.length = length
@@ -55,18 +55,24 @@ class EpochSampler(Sampler[Key]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(range(self.rank, self._usable(), self.world_size))
+        return len(range(self.length)[self._mine()])
 
     def __iter__(self) -> Iterator[Key]:
         order = np.arange(self.length)
         if self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        for position in order[self.rank : self._usable() : self.world_size]:
+        for position in order[self._mine()]:
             yield self.epoch, int(position)
 
-    def _usable(self) -> int:
-        """Training ranks must take equally many steps; in validation no picture may be left out."""
-        return self.length - self.length % self.world_size if self.shuffle else self.length
+    def _mine(self) -> slice:
+        """Training ranks must take equally many steps; in validation no picture may be left out.
+
+        A rank that would get no picture takes the first one again, which the metric counts once: a rank without a
+        batch would keep the others waiting.
+        """
+        usable = self.length - self.length % self.world_size if self.shuffle else self.length
+        rank = self.rank if self.rank < usable else 0
+        return slice(rank, usable, self.world_size)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
