@@ -19,6 +19,7 @@ from ssd.structures import Batch
 
 _PLAIN_SECONDS = 30.0
 _SMOOTHING = 0.1
+_BAR_WIDTH = 12  # everything fits into 80 columns
 _BAR_STEPS = 5  # between readings of the loss, each of which waits for the device
 
 
@@ -46,7 +47,7 @@ class Progress(ProgressBar):
         if self._console.is_terminal:
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=_BAR_WIDTH),
                 TextColumn("{task.percentage:3.0f} %"),
                 TextColumn("{task.fields[status]}"),
                 TimeRemainingColumn(compact=True),
@@ -103,7 +104,7 @@ class Progress(ProgressBar):
 
     def _status(self) -> str:
         quality = "" if self._map is None else f"  mAP {self._map:.3f}"
-        return f"loss {self._loss:.3f}{quality}  {self._rate:.1f} img/s"
+        return f"loss {self._loss:.2f}{quality}  {self._rate:.0f} img/s"
 
     def _where(self, trainer: pl.Trainer) -> str:
         return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"
