@@ -154,7 +154,7 @@ def finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMod
     if datamodule.splits.test is not None:
         module = build_module(config, model)
         test = dict(trainer.test(module, datamodule, verbose=False)[0])
-    results.show(test or scores, model.class_names, splits=datamodule.splits, stage="test" if test else "val")
+    results.show(test or scores, model.class_names, stage="test" if test else "val")
     results.show_files(folder, best)
     results.log_hyperparameters(trainer, config, {"best/map": objective, **test})
     return objective

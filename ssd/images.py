@@ -38,6 +38,11 @@ def read_image(path: str | Path) -> Picture:
     return decode_image(_read_bytes(path), name=str(path))
 
 
+def read_below(root: str, path: str) -> Picture:
+    """`read_image` of a path below `root`; with `root` bound it is what an index calls to load its pictures."""
+    return read_image(Path(root, path))
+
+
 def decode_image(data: bytes, *, name: str) -> Picture:
     """The picture in `data`, the bytes of an image file; `name` is for the message of an error."""
     header = _open(data, name)

@@ -35,7 +35,7 @@ def load_base(backbone: Any, weights: str) -> str:
     """
     name = getattr(backbone, "name", type(backbone).__name__)
     if name not in _RENAMES:
-        raise ConfigError(f"backbone.weights={weights}: not known for {name}; use init_from")
+        raise ConfigError(f"backbone.weights={weights}: not known for {name}; leave it null")
     state: Any
     if weights == "imagenet":
         state = _download(name)

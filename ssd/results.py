@@ -48,7 +48,7 @@ def describe_data(splits: Splits) -> list[str]:
     return lines
 
 
-def show(scores: dict[str, float], class_names: tuple[str, ...], *, splits: Splits, stage: str) -> None:
+def show(scores: dict[str, float], class_names: tuple[str, ...], *, stage: str) -> None:
     """The results table; a class without objects has no score."""
     table = Table(title=f"{stage} results", title_justify="left")
     table.add_column("metric")

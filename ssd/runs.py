@@ -101,7 +101,7 @@ def _compare(saved: Any, now: Any) -> None:
     }
     for key, (old, new) in changes.items():
         if key.startswith(_FIXED):
-            raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run with init_from")
+            raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run")
         say(f"changed on resume: {key}: {old} -> {new}")
 
 

@@ -19,7 +19,7 @@ from ssd.data.index import DetectionIndex, PictureRecord, build_index
 from ssd.data.repair import Report, check_set_aside, repair
 from ssd.data.splits import VALIDATION_SHARE, Splits, class_list, hold_out, seeded_split
 from ssd.errors import ConfigError, DataError
-from ssd.images import Picture, read_image, read_size
+from ssd.images import read_below, read_size
 
 _DETECTION = "instances_"  # beside captions_, person_keypoints_, image_info_ in the official folder
 _FAR_PX = 1e9
@@ -275,12 +275,8 @@ def _index(
     if others:
         first = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
         report.add(str(root), f"{others.total()} objects of classes not in dataset.classes left out: {first}")
-    index = build_index(records, class_names=class_names, load=partial(_load, str(root)))
+    index = build_index(records, class_names=class_names, load=partial(read_below, str(root)))
     return repair(index, report, strict=strict)
-
-
-def _load(root: str, path: str) -> Picture:
-    return read_image(Path(root, path))
 
 
 def _record(root: Path, picture: _Picture, class_names: tuple[str, ...], report: Report) -> PictureRecord:

@@ -27,7 +27,7 @@ from ssd.data.index import DetectionIndex, PackedStrings
 from ssd.data.repair import Report, check_set_aside, repair
 from ssd.data.splits import Splits, class_list
 from ssd.errors import ConfigError, DataError
-from ssd.images import IMAGE_SUFFIXES, Picture, read_image, read_size
+from ssd.images import IMAGE_SUFFIXES, read_below, read_size
 
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}  # ours: theirs
 _FILES = ("{}-annotations-bbox.csv", "oidv6-{}-annotations-bbox.csv", "sub-{}-annotations-bbox.csv")
@@ -266,7 +266,7 @@ def _index(
     counts = np.bincount(picture[order], minlength=len(sizes))
     return DetectionIndex(
         class_names=class_names,
-        load=partial(_load, str(root)),
+        load=partial(read_below, str(root)),
         paths=PackedStrings.pack(paths[number] for number in sizes),
         ids=PackedStrings.pack(rows.ids[number] for number in sizes),
         sizes=np.array(list(sizes.values()), dtype=np.int32).reshape(-1, 2),
@@ -292,7 +292,3 @@ def _sizes(root: Path, paths: dict[int, str], report: Report) -> dict[int, tuple
             broken.append((path, str(error)))
     check_set_aside(broken, pictures=len(paths), report=report)
     return sizes
-
-
-def _load(root: str, path: str) -> Picture:
-    return read_image(Path(root, path))

@@ -23,7 +23,7 @@ from ssd.data.repair import Report, check_set_aside, repair
 from ssd.data.splits import Splits, class_list
 from ssd.data.voc_splits import DOWNLOAD_HELP, choose_splits
 from ssd.errors import DataError
-from ssd.images import IMAGE_SUFFIXES, Picture, read_image, read_size
+from ssd.images import IMAGE_SUFFIXES, read_below, read_size
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _FIRST_PIXEL = 1.0
@@ -177,12 +177,8 @@ def _index(
         except DataError as error:
             broken.append((annotation.picture, str(error)))
     check_set_aside(broken, pictures=len(annotations), report=report)
-    index = build_index(records, class_names=class_names, load=partial(_load, str(root)))
+    index = build_index(records, class_names=class_names, load=partial(read_below, str(root)))
     return repair(index, report, strict=strict)
-
-
-def _load(root: str, path: str) -> Picture:
-    return read_image(Path(root, path))
 
 
 def _record(root: Path, annotation: _Annotation, class_names: tuple[str, ...], report: Report) -> PictureRecord:
