@@ -11,7 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 from voc_files import HEIGHT, WIDTH, rules, write_picture
 
-from ssd.data.openimages import read_class_names, read_openimages, read_rows
+from ssd.data.openimages import read_openimages
+from ssd.data.openimages_rows import read_class_names, read_rows
 from ssd.data.splits import Splits
 from ssd.errors import ConfigError, DataError
 
@@ -127,7 +128,7 @@ def test_rows_of_a_picture_need_not_lie_together(tmp_path: Path) -> None:
 
 
 def test_many_rows_come_in_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssd.data.openimages._BLOCK", 256)
+    monkeypatch.setattr("ssd.data.openimages_rows._BLOCK", 256)
     path = write(
         tmp_path, "train", [row(f"{n // 3}", "PCAB"[n % 4], XMin=n / 1000) for n in range(300)], pictures=False
     )

@@ -1,0 +1,117 @@
+"""Self-contained HTML pages: tables, charts as SVG, pictures as data; nothing is fetched when one is opened."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment
+from markupsafe import Markup
+from PIL import Image
+
+from ssd.images import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_ENVIRONMENT = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+_PAGE = _ENVIRONMENT.from_string("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2330; background: #f5f6f8; margin: 0 auto; max-width: 1120px;
+  padding: 24px; }
+h1 { font-size: 26px; margin: 0 0 4px; }
+h2 { font-size: 19px; margin: 0 0 10px; }
+section { background: #fff; border: 1px solid #dfe3ea; border-radius: 8px; padding: 18px 22px; margin: 18px 0;
+  overflow-x: auto; }
+table { border-collapse: collapse; }
+th, td { padding: 4px 14px 4px 0; text-align: left; border-bottom: 1px solid #e8ebf0; vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+figure { display: inline-block; margin: 6px 10px 6px 0; vertical-align: top; }
+figure img { display: block; max-width: 100%; border-radius: 4px; }
+figcaption { font-size: 13px; color: #556; max-width: 340px; overflow-wrap: anywhere; }
+svg { max-width: 100%; height: auto; }
+.note { color: #556; }
+.warning { background: #fff4e0; border-left: 4px solid #e69a17; padding: 6px 12px; margin: 8px 0; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p class="note">{{ subtitle }}</p>
+{% for section in sections %}
+<section id="{{ section.id }}">
+<h2>{{ section.title }}</h2>
+{% for part in section.parts %}
+{{ part }}
+{% endfor %}
+</section>
+{% endfor %}
+</body>
+</html>
+""")
+_TABLE = _ENVIRONMENT.from_string("""<table>
+<tr>{% for name in header %}<th{{ classes[loop.index0] }}>{{ name }}</th>{% endfor %}</tr>
+{% for row in rows %}
+<tr>{% for cell in row %}<td{{ classes[loop.index0] }}>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>""")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A titled part of a page with its anchor. Parts are text, which is escaped, or what the functions here make."""
+
+    id: str
+    title: str
+    parts: Sequence[str]
+
+
+def page(title: str, *, subtitle: str, sections: Sequence[Section]) -> str:
+    """The whole page."""
+    return _PAGE.render(title=title, subtitle=subtitle, sections=sections)
+
+
+def paragraph(text: str, *, warning: bool = False) -> Markup:
+    """A line of text, or a warning that is seen."""
+    return Markup('<p class="{}">{}</p>').format("warning" if warning else "", text)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
+    """A table; columns that hold only numbers are set right, floats with three decimals, None as a dash."""
+    numeric = [
+        all(cell is None or isinstance(cell, int | float) for cell in column) for column in zip(*rows, strict=True)
+    ]
+    classes = [Markup(' class="number"') if right else "" for right in numeric or [False] * len(header)]
+    return Markup(_TABLE.render(header=header, rows=[map(_shown, row) for row in rows], classes=classes))
+
+
+def chart(figure: Figure) -> Markup:
+    """A matplotlib figure as SVG."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight")
+    return Markup(buffer.getvalue()[buffer.getvalue().index("<svg") :])
+
+
+def picture(image: Picture, *, caption: str = "", width: int = 320) -> Markup:
+    """A picture as an embedded JPEG, not wider than `width` pixels, with a line below."""
+    shown = Image.fromarray(image)
+    shown.thumbnail((width, width * 4))
+    buffer = io.BytesIO()
+    shown.save(buffer, format="JPEG", quality=85)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Markup('<figure><img alt="" src="data:image/jpeg;base64,{}"><figcaption>{}</figcaption></figure>').format(
+        data, caption
+    )
+
+
+def _shown(cell: object) -> object:
+    if cell is None:
+        return "-"
+    return f"{cell:.3f}" if isinstance(cell, float) else cell
