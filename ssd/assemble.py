@@ -75,7 +75,9 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool) -> pl.Tr
     precision = config.trainer.precision
     without_validation = {} if validates else {"limit_val_batches": 0}
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
-    callbacks += runs.checkpoint_callbacks(folder, validates=validates, minutes=config.save_every_minutes)
+    callbacks += runs.checkpoint_callbacks(
+        folder, validates=validates, minutes=config.save_every_minutes, steps=config.save_every_steps
+    )
     return instantiate(
         config.trainer,
         _convert_="all",

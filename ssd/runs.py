@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,11 @@ from ssd import checkpoint
 from ssd.command import OVERRIDES_FILE
 from ssd.errors import ConfigError
 from ssd.model import SSD
+from ssd.recovery import RecoveryPoint
 from ssd.results import say
 from ssd.runtime import is_first_process
 
+LAST = Path("checkpoints/last.ckpt")  # in a run's folder
 _CONFIG = ".hydra/config.yaml"
 _FIXED = ("seed", "image_size", "priors", "dataset.classes")
 
@@ -32,7 +33,7 @@ def claim(folder: Path, config: DictConfig) -> Path | None:
         ConfigError: the folder holds a run and this is no resume, or a resume changes what cannot change.
     """
     resolved = OmegaConf.to_container(config, resolve=True)
-    last = folder / "checkpoints" / "last.ckpt"
+    last = folder / LAST
     resume_from = last if config.resume is not None and last.exists() else None
     if not is_first_process():  # the first process has done the rest
         return resume_from
@@ -54,34 +55,30 @@ def check_resume(folder: Path, model: SSD) -> None:
     Raises:
         ConfigError: the class lists differ.
     """
-    last = folder / "checkpoints" / "last.ckpt"
+    last = folder / LAST
     if last.exists():
         known = tuple(checkpoint.read(last)[0]["class_names"])
         if known != model.class_names:
             raise ConfigError(f"resume: the run has classes {list(known)}, the data {list(model.class_names)}")
 
 
-def checkpoint_callbacks(folder: Path, *, validates: bool, minutes: float | None) -> list[Callback]:
-    """best.ckpt by val/map, and last.ckpt as the recovery point: after each epoch, and every `minutes`."""
-    shared: dict[str, Any] = {
-        "dirpath": folder / "checkpoints",
-        "auto_insert_metric_name": False,
-        "enable_version_counter": False,
-    }
-    callbacks: list[Callback] = []
-    if validates:
-        callbacks.append(ModelCheckpoint(**shared, filename="best", monitor="val/map", mode="max"))
-    callbacks.append(ModelCheckpoint(**shared, filename="last", every_n_epochs=1, save_on_train_epoch_end=True))
-    if minutes is not None:
-        interval = timedelta(minutes=minutes)
-        callbacks.append(ModelCheckpoint(**shared, filename="last", train_time_interval=interval))
-    return callbacks
+def checkpoint_callbacks(folder: Path, *, validates: bool, minutes: float | None, steps: int | None) -> list[Callback]:
+    """best.ckpt by val/map, and last.ckpt as the recovery point: after each epoch, and at the intervals."""
+    best = ModelCheckpoint(
+        dirpath=folder / "checkpoints",
+        filename="best",
+        monitor="val/map",
+        mode="max",
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+    return [*([best] if validates else []), RecoveryPoint(folder / LAST, minutes=minutes, steps=steps)]
 
 
 def best_checkpoint(folder: Path) -> Path:
     """best.ckpt, or last.ckpt of a run without validation."""
     best = folder / "checkpoints" / "best.ckpt"
-    return best if best.exists() else folder / "checkpoints" / "last.ckpt"
+    return best if best.exists() else folder / LAST
 
 
 def best_score(trainer: pl.Trainer) -> float | None:

@@ -46,6 +46,7 @@ def quiet_libraries() -> None:
         ".*does not have many workers.*",
         ".*smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*your dataloader is not resumable.*",  # it is: DetectionDataModule.state_dict
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*It is recommended to use `self.log\\(.*sync_dist=True.*",  # the metric is the same in every process
     ):

@@ -38,6 +38,7 @@ class Train:
     resume: str | None = MISSING
     objective: str = MISSING
     save_every_minutes: float | None = bounded(0, open_low=True)
+    save_every_steps: int | None = bounded(1)
 
 
 @dataclass

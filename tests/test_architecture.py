@@ -14,12 +14,13 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 # A module imports only from rows above its own.
 LAYERS = [
     {"errors"},
-    {"structures", "boxes", "runtime", "schedules", "csv_logger", "schemas"},
+    {"structures", "boxes", "runtime", "schedules", "csv_logger", "schemas", "cluster"},
     {"priors", "images", "layers", "config", "finite"},
     {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources"},
     {"losses", "postprocess", "model", "data"},
     {"metrics", "checkpoint", "results"},
-    {"module", "predictor", "pretrained", "runs"},
+    {"module", "predictor", "pretrained", "recovery"},
+    {"runs"},
     {"prediction", "assemble"},
 ]
 ENTRY_POINTS = {"download", "inspect", "evaluate", "export", "benchmark", "import_weights"}  # python -m ssd.NAME

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,6 +17,8 @@ from ssd.data.dataset import DetectionDataset, EpochSampler, collate
 from ssd.data.splits import Splits
 from ssd.errors import MachineError
 from ssd.structures import Batch
+
+_GRACE_SECONDS = 30
 
 
 class DetectionDataModule(pl.LightningDataModule):
@@ -50,6 +53,7 @@ class DetectionDataModule(pl.LightningDataModule):
         self._read = read
         self._prepare = prepare
         self._splits: Splits | None = None
+        self._go_on = {"epoch": 0, "samples": 0}
 
     def prepare_data(self) -> None:
         if self._prepare is not None and self._splits is None:
@@ -88,6 +92,8 @@ class DetectionDataModule(pl.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
+        if training:
+            sampler.go_on(**self._go_on)
         return DataLoader(
             cast(Dataset[Batch], DetectionDataset(index, augmentation, seed=self.seed)),
             batch_size=self.batch_size,
@@ -97,8 +103,20 @@ class DetectionDataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             drop_last=training and len(sampler) >= self.batch_size,
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_prepare_worker,
+            generator=torch.Generator(),  # the seeds of workers must not cost the network random numbers
         )
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the training is: the epoch, and how many samples of it each rank has used."""
+        progress = self.trainer.fit_loop.state_dict()  # type: ignore[union-attr]
+        epochs = progress["epoch_progress"]["current"]
+        in_epoch = epochs["started"] > epochs["processed"]
+        batches = progress["epoch_loop.batch_progress"]["current"]["processed"] if in_epoch else 0
+        return {"epoch": epochs["processed"], "samples": batches * self.batch_size}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._go_on = dict(state_dict)
 
     def on_exception(self, exception: BaseException) -> None:
         """Says what to do when a worker was killed or shared memory is full."""
@@ -110,7 +128,12 @@ class DetectionDataModule(pl.LightningDataModule):
             ) from exception
 
 
-def _one_thread(_worker: int) -> None:
-    """The cores belong to the training; a worker that starts threads of its own slows both."""
+def _prepare_worker(_worker: int) -> None:
+    """One thread: the cores belong to the training. Signals are for the main process, which has a step to end.
+
+    A worker that nobody stops within _GRACE_SECONDS of a SIGTERM leaves by itself.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))

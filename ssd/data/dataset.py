@@ -49,6 +49,12 @@ class EpochSampler(Sampler[Key]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self._done = (0, 0)
+
+    def go_on(self, epoch: int, samples: int) -> None:
+        """Leaves out this rank's first `samples` of `epoch`, which an interrupted run has used."""
+        self.epoch = epoch
+        self._done = epoch, samples
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
@@ -61,8 +67,9 @@ class EpochSampler(Sampler[Key]):
         order = np.arange(self.length)
         if self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        for position in order[self._mine()]:
-            yield self.epoch, int(position)
+        epoch, (done_epoch, done) = self.epoch, self._done
+        for position in order[self._mine()][done if epoch == done_epoch else 0 :]:
+            yield epoch, int(position)
 
     def _mine(self) -> slice:
         """Training ranks must take equally many steps; in validation no picture may be left out.
