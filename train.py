@@ -27,7 +27,7 @@ def train(config: DictConfig) -> float | None:
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    resume_from = runs.claim(folder, config)
+    resumed = runs.claim(folder, config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     assemble.check_fit(config)
@@ -36,11 +36,14 @@ def train(config: DictConfig) -> float | None:
     for line in results.describe_data(datamodule.splits):
         results.say(line)
     model = assemble.build_model(config, datamodule.class_names)
-    runs.check_resume(folder, model)
+    if resumed is not None:
+        runs.check_classes(resumed, model)
     module = assemble.build_module(config, model)
-    trainer = assemble.build_trainer(config, folder, validates=datamodule.splits.val is not None)
+    trainer = assemble.build_trainer(
+        config, folder, validates=datamodule.splits.val is not None, first_step=resumed.step if resumed else None
+    )
 
-    trainer.fit(module, datamodule, ckpt_path=resume_from)
+    trainer.fit(module, datamodule, ckpt_path=resumed.checkpoint if resumed else None)
     return finish(config, trainer, datamodule, folder)
 
 

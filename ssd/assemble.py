@@ -70,8 +70,8 @@ def build_module(config: DictConfig, model: SSD) -> SSDModule:
     )
 
 
-def build_trainer(config: DictConfig, folder: Path, *, validates: bool) -> pl.Trainer:
-    """Lightning's Trainer with our checkpoints."""
+def build_trainer(config: DictConfig, folder: Path, *, validates: bool, first_step: int | None = None) -> pl.Trainer:
+    """Lightning's Trainer with our checkpoints; a run that is resumed at `first_step` logs nothing twice."""
     precision = config.trainer.precision
     without_validation = {} if validates else {"limit_val_batches": 0}
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
@@ -83,10 +83,15 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool) -> pl.Tr
         _convert_="all",
         precision=runtime.quick_precision() if precision == "auto" else precision,
         callbacks=callbacks,
-        logger=[instantiate(logger) for logger in config.logger.values()],
+        logger=[_build_logger(logger, first_step) for logger in config.logger.values()],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
         use_distributed_sampler=False,
         enable_model_summary=False,
         **without_validation,
     )
+
+
+def _build_logger(config: DictConfig, first_step: int | None) -> Any:
+    ours = config._target_.endswith(("TensorBoardLogger", "CsvLogger"))  # they can drop what a lost part has logged
+    return instantiate(config, **({"purge_step": first_step} if ours and first_step is not None else {}))

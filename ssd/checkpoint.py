@@ -6,6 +6,7 @@ enough to predict. `.ckpt` is Lightning's, with optimizer and loops; `model.safe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -20,11 +21,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ssd.errors import CheckpointError
+from ssd.errors import CheckpointError, MachineError
 from ssd.files import write_atomically
 from ssd.model import SSD, build
 
 _RECIPE = "recipe"
+_CHECKSUM = "sha256"
+_MAX_BYTES = 16 * 2**30
+_DAMAGE = (
+    RuntimeError,  # RecursionError is one
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    OSError,
+    zipfile.BadZipFile,
+)
 _PREFIX = "model."  # the network inside the LightningModule
 
 
@@ -36,9 +53,11 @@ def load(path: str | Path) -> SSD:
     """
     recipe, state = read(path)
     try:
+        with torch.device("meta"):  # a hostile recipe gets no memory before its shapes are those of the weights
+            check_shapes(build(recipe), state, name=str(path))
         model = build(recipe)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     fill(model, state, name=str(path))
     return model.eval()
 
@@ -64,22 +83,24 @@ def load_file(path: str | Path) -> Any:
     """What `torch.save` wrote: tensors and plain types only; objects are refused, not run.
 
     Raises:
-        CheckpointError: damaged, or holds objects.
+        CheckpointError: damaged, too large, or holds objects.
     """
+    path = Path(path)
     try:
+        _check_archive(path)
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # about unusual pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: refused: {_first_line(error)}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise CheckpointError(f"{path}: not a checkpoint, or damaged: {_first_line(error)}") from error
 
 
-def fill(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
-    """Copies weights into a network of exactly these names and shapes.
+def check_shapes(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
+    """Compares names and shapes of weights with those of a network.
 
     Raises:
-        CheckpointError: a name or shape differs, or a value is not finite.
+        CheckpointError: one differs.
     """
     own = model.state_dict()
     differing = [key for key in own.keys() | state.keys() if _shape(own, key) != _shape(state, key)]
@@ -89,6 +110,15 @@ def fill(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
             f"{name}: {key} has shape {_shape(state, key)}, the network {_shape(own, key)} "
             f"({len(differing)} of {len(own)} differ)"
         )
+
+
+def fill(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
+    """Copies weights into a network of exactly these names and shapes.
+
+    Raises:
+        CheckpointError: a name or shape differs, or a value is not finite.
+    """
+    check_shapes(model, state, name=name)
     for key, value in state.items():
         if not bool(value.isfinite().all()):
             raise CheckpointError(f"{name}: {key} holds NaN or infinity; use an earlier checkpoint")
@@ -96,9 +126,9 @@ def fill(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
 
 
 def save_release(model: SSD, path: Path) -> None:
-    """Writes weights and recipe as safetensors."""
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    data = save(state, metadata={_RECIPE: json.dumps(model.recipe())})
+    """Writes weights, recipe and a checksum of the weights as safetensors."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    data = save(state, metadata={_RECIPE: json.dumps(model.recipe()), _CHECKSUM: _checksum(state)})
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
@@ -108,7 +138,13 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
-        write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+        path = Path(path)
+        try:
+            write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+        except (OSError, RuntimeError) as error:  # the second is how torch says that the disk is full
+            raise MachineError(
+                f"{path}: cannot be written: {_reason(error)}; what was saved before is intact"
+            ) from error
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
@@ -121,11 +157,16 @@ class AtomicCheckpointIO(CheckpointIO):
 
 def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
     try:
+        _check_size(path)
         with safe_open(path, framework="pt") as file:
-            recipe = json.loads((file.metadata() or {}).get(_RECIPE, "null"))
-            return recipe, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, ValueError, OSError) as error:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        recipe = json.loads(metadata.get(_RECIPE, "null"))
+    except (SafetensorError, *_DAMAGE) as error:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged: {_first_line(error)}") from error
+    if metadata.get(_CHECKSUM, "") not in ("", _checksum(state)):
+        raise CheckpointError(f"{path}: damaged: the weights have another checksum; copy the file again")
+    return recipe, state
 
 
 def _read_lightning(path: Path) -> tuple[Any, dict[str, Tensor]]:
@@ -134,6 +175,39 @@ def _read_lightning(path: Path) -> tuple[Any, dict[str, Tensor]]:
         raise CheckpointError(f"{path}: has no recipe, so it is no checkpoint of this program")
     weights = content["state_dict"].items()
     return content.get(_RECIPE), {name[len(_PREFIX) :]: value for name, value in weights if name.startswith(_PREFIX)}
+
+
+def _check_archive(path: Path) -> None:
+    """`torch.save` stores without compression, so an archive that would grow is none of its."""
+    _check_size(path)
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("compressed, which torch.save never does")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its entries are larger than the file")
+        if (damaged := archive.testzip()) is not None:  # torch.load takes flipped bits
+            raise ValueError(f"{damaged} has another checksum; copy the file again")
+
+
+def _check_size(path: Path) -> None:
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path.stat().st_size / 2**30:.0f} GiB; at most {_MAX_BYTES / 2**30:.0f} are read")
+
+
+def _checksum(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names and bytes of the weights."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "the disk is full"
 
 
 def _shape(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from ssd import cluster
 from ssd.config import check_ranges, register
 from ssd.errors import ConfigError, MachineError, SSDError
 
@@ -28,6 +29,7 @@ OVERRIDES_FILE = ".hydra/overrides.yaml"  # in a run's folder
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 _INTERRUPTED = 130
+_UNSAFE = re.compile(r"_target_|^[+~]*hydra|^[+~]*logger\.")  # calls, other configurations, files elsewhere
 _MEMORY_SIGNS = ("can't allocate memory", "out of memory", "not enough memory")
 
 
@@ -47,7 +49,8 @@ def run(main: Callable[[DictConfig], object], *, config_name: str) -> None:
 
     checked.__module__ = "__main__"
     try:
-        sys.argv = with_saved_overrides(sys.argv)
+        if config_name == "train":
+            sys.argv = with_saved_overrides(sys.argv)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
@@ -60,19 +63,35 @@ def run(main: Callable[[DictConfig], object], *, config_name: str) -> None:
 def with_saved_overrides(argv: list[str]) -> list[str]:
     """The command line of a run that is resumed: the saved overrides, then those given now, in the run's folder.
 
+    A cluster job that was put back into the queue resumes its run by itself.
+
     Raises:
-        ConfigError: `resume=` names a folder that holds no run.
+        ConfigError: `resume=` names a folder that holds no run, or one whose overrides name code to call.
     """
     given = [argument for argument in argv[1:] if not argument.startswith("resume=")]
-    folder = next((argument.removeprefix("resume=") for argument in argv[1:] if argument.startswith("resume=")), "null")
-    if folder in ("", "null"):
+    named = next((argument.removeprefix("resume=") for argument in argv[1:] if argument.startswith("resume=")), None)
+    folder = named if named is not None else cluster.requeued_run()
+    if folder in (None, "", "null"):
         return argv
     saved = Path(folder, OVERRIDES_FILE)
     if not saved.is_file():
         raise ConfigError(f"resume={folder}: no run there ({saved} is missing)")
-    replaced = {argument.lstrip("+~").partition("=")[0] for argument in given}
-    kept = [line for line in OmegaConf.load(saved) if str(line).lstrip("+~").partition("=")[0] not in replaced]
-    return [argv[0], *map(str, kept), *given, f"resume={folder}", f"hydra.run.dir={folder}"]
+    lines = [str(line) for line in OmegaConf.load(saved)]
+    for line in lines:
+        if _UNSAFE.search(line):
+            raise ConfigError(f"{saved}: {line}: not taken from a file; give it on the command line if you trust it")
+    replaced = {_key(argument) for argument in given}
+    return [
+        argv[0],
+        *(line for line in lines if _key(line) not in replaced),
+        *given,
+        f"resume={folder}",
+        f"hydra.run.dir={folder}",
+    ]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _leave(error: Exception, config_name: str) -> NoReturn:
@@ -86,27 +105,26 @@ def _leave(error: Exception, config_name: str) -> NoReturn:
 
 def explain(error: BaseException, *, config_name: str) -> tuple[int, str | None]:
     """(exit code, one line) for an error; no line for a bug of ours."""
-    cause = _ours(error)
-    if cause is not None:
-        return cause.exit_code, _one_line(str(cause))
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, SSDError):
+            return cause.exit_code, _one_line(str(cause))
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return MachineError.exit_code, f"{cause.filename or 'output'}: the disk is full; free some space"
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return MachineError.exit_code, f"{cause.filename}: no permission to write here ({cause.strerror})"
     if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
         return ConfigError.exit_code, _explain_config(error, config_name)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MachineError.exit_code, f"{error.filename or 'output'}: the disk is full; free some space"
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return MachineError.exit_code, f"{error.filename}: no permission to write here ({error.strerror})"
     if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _MEMORY_SIGNS):
         return MachineError.exit_code, "out of memory: halve batch_size (or image_size)"
     return 1, None
 
 
-def _ours(error: BaseException | None) -> SSDError | None:
-    """The first error of ours in the chain of causes."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        if isinstance(error, SSDError):
-            return error
+        yield error
         error = error.__cause__ or error.__context__
-    return None
 
 
 def _one_line(text: str) -> str:

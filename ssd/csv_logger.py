@@ -6,6 +6,7 @@ Lightning's CSVLogger deletes the file of an earlier run in the same folder, and
 from __future__ import annotations
 
 import csv
+import io
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,23 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from ssd.files import write_atomically
+
 
 class CsvLogger(Logger):
-    """Appends to `path`; the file is written anew when a metric of a new name comes."""
+    """Appends to `path`; the file is written anew when a metric of a new name comes.
 
-    def __init__(self, *, path: str) -> None:
+    Args:
+        path: the file.
+        purge_step: rows from this step on are dropped first: a resumed run does these steps again.
+    """
+
+    def __init__(self, *, path: str, purge_step: int | None = None) -> None:
         super().__init__()
         self._path = Path(path)
         self._columns: list[str] = []
+        if purge_step is not None:
+            self._purge(purge_step)
 
     @property
     def name(self) -> str:
@@ -45,7 +55,9 @@ class CsvLogger(Logger):
             with self._path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         else:
-            self._rewrite(row)
+            columns, rows = self._rows()
+            self._columns = ["step", "epoch", *sorted({*columns, *row} - {"step", "epoch"})]
+            self._write([*rows, row])
 
     def _rows(self) -> tuple[list[str], list[dict[str, Any]]]:
         if not self._path.exists():
@@ -54,11 +66,15 @@ class CsvLogger(Logger):
             reader = csv.DictReader(file)
             return list(reader.fieldnames or []), list(reader)
 
-    def _rewrite(self, row: dict[str, Any]) -> None:
-        columns, rows = self._rows()
-        self._columns = ["step", "epoch", *sorted({*columns, *row} - {"step", "epoch"})]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows([*rows, row])
+    @rank_zero_only
+    def _purge(self, first: int) -> None:
+        self._columns, rows = self._rows()
+        if rows:
+            self._write([row for row in rows if row["step"].isdigit() and int(row["step"]) < first])
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self._path, lambda temporary: temporary.write_text(text.getvalue(), newline=""))

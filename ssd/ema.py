@@ -36,7 +36,9 @@ class EMA(pl.Callback):
         if not self._average:
             self._average = _copy(pl_module.state_dict())
         self._average = {name: value.to(pl_module.device) for name, value in self._average.items()}
-        self._last_step = trainer.global_step
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last_step = trainer.global_step  # in on_fit_start that of a resumed run is not known yet
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:

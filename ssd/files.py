@@ -23,6 +23,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     flush(path.parent)
 
 
+def sweep(folder: Path) -> None:
+    """Removes what killed writers have left behind; call it while nobody else writes there."""
+    for temporary in folder.glob(f".*{_TEMPORARY}"):
+        temporary.unlink(missing_ok=True)
+
+
 def flush(path: Path) -> None:
     """Waits until a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

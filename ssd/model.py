@@ -17,6 +17,7 @@ from ssd.priors import PriorSpec
 from ssd.structures import Predictions
 
 RECIPE_VERSION = 1
+_MAX_IMAGE_SIZE = 4096
 
 Freeze = Literal["nothing", "base", "all_but_heads"]
 
@@ -110,13 +111,18 @@ def build(recipe: dict[str, Any]) -> SSD:
     if version != RECIPE_VERSION:
         raise CheckpointError(f"recipe version {version}: this program reads version {RECIPE_VERSION}; update it")
     try:
+        if not (isinstance(recipe["image_size"], int) and 32 <= recipe["image_size"] <= _MAX_IMAGE_SIZE):
+            raise CheckpointError(f"image_size {recipe['image_size']!r}: must be from 32 to {_MAX_IMAGE_SIZE}")
+        names = recipe["class_names"]
+        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+            raise CheckpointError("class_names: must be a list of text")
         backbone = recipe["backbone"]
         if backbone["name"] not in BACKBONES:
             raise CheckpointError(f"backbone {backbone['name']!r} is not one of {', '.join(BACKBONES)}")
         return SSD(
             BACKBONES[backbone["name"]](**backbone["arguments"]),
             PriorSpec(**recipe["priors"]),
-            class_names=recipe["class_names"],
+            class_names=names,
             image_size=recipe["image_size"],
         )
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
-from ssd import checkpoint
+from ssd import checkpoint, cluster
 from ssd.command import OVERRIDES_FILE
-from ssd.errors import ConfigError
+from ssd.errors import CheckpointError, ConfigError
+from ssd.files import sweep, write_atomically
 from ssd.model import SSD
 from ssd.recovery import RecoveryPoint
 from ssd.results import say
@@ -20,46 +24,80 @@ from ssd.runtime import is_first_process
 
 LAST = Path("checkpoints/last.ckpt")  # in a run's folder
 _CONFIG = ".hydra/config.yaml"
+_locks: list[FileLock] = []
 _FIXED = ("seed", "image_size", "priors", "dataset.classes")
 
 
-def claim(folder: Path, config: DictConfig) -> Path | None:
-    """Writes the resolved configuration into a run's folder; on resume, says what differs from the saved one.
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What a run goes on from: the recovery point, its optimizer steps, and its classes."""
 
-    Returns:
-        The checkpoint to go on from, on resume.
+    checkpoint: Path
+    step: int
+    class_names: tuple[str, ...]
+
+
+def claim(folder: Path, config: DictConfig) -> Resumed | None:
+    """Takes a run's folder for this process, and writes the resolved configuration into it.
+
+    On resume, says what differs from the saved one; the folder of a run that was stopped before its first recovery
+    point starts at step 0.
 
     Raises:
-        ConfigError: the folder holds a run and this is no resume, or a resume changes what cannot change.
+        ConfigError: the folder holds a run and this is no resume, another process is training in it, or a resume
+            changes what cannot change.
+        CheckpointError: the recovery point is damaged.
+        MachineError: nothing can be written there.
     """
-    resolved = OmegaConf.to_container(config, resolve=True)
+    if is_first_process():
+        _claim(folder, config)
     last = folder / LAST
-    resume_from = last if config.resume is not None and last.exists() else None
-    if not is_first_process():  # the first process has done the rest
-        return resume_from
+    if config.resume is None or not last.exists():
+        return None
+    content = checkpoint.load_file(last)
+    try:
+        return Resumed(last, int(content["global_step"]), tuple(content["recipe"]["class_names"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{last}: no recovery point of this program; resume another run") from error
+
+
+def _claim(folder: Path, config: DictConfig) -> None:
+    resolved = OmegaConf.to_container(config, resolve=True)
     if config.resume is None:
-        if (folder / _CONFIG).exists() or (folder / "checkpoints").exists():
+        if (folder / OVERRIDES_FILE).exists() or any((folder / "checkpoints").glob("*.ckpt")):
             raise ConfigError(f"{folder} holds a run; choose another hydra.run.dir, or go on with resume={folder}")
     else:
         _compare(OmegaConf.to_container(OmegaConf.load(folder / _CONFIG)), resolved)
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(resolved), folder / _CONFIG)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    _lock(folder)
+    for part in (folder, folder / "checkpoints", folder / ".hydra"):
+        sweep(part)
     overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
-    OmegaConf.save(OmegaConf.create(overrides), folder / OVERRIDES_FILE)
-    return resume_from
+    for name, content in ((_CONFIG, resolved), (OVERRIDES_FILE, overrides)):
+        write_atomically(folder / name, partial(OmegaConf.save, OmegaConf.create(content)))
+    cluster.remember(folder)
 
 
-def check_resume(folder: Path, model: SSD) -> None:
+def _lock(folder: Path) -> None:
+    """Held until this process ends, however it ends."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"{folder}: another process is training here; wait for it, or stop it") from error
+    _locks.append(lock)
+
+
+def check_classes(resumed: Resumed, model: SSD) -> None:
     """The data of a resumed run must still have the classes that the checkpoint knows.
 
     Raises:
         ConfigError: the class lists differ.
     """
-    last = folder / LAST
-    if last.exists():
-        known = tuple(checkpoint.read(last)[0]["class_names"])
-        if known != model.class_names:
-            raise ConfigError(f"resume: the run has classes {list(known)}, the data {list(model.class_names)}")
+    if resumed.class_names != model.class_names:
+        raise ConfigError(
+            f"resume: the run has classes {list(resumed.class_names)}, the data {list(model.class_names)}"
+        )
 
 
 def checkpoint_callbacks(folder: Path, *, validates: bool, minutes: float | None, steps: int | None) -> list[Callback]:

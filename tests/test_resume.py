@@ -148,5 +148,12 @@ def check(case: str, folder: Path, *, every: int) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_point(case: str, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_one_that_never_stopped(case: str, tmp_path: Path) -> None:
+    check(case, tmp_path, every=9)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("case", CASES)
+def test_from_every_step(case: str, tmp_path: Path) -> None:
     check(case, tmp_path, every=1)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -166,9 +165,11 @@ def test_a_sweep_gives_each_job_a_folder_and_returns_the_objective(tmp_path: Pat
 
 def test_help_answers_quickly(tmp_path: Path) -> None:
     run(tmp_path, "train.py", "--help")  # fills the page cache
-    start = time.perf_counter()
+    before = os.times()
     done = run(tmp_path, "train.py", "--help")
-    assert time.perf_counter() - start < 5  # about 1 second on a free machine
+    after = os.times()
+    seconds = after.children_user - before.children_user + after.children_system - before.children_system
+    assert seconds < 3  # of processor time: on a busy machine the clock says nothing; about 1
     assert "dataset" in done.stdout
     imported = subprocess.run(
         [sys.executable, "-c", "import sys, ssd.command; print('torch' in sys.modules)"],
