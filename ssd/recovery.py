@@ -22,7 +22,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from ssd import cluster
-from ssd.results import say
+from ssd.results import from_here, say
 
 _RNG = "rng"
 _NOT_STARTED = {"ready": 1, "started": 1, "processed": 0, "completed": 0}  # to Lightning: stopped in a validation
@@ -146,7 +146,11 @@ class RecoveryPoint(Checkpoint):
     def _leave(self, trainer: pl.Trainer) -> None:
         number = signal.Signals(self._signal or signal.SIGTERM)  # of another process of the run
         folder = self.path.parent.parent
-        saved = f"saved; go on with resume={folder}" if self.path.exists() else "nothing to save yet"
+        saved = (
+            f"saved; go on with: python train.py resume={from_here(folder)}"
+            if self.path.exists()
+            else "nothing to save yet"
+        )
         say(f"stopped by {number.name} at step {trainer.global_step}: {saved}")
         if number in cluster.requeue_signals() and trainer.is_global_zero:
             cluster.requeue()

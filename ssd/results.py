@@ -32,6 +32,12 @@ def say(line: str) -> None:
         _log.info(line)
 
 
+def from_here(path: Path) -> Path:
+    """The path as a user in the current folder would write it."""
+    path = path.resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def describe_data(splits: Splits) -> list[str]:
     """Pictures and boxes of each split, what was mended, and classes without an object."""
     lines = []
@@ -69,8 +75,7 @@ def show(scores: dict[str, float], class_names: tuple[str, ...], *, stage: str) 
 
 def show_files(folder: Path, best: Path) -> None:
     """Where everything is, and what to do next."""
-    shown = Path(folder).resolve()
-    shown = shown.relative_to(Path.cwd()) if shown.is_relative_to(Path.cwd()) else shown
+    shown = from_here(folder)
     say(f"written to {shown}:")
     for name, what in (
         (best.relative_to(folder), "best weights, with what a resumed run needs"),

@@ -43,6 +43,7 @@ def start(folder: Path, *arguments: str, environment: dict[str, str] | None = No
 def _train(folder: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
     os.chdir(folder)
     os.setpgid(0, 0)
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a process of its own
     os.environ.update(environment)
     output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)

@@ -107,7 +107,7 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
     output = (tmp_path / "output").read_text()
     assert process.exitcode == code, output
     assert f"stopped by {number.name} at step" in output
-    assert "go on with resume=run" in output
+    assert "go on with: python train.py resume=run" in output
     assert "Traceback" not in output
     stopped = checkpoint.load_file(tmp_path / "run/checkpoints/last.ckpt")["global_step"]
     assert 4 < stopped < STEPS
