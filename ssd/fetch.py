@@ -258,11 +258,18 @@ def _accept(response: BaseHTTPResponse) -> None:
         return
     reason = f"{status} {responses.get(status, '')}".strip()
     if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        seconds = _RETRIES.parse_retry_after(response.headers.get("Retry-After", "0"))
-        raise _AgainError(reason, wait_s=min(seconds, _MAX_PAUSE_S))
+        raise _AgainError(reason, wait_s=_asked_to_wait(response))
     if status in _WRONG_RANGE:
         raise DataError(reason)
     raise _RefusedError(reason)
+
+
+def _asked_to_wait(response: BaseHTTPResponse) -> float:
+    """Seconds until the server wants to be asked again."""
+    try:
+        return min(_MAX_PAUSE_S, _RETRIES.parse_retry_after(response.headers.get("Retry-After", "0")))
+    except exceptions.InvalidHeader:
+        return 0.0
 
 
 def _strong_validator(response: BaseHTTPResponse) -> str:
