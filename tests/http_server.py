@@ -31,6 +31,8 @@ class FaultyServer(ThreadingHTTPServer):
         self.connections = 0
         self.retry_after = "0"
         self.pause_s = 0.0  # before each answer
+        self.gate = threading.Event()  # while it is not set, no answer comes
+        self.gate.set()
         self.ranges = True
 
     @property
@@ -70,6 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         server.requests.append((self.path, self.headers.get("Range")))
         time.sleep(server.pause_s)
+        server.gate.wait()
         body = server.files.get(self.path)
         fault = next(server.faults.get(self.path, iter(())), None)
         if fault == "reset":
