@@ -10,10 +10,9 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.client import responses
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -21,17 +20,15 @@ import urllib3
 from urllib3 import BaseHTTPResponse, exceptions
 from urllib3.util import Retry, Timeout, make_headers, parse_url
 
+from ssd import answers
+from ssd.answers import AgainError, RefusedError
 from ssd.errors import ConfigError, DataError, MachineError
 from ssd.files import flush
 from ssd.meter import Meter
 
 _CHUNK = 1 << 16  # bytes
 _BACKOFF_S = 0.5  # the first pause; each further one is twice as long
-_MAX_PAUSE_S = 120.0  # however long the server asks for
 _HOST_DOWN = 10  # files given up in a row
-_LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
-_WRONG_RANGE = (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
-_NO_CONNECTION = (exceptions.ConnectTimeoutError, exceptions.SSLError, exceptions.ProxyError)
 _RETRIES = Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5)  # all but redirects are counted here
 _HEADERS = {"User-Agent": "ssd-detector", "Accept-Encoding": "identity"}  # ranges count the bytes of the file itself
 
@@ -78,19 +75,6 @@ def fetch_all(
         return {}
     with Meter(title, total=len(files)) as meter:
         return _Job(files, network, meter=meter, max_bytes=max_bytes, check=check).run()
-
-
-class _AgainError(Exception):
-    """A try failed in a way that may pass."""
-
-    def __init__(self, reason: str, *, wait_s: float = 0.0, connected: bool = True) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
-        self.connected = connected
-
-
-class _RefusedError(Exception):
-    """Every try would end like this one."""
 
 
 class _Job:
@@ -152,17 +136,20 @@ class _Job:
                 self._try(file)
                 self._given_up_in_a_row = 0
                 return
-            except _RefusedError as error:
+            except RefusedError as error:
+                _forget(file.path)
                 self._given_up_in_a_row = 0
                 self._failed[file.path] = str(error)
                 return
-            except _AgainError as error:
+            except AgainError as error:
+                if not error.keep:
+                    _forget(file.path)
                 if number == self._network.tries:
                     self._give_up(file, error, host_answered=self._answers > answers_before)
                 elif self._stop.wait(max(error.wait_s, _BACKOFF_S * 2 ** (number - 1) * random.uniform(0.5, 1.5))):
                     return
 
-    def _give_up(self, file: RemoteFile, error: _AgainError, *, host_answered: bool) -> None:
+    def _give_up(self, file: RemoteFile, error: AgainError, *, host_answered: bool) -> None:
         self._failed[file.path] = str(error)
         self._given_up_in_a_row += 1
         if self._given_up_in_a_row >= _HOST_DOWN or not (error.connected or host_answered):
@@ -170,32 +157,25 @@ class _Job:
             raise MachineError(f"{host}: {error}, {self._network.tries} times; check the connection and the address")
 
     def _try(self, file: RemoteFile) -> None:
-        partial, validator = _beside(file.path)
-        start = partial.stat().st_size if partial.is_file() and validator.is_file() else 0
-        headers = {"Range": f"bytes={start}-", "If-Range": validator.read_text()} if start else {}
+        partial, tag = _beside(file.path)
+        start = partial.stat().st_size if partial.is_file() and tag.is_file() else 0
+        headers = _HEADERS | ({"Range": f"bytes={start}-", "If-Range": tag.read_text()} if start else {})
         try:
-            with self._connections.request(
-                "GET", file.url, headers=_HEADERS | headers, preload_content=False
-            ) as response:
+            with self._connections.request("GET", file.url, headers=headers, preload_content=False) as response:
                 self._answers += 1
-                if not _goes_on(response, start):
-                    _accept(response)
+                if not answers.is_rest(response, start=start):
                     _forget(file.path)
-                    if tag := _strong_validator(response):
-                        validator.write_text(tag)
+                    if text := answers.validator(response):
+                        tag.write_text(text)
                 self._receive(response, file, partial)
             self._check(partial)
             flush(partial)
             partial.replace(file.path)
-            validator.unlink(missing_ok=True)
+            tag.unlink(missing_ok=True)
         except exceptions.HTTPError as error:
-            raise self._explained(error) from error
-        except _RefusedError:
-            _forget(file.path)
-            raise
+            raise answers.explain(error) from error
         except DataError as error:
-            _forget(file.path)
-            raise _AgainError(str(error)) from error
+            raise AgainError(str(error), keep=False) from error
         except OSError as error:
             raise MachineError(f"{file.path}: cannot be written: {error.strerror or error}") from error
 
@@ -206,76 +186,28 @@ class _Job:
             for chunk in response.stream(_CHUNK, decode_content=False):
                 size += len(chunk)
                 if max(size, total) > self._max_bytes:
-                    raise _RefusedError(f"larger than {self._max_bytes / 1e6:.0f} MB")
+                    raise RefusedError(f"larger than {self._max_bytes / 1e6:.0f} MB")
                 if self._stop.is_set():
-                    raise _AgainError("stopped")
+                    raise AgainError("stopped")
                 output.write(chunk)
                 self._meter.received(file.path, count=len(chunk), share=size / max(size, total))
-
-    def _explained(self, error: exceptions.HTTPError) -> _AgainError:
-        if isinstance(error, exceptions.MaxRetryError) and error.reason is not None:
-            error = error.reason  # type: ignore[assignment]
-        text = f"failed: {str(error).rpartition(': ')[2]}"
-        if isinstance(error, exceptions.NameResolutionError):
-            text = "no such host"
-        elif isinstance(error, exceptions.ReadTimeoutError):
-            text = f"silent for {self._network.read_timeout_s:g} s"
-        elif isinstance(error, exceptions.ConnectTimeoutError) and not isinstance(error, exceptions.NewConnectionError):
-            text = f"no connection within {self._network.connect_timeout_s:g} s"
-        elif isinstance(error, exceptions.ProtocolError):
-            text = "cut short"
-        return _AgainError(text, connected=not isinstance(error, _NO_CONNECTION))
 
 
 def _connections(url: str, network: Network) -> urllib3.PoolManager:
     """Connections that are kept and used again, through the proxy of the environment if there is one."""
-    timeout = Timeout(connect=network.connect_timeout_s, read=network.read_timeout_s)
+    settings: dict[str, Any] = {
+        "maxsize": network.workers,
+        "timeout": Timeout(connect=network.connect_timeout_s, read=network.read_timeout_s),
+        "retries": _RETRIES,
+    }
     parts = urlsplit(url)
     proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
     if proxy is None:
-        return urllib3.PoolManager(maxsize=network.workers, timeout=timeout, retries=_RETRIES)
+        return urllib3.PoolManager(**settings)
     user = parse_url(proxy).auth
-    headers = make_headers(proxy_basic_auth=unquote(user)) if user else None
     return urllib3.ProxyManager(
-        proxy, proxy_headers=headers, maxsize=network.workers, timeout=timeout, retries=_RETRIES
+        proxy, proxy_headers=make_headers(proxy_basic_auth=unquote(user)) if user else None, **settings
     )
-
-
-def _goes_on(response: BaseHTTPResponse, start: int) -> bool:
-    """Whether the body is what follows the first `start` bytes of the same file."""
-    asked_for = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-    return bool(start) and response.status == HTTPStatus.PARTIAL_CONTENT and asked_for
-
-
-def _accept(response: BaseHTTPResponse) -> None:
-    """Passes a response that carries a whole file.
-
-    Raises:
-        DataError: a part that nobody asked for, so what is there does not fit.
-    """
-    status = response.status
-    if status == HTTPStatus.OK:
-        return
-    reason = f"{status} {responses.get(status, '')}".strip()
-    if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise _AgainError(reason, wait_s=_asked_to_wait(response))
-    if status in _WRONG_RANGE:
-        raise DataError(reason)
-    raise _RefusedError(reason)
-
-
-def _asked_to_wait(response: BaseHTTPResponse) -> float:
-    """Seconds until the server wants to be asked again."""
-    try:
-        return min(_MAX_PAUSE_S, _RETRIES.parse_retry_after(response.headers.get("Retry-After", "0")))
-    except exceptions.InvalidHeader:
-        return 0.0
-
-
-def _strong_validator(response: BaseHTTPResponse) -> str:
-    """What tells this content from any other: a strong ETag, or the date of the last change; may be empty."""
-    tag = response.headers.get("ETag", "W/")
-    return response.headers.get("Last-Modified", "") if tag.startswith("W/") else tag
 
 
 def _beside(path: Path) -> tuple[Path, Path]:

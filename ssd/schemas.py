@@ -118,6 +118,15 @@ class OpenImages(Folder):
 
 
 @dataclass
+class Network:
+    _target_: str = MISSING
+    workers: int = bounded(1, 256)
+    tries: int = bounded(1, 100)
+    connect_timeout_s: float = bounded(0, open_low=True)
+    read_timeout_s: float = bounded(0, open_low=True)
+
+
+@dataclass
 class DownloadOpenImages:
     _target_: str = MISSING
     root: str = MISSING
@@ -130,10 +139,7 @@ class DownloadOpenImages:
     seed: int = bounded(0)
     annotations_url: str = MISSING
     pictures_url: str = MISSING
-    workers: int = bounded(1, 256)
-    tries: int = bounded(1, 100)
-    connect_timeout_s: float = bounded(0, open_low=True)
-    read_timeout_s: float = bounded(0, open_low=True)
+    network: Network = field(default_factory=Network)
 
 
 @dataclass

@@ -28,6 +28,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, Iterator[str]] = {}
         self.requests: list[tuple[str, str | None]] = []
+        self.headers: list[dict[str, str]] = []
         self.connections = 0
         self.retry_after = "0"
         self.pause_s = 0.0  # before each answer
@@ -71,6 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         server.requests.append((self.path, self.headers.get("Range")))
+        server.headers.append(dict(self.headers))
         time.sleep(server.pause_s)
         server.gate.wait()
         body = server.files.get(self.path)

@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "files"},
     {"structures", "boxes", "runtime", "schedules", "csv_logger", "schemas"},
     {"priors", "images", "layers", "config", "finite"},
-    {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources", "meter"},
+    {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources", "meter", "answers"},
     {"losses", "postprocess", "model", "fetch"},
     {"data"},
     {"metrics", "checkpoint", "results"},

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import pytest
 from http_server import FaultyServer, serve
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from openimages_site import MIDS, picture_id, publish, settings
 
@@ -46,10 +48,8 @@ def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 def source(server: FaultyServer, root: Path, **changes: Any) -> OpenImagesDownload:
     config = OmegaConf.load(ROOT / "conf" / "dataset" / "openimages.yaml").download
-    OmegaConf.update(config, "include_depictions", False)
-    fixed = OmegaConf.to_container(config, resolve=False) | settings(server)
-    fixed |= {"root": str(root), "classes": CLASSES, "read_timeout_s": 1.0, **changes}
-    return OpenImagesDownload(**{name: value for name, value in fixed.items() if name != "_target_"})
+    given = {"root": str(root), "classes": CLASSES, "include_depictions": False, **settings(server), **changes}
+    return instantiate(config, _convert_="all", **given)
 
 
 def read(root: Path, classes: list[str] | None = None) -> Splits:
@@ -143,7 +143,7 @@ def test_tables_that_do_not_come_end_it(server: FaultyServer, tmp_path: Path, mi
 @pytest.mark.parametrize("splits", [["train", "val"], []])
 def test_splits_have_official_names(server: FaultyServer, tmp_path: Path, splits: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"download\.splits=.*give some of train, validation, test"):
-        source(server, tmp_path, splits=splits)
+        replace(source(server, tmp_path), splits=splits)
 
 
 @pytest.mark.parametrize("id", ["../x", "/etc/x", "a/b", "a;touch x", "$(x)", "..", "=1+1", "a\\b", "a\0b", "-e x"])
@@ -302,7 +302,7 @@ def run(folder: Path, server: FaultyServer, *arguments: str) -> subprocess.Compl
 def test_killed_in_the_middle_it_goes_on_and_asks_for_the_rest_only(server: FaultyServer, tmp_path: Path) -> None:
     publish(server, train=150, val=10, test=10)
     server.pause_s = 0.05
-    arguments = command(server, "-m", "ssd.download", "dataset.root=root", "download.workers=4")
+    arguments = command(server, "-m", "ssd.download", "dataset.root=root", "download.network.workers=4")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     while len(asked_for_pictures(server)) < 40:

@@ -11,7 +11,7 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,7 @@ class OpenImagesDownload:
     seed: int
     annotations_url: str
     pictures_url: str
-    workers: int
-    tries: int
-    connect_timeout_s: float
-    read_timeout_s: float
+    network: Network
 
     def __post_init__(self) -> None:
         if not self.splits or not set(self.splits) <= set(SPLITS.values()):
@@ -146,7 +143,7 @@ class OpenImagesDownload:
         for split in self.splits:
             self._pictures(split).mkdir(parents=True, exist_ok=True)
         _log.info("%d of %d pictures to fetch into %s", len(wanted), len(files), root)
-        failed = self._get(wanted, title="pictures", max_bytes=_MAX_PICTURE_BYTES, check=_check_picture)
+        failed = fetch_all(wanted, self.network, title="pictures", max_bytes=_MAX_PICTURE_BYTES, check=_check_picture)
         if failed and len(failed) == len(files):
             raise MachineError(f"{wanted[0].url}: {failed[wanted[0].path]}; no picture came: see download.pictures_url")
         self._list(failed)
@@ -166,6 +163,7 @@ class OpenImagesDownload:
         class_names = choose_classes(self.classes, names, where=self.root)
         labels = {mid: class_names.index(name) for mid, name in names.items() if name in class_names}
         self._get_tables([f"{split}/{_BOXES[0].format(split)}" for split in self.splits if self._boxes(split) is None])
+        _log.info("reading the boxes of %s", ", ".join(self.splits))
         limits = share_out(self.max_images, self.splits)
         limits_per_class = share_out(self.max_images_per_class, self.splits)
         choices = {
@@ -187,19 +185,9 @@ class OpenImagesDownload:
         files = [
             RemoteFile(f"{self.annotations_url.rstrip('/')}/{name}", Path(self.root, Path(name).name)) for name in names
         ]
-        for path, reason in self._get(files, title="tables", max_bytes=_MAX_TABLE_BYTES, check=_check_table).items():
+        failed = fetch_all(files, self.network, title="tables", max_bytes=_MAX_TABLE_BYTES, check=_check_table)
+        for path, reason in failed.items():
             raise MachineError(f"{path.name}: {reason}; see download.annotations_url={self.annotations_url}")
-
-    def _get(
-        self, files: Sequence[RemoteFile], *, title: str, max_bytes: int, check: Callable[[Path], object]
-    ) -> dict[Path, str]:
-        network = Network(
-            workers=self.workers,
-            tries=self.tries,
-            connect_timeout_s=self.connect_timeout_s,
-            read_timeout_s=self.read_timeout_s,
-        )
-        return fetch_all(files, network, title=title, max_bytes=max_bytes, check=check)
 
     def _boxes(self, split: str) -> Path | None:
         """The CSV file of a split, if it is there."""
