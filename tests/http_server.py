@@ -35,6 +35,8 @@ class FaultyServer(ThreadingHTTPServer):
         self.gate = threading.Event()  # while it is not set, no answer comes
         self.gate.set()
         self.ranges = True
+        self.validators = ("ETag", "Last-Modified")
+        self.weak = False  # ETags
 
     @property
     def url(self) -> str:
@@ -93,10 +95,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(body, fault)
 
     def _send(self, body: bytes, fault: str | None) -> None:
-        tag = f'"{hashlib.sha1(body).hexdigest()}"'
+        tag = ("W/" if self.server.weak else "") + f'"{hashlib.sha1(body).hexdigest()}"'
+        known = {"ETag": tag, "Last-Modified": formatdate(len(body), usegmt=True)}
+        status, headers = 200, {name: known[name] for name in self.server.validators}
         asked = self.headers.get("Range")
-        status, headers = 200, {"ETag": tag, "Last-Modified": formatdate(0, usegmt=True)}
-        if asked and self.server.ranges and self.headers.get("If-Range") in (None, tag):
+        if asked and self.server.ranges and self.headers.get("If-Range") in (None, *known.values()):
             start = int(asked.removeprefix("bytes=").rstrip("-"))
             status, headers["Content-Range"] = 206, f"bytes {start}-{len(body) - 1}/{len(body)}"
             if start >= len(body):

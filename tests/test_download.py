@@ -173,7 +173,9 @@ def test_missing_pictures_are_counted_listed_and_tried_again(server: FaultyServe
     first, second, *_ = sorted(pictures(tmp_path / "all"))
     server.fail(f"/pictures/{first}", ["404"])
     server.fail(f"/pictures/{second}", ["html"] * 5)
-    with pytest.raises(PartialError, match=r"^2 of \d+ pictures are missing \(1: .*\), see .*missing\.csv; the same"):
+    with pytest.raises(
+        PartialError, match=r"^2 of \d+ pictures are missing \(.*: 1, .*: 1\), see .*missing\.csv; the same"
+    ):
         source(server, tmp_path / "some").run()
     with (tmp_path / "some" / "missing.csv").open() as file:
         assert list(csv.reader(file)) == [
@@ -202,6 +204,14 @@ def test_no_picture_at_all_is_an_error_of_the_address(server: FaultyServer, tmp_
     for start in (OpenImagesDownload.run, OpenImagesDownload.prepare):
         with pytest.raises(MachineError, match=r"404 Not Found; no picture came: see download\.pictures_url"):
             start(source(server, tmp_path, pictures_url=f"{server.url}/elsewhere"))
+
+
+def test_without_a_network_training_says_how_to_do_without_it(server: FaultyServer, tmp_path: Path) -> None:
+    offline = source(server, tmp_path, annotations_url="http://127.0.0.1:1")
+    with pytest.raises(
+        MachineError, match=r"Connection refused, 5 times; .*; or train with what is there: download=null"
+    ):
+        offline.prepare()
 
 
 def test_training_goes_on_without_some_and_does_not_ask_again(
@@ -335,7 +345,7 @@ def test_exit_codes_and_the_plain_output(server: FaultyServer, tmp_path: Path) -
     server.fail(f"/pictures/test/{picture_id('test', 0)}.jpg", repeat("404"))
     partly = run(tmp_path, server, "-m", "ssd.download", "dataset.root=root", "dataset.classes=null")
     assert partly.returncode == 4
-    assert re.fullmatch(r"error: 1 of 3\d pictures are missing \(1: 404 Not Found\), see .*\n", partly.stderr)
+    assert re.fullmatch(r"error: 1 of 3\d pictures are missing \(404 Not Found: 1\), see .*\n", partly.stderr)
     assert re.search(r"3\d of 3\d pictures to fetch into root\n", partly.stdout)
     assert "\x1b" not in partly.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"root"}

@@ -149,6 +149,26 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server: FaultyServer, tmp
     assert (tmp_path / "a").read_bytes() == BODY[::-1]
 
 
+@pytest.mark.parametrize(
+    ("validators", "weak", "goes_on"),
+    [
+        (("ETag",), False, True),
+        (("Last-Modified",), False, True),
+        (("ETag", "Last-Modified"), True, True),
+        (("ETag",), True, False),
+        ((), False, False),
+    ],
+)
+def test_only_what_tells_contents_apart_lets_it_go_on(
+    server: FaultyServer, tmp_path: Path, validators: tuple[str, ...], weak: bool, goes_on: bool
+) -> None:
+    server.validators, server.weak = validators, weak
+    server.fail("/a", ["truncated"])
+    assert fetch(server, tmp_path, "a") == {}
+    assert [asked for _, asked in server.requests] == [None, "bytes=150000-" if goes_on else None]
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
 def test_a_server_without_ranges_sends_all_again(server: FaultyServer, tmp_path: Path) -> None:
     server.ranges = False
     server.fail("/a", ["truncated"])

@@ -83,8 +83,11 @@ class OpenImagesDownload:
         """
         if not self._is_unfinished():
             return
-        with self._alone(wait=True):
-            missing = self._fetch() if self._is_unfinished() else ""
+        try:
+            with self._alone(wait=True):
+                missing = self._fetch() if self._is_unfinished() else ""
+        except MachineError as error:
+            raise MachineError(f"{error}; or train with what is there: download=null") from error
         if missing:
             _log.info("warning: %s; training goes on without them", missing)
 
@@ -149,7 +152,7 @@ class OpenImagesDownload:
         self._list(failed)
         write_atomically(root / _STATE, lambda path: path.write_text(self._state(finished=True)))
         _log.info("%d pictures fetched, %d were there", len(wanted) - len(failed), len(files) - len(wanted))
-        reasons = ", ".join(f"{count}: {reason}" for reason, count in Counter(failed.values()).most_common(3))
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(failed.values()).most_common(3))
         return (
             f"{len(failed)} of {len(files)} pictures are missing ({reasons}), see {root / _MISSING}" if failed else ""
         )
@@ -231,7 +234,7 @@ def _show(choices: dict[str, Choice], class_names: Sequence[str]) -> None:
 def _check_table(path: Path) -> None:
     with path.open("rb") as file:
         start = file.readline(1000).lstrip()
-    if b"," not in start or start.startswith(b"<"):
+    if b"," not in start or b"\0" in start or start.startswith(b"<"):
         raise DataError("no CSV file")
 
 
