@@ -60,10 +60,11 @@ def validator(response: BaseHTTPResponse) -> str:
 def explain(error: exceptions.HTTPError) -> AgainError:
     """A failure below HTTP, in our own words."""
     cause = getattr(error, "reason", None) or error  # too many redirects come wrapped
-    text = f"failed: {str(cause).rpartition(': ')[2]}"
+    text = f"failed: {str(cause).rpartition(': ')[2].rpartition('] ')[2]}"
     for kind, words in (
         (exceptions.NameResolutionError, "no such host"),
         (exceptions.NewConnectionError, text),
+        (exceptions.SSLError, text.replace("failed", "TLS", 1)),
         (exceptions.TimeoutError, "no answer in time"),
         (exceptions.ProtocolError, "cut short"),
     ):

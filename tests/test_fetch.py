@@ -222,6 +222,13 @@ def test_a_name_that_is_no_host_is_told(server: FaultyServer, tmp_path: Path) ->
         )
 
 
+def test_a_host_without_tls_is_told(server: FaultyServer, tmp_path: Path) -> None:
+    network = Network(workers=1, tries=2, connect_timeout_s=1.0, read_timeout_s=1.0)
+    file = RemoteFile(server.url.replace("http", "https"), tmp_path / "a")
+    with pytest.raises(MachineError, match=r"^127\.0\.0\.1:\d+: TLS: [a-z]"):
+        fetch_all([file], network, title="", max_bytes=1, check=no_page)
+
+
 def test_a_host_that_refuses_everything_ends_it_soon(server: FaultyServer, tmp_path: Path) -> None:
     paths = [str(number) for number in range(500)]
     for path in paths:

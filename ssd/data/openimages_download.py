@@ -113,7 +113,9 @@ class OpenImagesDownload:
         """Keeps other processes from writing into the folder. The lock goes with its process, however that ends."""
         root = Path(self.root)
         for path in root.glob(_OF_OTHERS):
-            raise ConfigError(f"{path} is of another downloader, which left out boxes; choose another dataset.root")
+            raise ConfigError(
+                f"{path} is of another downloader, whose folder stays as it is; choose another dataset.root"
+            )
         lock = FileLock(root / _LOCK)
         try:
             root.mkdir(parents=True, exist_ok=True)
