@@ -41,7 +41,8 @@ def is_rest(response: BaseHTTPResponse, *, start: int) -> bool:
     status = response.status
     if status == HTTPStatus.OK:
         return False
-    if status == HTTPStatus.PARTIAL_CONTENT and response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+    follows = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+    if status == HTTPStatus.PARTIAL_CONTENT and start and follows:
         return True
     reason = f"{status} {responses.get(status, '')}".strip()  # the server's own words could be anything
     if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -28,6 +28,7 @@ from ssd.meter import Meter
 
 _CHUNK = 1 << 16  # bytes
 _BACKOFF_S = 0.5  # the first pause; each further one is twice as long
+_RANDOM = random.Random()  # of its own: the seeded one belongs to the training
 _HOST_DOWN = 10  # files given up in a row
 _RETRIES = Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5)  # all but redirects are counted here
 _HEADERS = {"User-Agent": "ssd-detector", "Accept-Encoding": "identity"}  # ranges count the bytes of the file itself
@@ -146,7 +147,7 @@ class _Job:
                     _forget(file.path)
                 if number == self._network.tries:
                     self._give_up(file, error, host_answered=self._answers > answers_before)
-                elif self._stop.wait(max(error.wait_s, _BACKOFF_S * 2 ** (number - 1) * random.uniform(0.5, 1.5))):
+                elif self._stop.wait(max(error.wait_s, _BACKOFF_S * 2 ** (number - 1) * _RANDOM.uniform(0.5, 1.5))):
                     return
 
     def _give_up(self, file: RemoteFile, error: AgainError, *, host_answered: bool) -> None:

@@ -111,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, half, length=len(body), **headers)
         elif fault == "longer":
             self._answer(status, body, length=len(body) + 100, **headers)
+        elif fault == "part":  # which nobody asked for
+            self._answer(206, half, **headers, **{"Content-Range": f"bytes 0-{len(half) - 1}/{len(body)}"})
         elif fault == "shorter":
             self._answer(status, half, **headers)
         elif fault == "stall":

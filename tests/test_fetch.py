@@ -55,7 +55,7 @@ def names(folder: Path) -> list[str]:
 # One file
 
 
-@pytest.mark.parametrize("fault", [*PASSING, "redirect", "chunked"])
+@pytest.mark.parametrize("fault", [*PASSING, "redirect", "chunked", "part"])
 def test_a_fault_that_passes_leaves_no_trace(server: FaultyServer, tmp_path: Path, fault: str) -> None:
     server.files["/a.moved"] = BODY
     server.fail("/a", [fault, fault])

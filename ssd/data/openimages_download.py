@@ -112,9 +112,9 @@ class OpenImagesDownload:
     def _alone(self, *, wait: bool) -> Iterator[None]:
         """Keeps other processes from writing into the folder. The lock goes with its process, however that ends."""
         root = Path(self.root)
-        for path in root.glob(_OF_OTHERS):
+        if others := sorted(root.glob(_OF_OTHERS)):
             raise ConfigError(
-                f"{path} is of another downloader, whose folder stays as it is; choose another dataset.root"
+                f"{others[0]} is of another downloader, whose folder stays as it is; choose another dataset.root"
             )
         lock = FileLock(root / _LOCK)
         try:
@@ -191,7 +191,8 @@ class OpenImagesDownload:
             RemoteFile(f"{self.annotations_url.rstrip('/')}/{name}", Path(self.root, Path(name).name)) for name in names
         ]
         failed = fetch_all(files, self.network, title="tables", max_bytes=_MAX_TABLE_BYTES, check=_check_table)
-        for path, reason in failed.items():
+        if failed:
+            path, reason = next(iter(failed.items()))
             raise MachineError(f"{path.name}: {reason}; see download.annotations_url={self.annotations_url}")
 
     def _boxes(self, split: str) -> Path | None:
