@@ -34,7 +34,8 @@ def build_backbone(config: DictConfig) -> Any:
 
 
 def build_datamodule(config: DictConfig) -> DetectionDataModule:
-    """The data, not yet read."""
+    """The data, not yet fetched or read."""
+    download = instantiate(config.download, _convert_="all")
     return DetectionDataModule(
         instantiate(config.dataset, _convert_="all"),
         train_augmentation=instantiate(config.augmentation, _convert_="all"),
@@ -42,6 +43,7 @@ def build_datamodule(config: DictConfig) -> DetectionDataModule:
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         seed=config.seed,
+        prepare=None if download is None else download.prepare,
     )
 
 

@@ -21,6 +21,7 @@ class Train:
     backbone: Any = MISSING
     priors: Any = MISSING
     dataset: Any = MISSING
+    download: Any = MISSING
     augmentation: Any = MISSING
     optimizer: Any = MISSING
     scheduler: Any = MISSING
@@ -118,6 +119,31 @@ class OpenImages(Folder):
 
 
 @dataclass
+class Network:
+    _target_: str = MISSING
+    workers: int = bounded(1, 256)
+    tries: int = bounded(1, 100)
+    connect_timeout_s: float = bounded(0, open_low=True)
+    read_timeout_s: float = bounded(0, open_low=True)
+
+
+@dataclass
+class DownloadOpenImages:
+    _target_: str = MISSING
+    root: str = MISSING
+    classes: list[str] | None = MISSING
+    include_depictions: bool = MISSING
+    splits: list[str] = MISSING
+    max_images: int | None = bounded(1)
+    max_images_per_class: int | None = bounded(1)
+    balance: bool = MISSING
+    seed: int = bounded(0)
+    annotations_url: str = MISSING
+    pictures_url: str = MISSING
+    network: Network = field(default_factory=Network)
+
+
+@dataclass
 class Optimizer:
     _target_: str = MISSING
     _partial_: bool = True
@@ -206,6 +232,11 @@ class Ema:
 
 
 @dataclass
+class Download(Train):
+    stats_only: bool = MISSING
+
+
+@dataclass
 class Predict:
     checkpoint: str = MISSING
     source: str = MISSING
@@ -218,6 +249,7 @@ class Predict:
 
 SCHEMAS: dict[str, type] = {
     "train": Train,
+    "download": Download,
     "predict": Predict,
     "module": Module,
     "backbone/vgg16": VGG16,
@@ -227,6 +259,7 @@ SCHEMAS: dict[str, type] = {
     "dataset/voc": Voc,
     "dataset/coco": Coco,
     "dataset/openimages": OpenImages,
+    "download/openimages": DownloadOpenImages,
     "optimizer/sgd": SGD,
     "optimizer/adamw": AdamW,
     "scheduler/multistep": Multistep,

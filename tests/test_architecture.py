@@ -14,10 +14,11 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 # A module imports only from rows above its own.
 LAYERS = [
     {"errors", "files"},
-    {"structures", "boxes", "runtime", "schedules", "csv_logger", "schemas", "cluster"},
+    {"boxes", "cluster", "csv_logger", "runtime", "schedules", "schemas", "structures"},
     {"priors", "images", "layers", "config", "finite"},
-    {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources"},
-    {"losses", "postprocess", "model", "data"},
+    {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources", "meter", "answers"},
+    {"losses", "postprocess", "model", "fetch"},
+    {"data"},
     {"metrics", "checkpoint", "results"},
     {"module", "predictor", "pretrained", "recovery"},
     {"runs"},

@@ -28,8 +28,9 @@ _TYPES = {"ImageID": pa.string(), "LabelName": pa.string(), "IsGroupOf": pa.int8
 _ID = "[0-9A-Za-z_-]+"  # an id becomes a path
 _BLOCK = 1 << 22  # bytes read at a time
 DOWNLOAD_HELP = (
-    "Get 2018_04/<split>/<split>-annotations-bbox.csv and 2018_04/class-descriptions-boxable.csv from "
-    "https://storage.googleapis.com/openimages/ and the pictures into <root>/<split>/<ImageID>.jpg"
+    "python -m ssd.download dataset=openimages fetches what is missing; or get 2018_04/<split>/<split>-annotations-bbox"
+    ".csv and 2018_04/class-descriptions-boxable.csv from https://storage.googleapis.com/openimages/ and the pictures "
+    "into <root>/<split>/<ImageID>.jpg"
 )
 
 

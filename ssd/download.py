@@ -1,0 +1,29 @@
+"""Fetches a dataset: python -m ssd.download dataset=openimages [KEY=VALUE] ...; see --help."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ssd.command import run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def download(config: DictConfig) -> None:
+    """Fetches what is missing, or with `stats_only` says what there is."""
+    from hydra.utils import instantiate
+
+    from ssd.errors import ConfigError
+
+    if config.download is None:
+        raise ConfigError("this dataset has nothing to download; give dataset=openimages")
+    source = instantiate(config.download, _convert_="all")
+    if config.stats_only:
+        source.statistics()
+    else:
+        source.run()
+
+
+if __name__ == "__main__":
+    run(download, config_name="download")

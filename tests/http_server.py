@@ -1,0 +1,137 @@
+"""A local HTTP server whose answers go wrong as a test wants: files by path, and for each path the faults to come."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+HTML = b"<html><body>Please sign in to the network</body></html>"
+PASSING = ["500", "503", "429", "truncated", "reset", "stall", "longer", "html"]  # faults after which a file can come
+
+
+class FaultyServer(ThreadingHTTPServer):
+    """`files` by path; `faults[path]` is an iterator, a fault a request; `requests` are (path, Range) as they came."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.faults: dict[str, Iterator[str]] = {}
+        self.requests: list[tuple[str, str | None]] = []
+        self.headers: list[dict[str, str]] = []
+        self.connections = 0
+        self.retry_after = "0"
+        self.pause_s = 0.0  # before each answer
+        self.gate = threading.Event()  # while it is not set, no answer comes
+        self.gate.set()
+        self.ranges = True
+        self.validators = ("ETag", "Last-Modified")
+        self.weak = False  # ETags
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def fail(self, path: str, faults: Iterable[str]) -> None:
+        self.faults[path] = iter(faults)
+
+    def count(self, path: str) -> int:
+        return sum(requested == path for requested, _ in self.requests)
+
+    def get_request(self) -> Any:
+        self.connections += 1
+        return super().get_request()
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that was killed is no news."""
+
+
+@contextmanager
+def serve() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultyServer
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.requests.append((self.path, self.headers.get("Range")))
+        server.headers.append(dict(self.headers))
+        time.sleep(server.pause_s)
+        server.gate.wait()
+        body = server.files.get(self.path)
+        fault = next(server.faults.get(self.path, iter(())), None)
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            return
+        if fault == "html":
+            self._answer(200, HTML)
+        elif fault == "redirect":
+            self._answer(302, b"", Location=f"{self.path}.moved")
+        elif fault is not None and fault.isdigit():
+            self._answer(int(fault), b"no", **{"Retry-After": server.retry_after})
+        elif body is None:
+            self._answer(404, b"nothing here")
+        else:
+            self._send(body, fault)
+
+    def _send(self, body: bytes, fault: str | None) -> None:
+        tag = ("W/" if self.server.weak else "") + f'"{hashlib.sha1(body).hexdigest()}"'
+        known = {"ETag": tag, "Last-Modified": formatdate(len(body), usegmt=True)}
+        status, headers = 200, {name: known[name] for name in self.server.validators}
+        asked = self.headers.get("Range")
+        if asked and self.server.ranges and self.headers.get("If-Range") in (None, *known.values()):
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            status, headers["Content-Range"] = 206, f"bytes {start}-{len(body) - 1}/{len(body)}"
+            if start >= len(body):
+                self._answer(416, b"")
+                return
+            body = body[start:]
+        half = body[: len(body) // 2]
+        if fault == "truncated":
+            self._answer(status, half, length=len(body), **headers)
+        elif fault == "longer":
+            self._answer(status, body, length=len(body) + 100, **headers)
+        elif fault == "part":  # which nobody asked for
+            self._answer(206, half, **headers, **{"Content-Range": f"bytes 0-{len(half) - 1}/{len(body)}"})
+        elif fault == "shorter":
+            self._answer(status, half, **headers)
+        elif fault == "stall":
+            self._answer(status, half, length=len(body), **headers)
+            self.wfile.flush()
+            time.sleep(3)
+        elif fault == "chunked":
+            self._answer(status, b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), length=None, **headers)
+        else:
+            self._answer(status, body, **headers)
+
+    def _answer(self, status: int, body: bytes, *, length: int | None = -1, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if length is None:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(body) if length < 0 else length))
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = length not in (-1, None)
