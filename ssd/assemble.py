@@ -9,10 +9,11 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from ssd import pretrained, results, runs, runtime
+from ssd import pretrained, results, runs, runtime, transfer
 from ssd.checkpoint import AtomicCheckpointIO
 from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.datamodule import DetectionDataModule
+from ssd.errors import ConfigError
 from ssd.model import SSD, measure
 from ssd.module import SSDModule
 
@@ -45,14 +46,25 @@ def build_datamodule(config: DictConfig) -> DetectionDataModule:
     )
 
 
-def build_model(config: DictConfig, class_names: tuple[str, ...]) -> SSD:
-    """The network with the initial weights that were asked for."""
+def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bool = False) -> SSD:
+    """The network; with the initial weights that were asked for, unless those of a stopped run will be loaded.
+
+    Raises:
+        ConfigError: both `init_from` and `backbone.weights` are given.
+        CheckpointError: the weights cannot be used.
+    """
     backbone = build_backbone(config)
-    if config.backbone.weights is not None:
-        results.say(pretrained.load_base(backbone, config.backbone.weights))
+    weights = config.backbone.weights
+    if weights is not None and config.init_from is not None:
+        raise ConfigError(f"init_from={config.init_from} and backbone.weights={weights}: give one of the two")
+    if weights is not None and not resumes:
+        results.say(pretrained.load_base(backbone, weights))
     model = SSD(
         backbone, instantiate(config.priors, _convert_="all"), class_names=class_names, image_size=config.image_size
     )
+    if config.init_from is not None and not resumes:
+        for line in transfer.start_from(model, config.init_from):
+            results.say(line)
     model.freeze(config.module.freeze)
     return model
 

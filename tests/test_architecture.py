@@ -18,9 +18,12 @@ LAYERS = [
     {"priors", "images", "layers", "config", "finite"},
     {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources"},
     {"losses", "postprocess", "model", "data"},
+    {"legacy_layouts"},
+    {"legacy"},
     {"metrics", "checkpoint", "results"},
     {"module", "predictor", "pretrained", "runs"},
-    {"prediction", "assemble"},
+    {"prediction", "transfer"},
+    {"assemble"},
 ]
 ENTRY_POINTS = {"download", "inspect", "evaluate", "export", "benchmark", "import_weights"}  # python -m ssd.NAME
 LAYERS.append(ENTRY_POINTS)

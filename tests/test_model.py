@@ -123,7 +123,7 @@ def test_mobilenets_first_map_comes_after_12_layers() -> None:
 
 def test_conv4_3_is_scaled_to_20_at_first() -> None:
     """SSD paper, section 3.1."""
-    assert torch.equal(vgg16().l2_norm.weight, torch.full((512,), 20.0))
+    assert torch.equal(vgg16().conv4_3_norm.weight, torch.full((512,), 20.0))
 
 
 # Grids
@@ -261,8 +261,10 @@ def test_a_recipe_rebuilds_the_same_network(small: SSD) -> None:
 
 
 def test_a_recipe_holds_the_backbones_arguments(ssd300: SSD) -> None:
-    arguments = json.loads(json.dumps(ssd300.recipe()))["backbone"]
-    assert arguments == {"name": "vgg16", "arguments": {"extras": "300", "mean": yardstick.MEAN, "std": yardstick.STD}}
+    backbone = json.loads(json.dumps(ssd300.recipe()))["backbone"]
+    mean = pytest.approx(yardstick.MEAN)
+    expected = {"extras": "300", "conv4_3_norm": "l2", "mean": mean, "std": yardstick.STD}
+    assert backbone == {"name": "vgg16", "arguments": expected}
 
 
 @pytest.mark.usefixtures("unchecked_types")

@@ -12,7 +12,7 @@ STD = [1.0, 1.0, 1.0]
 
 _RENAMES = (
     (r"backbone\.features\.(\d+)\.", lambda found: f"backbone.base.{found[1]}."),
-    (r"backbone\.scale_weight", lambda found: "backbone.l2_norm.weight"),
+    (r"backbone\.scale_weight", lambda found: "backbone.conv4_3_norm.weight"),
     (r"backbone\.extra\.0\.7\.(\d+)\.", lambda found: f"backbone.base.{int(found[1]) + 30}."),  # fc6, fc7
     (r"backbone\.extra\.0\.(\d+)\.", lambda found: f"backbone.base.{int(found[1]) + 23}."),  # pool4, conv5
     (r"backbone\.extra\.(\d+)\.", lambda found: f"backbone.extras.{int(found[1]) - 1}."),
