@@ -1,4 +1,4 @@
-"""Turns the weights of another SSD program into a release file: python -m ssd.import_weights source=FILE; see --help."""
+"""Makes a release file of another SSD program's weights: python -m ssd.import_weights source=FILE; see --help."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from ssd.pretrained import load_base
 
 _BASE = "backbone.base."
 _HEADS = "classification_heads."
+_PIXELS = ("mean", "std")
 _SHOWN = 8  # names in a line
 
 
@@ -40,7 +42,7 @@ def start_from(model: SSD, path: str) -> list[str]:
         return [f"init_from={path}: a base net only", load_base(model.backbone, path)]
     _refuse_other_base(model, source, path)
     lines = [f"init_from={path}: {source.backbone.name}, {len(source.class_names)} classes"]
-    lines += _differences(model, source)
+    lines += _differences(model.recipe(), source.recipe())
     same = _same_classes(model, source)
     own, theirs = model.state_dict(), source.state_dict()
     taken = {key for key in own.keys() & theirs.keys() if own[key].shape == theirs[key].shape}
@@ -64,20 +66,21 @@ def _refuse_other_base(model: SSD, source: SSD, path: str) -> None:
         {key: value.shape for key, value in network.state_dict().items() if key.startswith(_BASE)}
         for network in (model, source)
     )
-    if own != theirs or model.backbone.name != source.backbone.name:
-        arguments = {key: value for key, value in source.backbone.arguments.items() if key not in ("mean", "std")}
-        choice = [f"backbone={source.backbone.name}", *(f"backbone.{key}={arguments[key]}" for key in arguments)]
+    backbone = source.recipe()["backbone"]
+    if own != theirs or model.backbone.name != backbone["name"]:
+        choice = [f"backbone={backbone['name']}"]
+        choice += [f"backbone.{key}={value}" for key, value in backbone["arguments"].items() if key not in _PIXELS]
         raise CheckpointError(f"init_from={path}: its base net does not fit this run; choose {' '.join(choice)}")
 
 
-def _differences(model: SSD, source: SSD) -> list[str]:
-    """What the weights were trained with and this run has otherwise."""
+def _differences(own: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """What the weights were trained with and this run has otherwise, from the two recipes."""
     lines = []
-    own, theirs = model.backbone.arguments, source.backbone.arguments
-    for key in ("mean", "std"):
-        if own.get(key) != theirs.get(key):
-            lines.append(f"pixel {key}: {theirs.get(key)}, which the weights were trained with, not {own.get(key)}")
-    priors, their_priors = model.prior_spec.as_dict(), source.prior_spec.as_dict()
+    pixels, their_pixels = own["backbone"]["arguments"], theirs["backbone"]["arguments"]
+    for key in _PIXELS:
+        if pixels.get(key) != their_pixels.get(key):
+            lines.append(f"pixel {key}: {their_pixels.get(key)} of the weights instead of {pixels.get(key)}")
+    priors, their_priors = own["priors"], theirs["priors"]
     changed = [f"{key} {their_priors[key]}" for key in ("scales", "clip") if priors[key] != their_priors[key]]
     if changed:
         lines.append(f"priors: those of this run; the weights were trained with {', '.join(changed)}")
@@ -99,11 +102,10 @@ def _copy_classes(model: SSD, source: SSD, same: dict[int, int]) -> set[str]:
     ours = [BACKGROUND, *map(column, same)]
     theirs = [BACKGROUND, *map(column, same.values())]
     copied = set()
-    for level, (head, their_head) in enumerate(
-        zip(model.classification_heads, source.classification_heads, strict=False)
-    ):
-        anchors, their_anchors = model.prior_spec.per_cell[level], source.prior_spec.per_cell[level]
-        if anchors != their_anchors or head.weight.shape[1:] != their_head.weight.shape[1:]:
+    heads = zip(model.classification_heads, source.classification_heads, strict=False)
+    for level, (head, their_head) in enumerate(heads):
+        anchors = model.prior_spec.per_cell[level]
+        if anchors != source.prior_spec.per_cell[level] or head.in_channels != their_head.in_channels:
             continue
         for name, tensor in head.named_parameters():
             their_rows = their_head.get_parameter(name).unflatten(0, (anchors, -1))
