@@ -153,9 +153,10 @@ def _recognise(state: dict[str, Tensor], *, source: Path) -> Layout:
 def _count_outputs(layout: Layout, state: dict[str, Tensor]) -> tuple[int, int]:
     """(columns of the logits, feature levels), from the classification heads that are there."""
     levels = 7 if layout.theirs(f"{_HEADS}6.weight") in state else 6
-    first = state.get(layout.theirs(f"{_HEADS}0.bias"))
     anchors = 4 if layout.backbone == "vgg16" else 6
-    return (max(2, first.numel() // anchors) if first is not None else 2), levels
+    first = [state.get(layout.theirs(f"{_HEADS}0.{name}")) for name in ("weight", "bias")]
+    rows = max((len(value) for value in first if value is not None and value.ndim), default=0)
+    return max(2, rows // anchors), levels
 
 
 def _renamed(layout: Layout, state: dict[str, Tensor], own: dict[str, Tensor], *, source: Path) -> dict[str, Tensor]:
@@ -216,7 +217,7 @@ def _read_labels(path: Path) -> list[str]:
 
 
 def _coco_names() -> list[str]:
-    """The 90 categories by number; those that COCO never used are told apart by it."""
+    """The 90 categories by number. Those that COCO never used stay, or the scores of the others would change."""
     from torchvision.models.detection import SSD300_VGG16_Weights
 
     categories = SSD300_VGG16_Weights.COCO_V1.meta["categories"]
