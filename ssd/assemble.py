@@ -13,17 +13,23 @@ from ssd import pretrained, results, runs, runtime, transfer
 from ssd.checkpoint import AtomicCheckpointIO
 from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.datamodule import DetectionDataModule
-from ssd.errors import ConfigError
+from ssd.errors import CheckpointError, ConfigError
 from ssd.model import SSD, measure
 from ssd.module import SSDModule
 
 
 def check_fit(config: DictConfig) -> None:
-    """Priors, backbone and image size, before any data is read.
+    """Priors, backbone, image size and initial weights, before any data is read.
 
     Raises:
         ConfigError: they do not fit together.
+        CheckpointError: `init_from` does not exist.
     """
+    weights, init_from = config.backbone.weights, config.init_from
+    if weights is not None and init_from is not None:
+        raise ConfigError(f"init_from={init_from} and backbone.weights={weights}: give one of the two")
+    if init_from is not None and config.resume is None and not Path(init_from).exists():
+        raise CheckpointError(f"init_from={init_from}: no such file")
     shapes = measure(build_backbone(config), image_size=config.image_size)
     instantiate(config.priors).build([shape[1:] for shape in shapes], image_size=config.image_size)
 
@@ -50,15 +56,11 @@ def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bo
     """The network; with the initial weights that were asked for, unless those of a stopped run will be loaded.
 
     Raises:
-        ConfigError: both `init_from` and `backbone.weights` are given.
         CheckpointError: the weights cannot be used.
     """
     backbone = build_backbone(config)
-    weights = config.backbone.weights
-    if weights is not None and config.init_from is not None:
-        raise ConfigError(f"init_from={config.init_from} and backbone.weights={weights}: give one of the two")
-    if weights is not None and not resumes:
-        results.say(pretrained.load_base(backbone, weights))
+    if config.backbone.weights is not None and not resumes:
+        results.say(pretrained.load_base(backbone, config.backbone.weights))
     model = SSD(
         backbone, instantiate(config.priors, _convert_="all"), class_names=class_names, image_size=config.image_size
     )

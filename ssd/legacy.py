@@ -21,6 +21,7 @@ _BASE = "backbone.base."
 _HEADS = "classification_heads."
 _NOT_STORED = re.compile(r"pixel_norm|num_batches_tracked$")  # in ours; follows from the layout, or starts at 0
 _NOT_NEEDED = re.compile(r"(^|\.)(priors|anchors)$")  # in theirs
+_MOST_CLASSES = 2000
 _TIMM_PARTS = {"conv_stem": "0.0", "bn1": "0.1"}
 _TIMM_BLOCK_PARTS = {"conv_dw": 0, "bn1": 1, "conv_pw": 3, "bn2": 4}
 
@@ -68,6 +69,8 @@ def convert(
     if image_size is not None and layout.backbone == "vgg16":
         raise ConfigError(f"image_size={image_size}: the side of {layout.name} follows from its levels; leave it null")
     columns, levels = _count_outputs(layout, state)
+    if columns > _MOST_CLASSES + 1:  # a small file can claim any shape
+        raise CheckpointError(f"{source}: has outputs for {columns - 1} classes; over {_MOST_CLASSES} are not read")
     names, whence = _name_classes(layout, columns - 1, source=source, given=class_names, labels=labels)
     recipe = layout.recipe(levels=levels, class_names=names, columns=columns, image_size=image_size)
     own = build(recipe).state_dict()

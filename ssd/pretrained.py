@@ -49,9 +49,10 @@ def _fill(base: nn.Module, state: dict[str, Tensor], *, unused_total: int, name:
             f"{source}: no weights for {unexpected[0]} of {name} ({len(unexpected)} keys are missing)"
         )
     taken = {key: value for key, value in state.items() if key in own}
+    hint = "; choose the backbone.width_multiplier of the weights" if name == "mobilenet_v1" else ""
     for key, value in taken.items():
         if value.shape != own[key].shape:
-            raise CheckpointError(f"{source}: {key} is {tuple(value.shape)}, {name} has {tuple(own[key].shape)}")
+            raise CheckpointError(f"{source}: {key} is {tuple(value.shape)}, {name} has {tuple(own[key].shape)}{hint}")
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise CheckpointError(f"{source}: {key} holds NaN or infinity")
     base.load_state_dict(taken, strict=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,8 +33,6 @@ def start_from(model: SSD, path: str) -> list[str]:
     Raises:
         CheckpointError: the file cannot be used, or has another base net.
     """
-    if not Path(path).exists():
-        raise CheckpointError(f"init_from={path}: no such file")
     try:
         source = checkpoint.load(path)
     except BaseNetOnly:
@@ -52,7 +49,8 @@ def start_from(model: SSD, path: str) -> list[str]:
     heads = _copy_classes(model, source, same)
     taken |= heads
     fresh, unused = ([key for key in state if key not in taken] for state in (own, theirs))
-    lines.append(f"tensors: {len(taken)} of {len(own)} taken; fresh: {_some(fresh)}; not used: {_some(unused)}")
+    counts = f"{len(taken)} of {len(own)} taken (classification heads class by class)"
+    lines.append(f"tensors: {counts}; fresh: {_some(fresh)}; not used: {_some(unused)}")
     kept = same if heads else {}
     names = [name for label, name in enumerate(model.class_names) if label in kept]
     others = [name for label, name in enumerate(model.class_names) if label not in kept]

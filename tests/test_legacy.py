@@ -246,6 +246,13 @@ def test_code_in_a_weight_file_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
+def test_a_small_file_does_not_claim_a_huge_network(tmp_path: Path) -> None:
+    weights = constant(reference.AMDEGROOT, outputs=21)
+    weights["conf.0.weight"] = torch.zeros(1).expand(10**12, 512, 3, 3)
+    with pytest.raises(CheckpointError, match="over 2000 are not read"):
+        checkpoint.load(stored(weights, tmp_path / "a.pth"))
+
+
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     weights, source = constant(reference.AMDEGROOT, outputs=3), tmp_path / "a.pth"
     with pytest.raises(ConfigError, match="image_size=512: the side of amdegroot"):
