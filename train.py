@@ -35,7 +35,7 @@ def train(config: DictConfig) -> float | None:
     datamodule.prepare_data()
     for line in results.describe_data(datamodule.splits):
         results.say(line)
-    model = assemble.build_model(config, datamodule.class_names)
+    model = assemble.build_model(config, datamodule.class_names, resumes=resumed is not None)
     if resumed is not None:
         runs.check_classes(resumed, model)
     module = assemble.build_module(config, model)

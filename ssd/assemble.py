@@ -9,20 +9,27 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from ssd import pretrained, results, runs, runtime
+from ssd import pretrained, results, runs, runtime, transfer
 from ssd.checkpoint import AtomicCheckpointIO
 from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.datamodule import DetectionDataModule
+from ssd.errors import CheckpointError, ConfigError
 from ssd.model import SSD, measure
 from ssd.module import SSDModule
 
 
 def check_fit(config: DictConfig) -> None:
-    """Priors, backbone and image size, before any data is read.
+    """Priors, backbone, image size and initial weights, before any data is read.
 
     Raises:
         ConfigError: they do not fit together.
+        CheckpointError: `init_from` does not exist.
     """
+    weights, init_from = config.backbone.weights, config.init_from
+    if weights is not None and init_from is not None:
+        raise ConfigError(f"init_from={init_from} and backbone.weights={weights}: give one of the two")
+    if init_from is not None and config.resume is None and not Path(init_from).exists():
+        raise CheckpointError(f"init_from={init_from}: no such file")
     shapes = measure(build_backbone(config), image_size=config.image_size)
     instantiate(config.priors).build([shape[1:] for shape in shapes], image_size=config.image_size)
 
@@ -47,14 +54,21 @@ def build_datamodule(config: DictConfig) -> DetectionDataModule:
     )
 
 
-def build_model(config: DictConfig, class_names: tuple[str, ...]) -> SSD:
-    """The network with the initial weights that were asked for."""
+def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bool = False) -> SSD:
+    """The network; with the initial weights that were asked for, unless those of a stopped run will be loaded.
+
+    Raises:
+        CheckpointError: the weights cannot be used.
+    """
     backbone = build_backbone(config)
-    if config.backbone.weights is not None:
+    if config.backbone.weights is not None and not resumes:
         results.say(pretrained.load_base(backbone, config.backbone.weights))
     model = SSD(
         backbone, instantiate(config.priors, _convert_="all"), class_names=class_names, image_size=config.image_size
     )
+    if config.init_from is not None and not resumes:
+        for line in transfer.start_from(model, config.init_from):
+            results.say(line)
     model.freeze(config.module.freeze)
     return model
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import pickle
 import warnings
@@ -21,10 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ssd import legacy
 from ssd.errors import CheckpointError, MachineError
 from ssd.files import write_atomically
 from ssd.model import SSD, build
 
+_log = logging.getLogger("ssd")
 _RECIPE = "recipe"
 _CHECKSUM = "sha256"
 _MAX_BYTES = 16 * 2**30
@@ -63,20 +66,34 @@ def load(path: str | Path) -> SSD:
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(recipe, weights of the network) of a checkpoint file.
+    """(recipe, weights of the network) of a checkpoint file, or of another program's weights (see `ssd.legacy`).
 
     Raises:
         CheckpointError: as `load`.
     """
     path = Path(path)
+    recipe, state = contents(path)
+    if recipe is None:
+        imported = legacy.convert(state, source=path)
+        for line in imported.report:
+            _log.info("%s: %s", path.name, line)
+        return imported.recipe, imported.state
+    if not isinstance(recipe, dict):
+        raise CheckpointError(f"{path}: has no recipe, so it is no checkpoint of this program")
+    return recipe, state
+
+
+def contents(path: Path) -> tuple[Any, Any]:
+    """(recipe, weights) of a checkpoint of ours; (None, what is in it) of another file.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged.
+    """
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint")
     if not path.is_file():
         raise CheckpointError(f"{path}: not a file; give checkpoints/best.ckpt or model.safetensors of a run")
-    recipe, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_lightning(path)
-    if not isinstance(recipe, dict):
-        raise CheckpointError(f"{path}: has no recipe, so it is no checkpoint of this program")
-    return recipe, state
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_lightning(path)
 
 
 def load_file(path: str | Path) -> Any:
@@ -169,12 +186,12 @@ def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
     return recipe, state
 
 
-def _read_lightning(path: Path) -> tuple[Any, dict[str, Tensor]]:
+def _read_lightning(path: Path) -> tuple[Any, Any]:
     content = load_file(path)
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise CheckpointError(f"{path}: has no recipe, so it is no checkpoint of this program")
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or _RECIPE not in content:
+        return None, content
     weights = content["state_dict"].items()
-    return content.get(_RECIPE), {name[len(_PREFIX) :]: value for name, value in weights if name.startswith(_PREFIX)}
+    return content[_RECIPE], {name[len(_PREFIX) :]: value for name, value in weights if name.startswith(_PREFIX)}
 
 
 def _check_archive(path: Path) -> None:

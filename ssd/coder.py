@@ -39,6 +39,11 @@ class Targets:
     objects: Int64[Tensor, "B P"]
 
 
+def column(label: int) -> int:
+    """The column of the logits that stands for a class."""
+    return BACKGROUND + 1 + label
+
+
 def foreground(scores: Float[Tensor, "*N C1"]) -> Float[Tensor, "*N C1-1"]:
     """Without the background column."""
     return scores[..., BACKGROUND + 1 :]

@@ -36,6 +36,10 @@ class PixelNorm(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
 
+    def arguments(self) -> dict[str, list[float]]:
+        """Mean and deviation as they are now: they are loaded with the weights that they belong to."""
+        return {name: buffer.flatten().tolist() for name, buffer in self.named_buffers()}
+
     def forward(self, images: Tensor) -> Float[Tensor, "B 3 H W"]:
         return (images.to(self.mean.dtype) - self.mean) / self.std
 

@@ -1,26 +1,17 @@
-"""ImageNet weights for the base net of a backbone: from torchvision and timm, or from a local file.
-
-Layouts that are understood, by their keys: our own; `vgg16_reducedfc.pth` and torchvision for VGG16; timm, and the
-`model.N` layout of the common MobileNetV1 code, and qfgaohao's `base_net`, for MobileNetV1.
-"""
+"""ImageNet weights for the base net of a backbone: from torchvision and timm, or from a file of any layout we know."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from ssd.checkpoint import load_file
+from ssd import legacy
+from ssd.checkpoint import contents
 from ssd.errors import CheckpointError, ConfigError, MachineError
+from ssd.legacy_layouts import BASE_NETS
 
-_RENAMES = {
-    "vgg16": (r"(?:features\.|vgg\.|base_net\.|model\.backbone\.base\.|base\.)?(\d+\.(?:weight|bias))$",),
-    "mobilenet_v1": (r"(?:model\.backbone\.base|base_net|backbone\.base|base|model)\.(\d+\.\d+\.\w+)$",),
-}
-_TIMM_PARTS = {"conv_stem": "0.0", "bn1": "0.1"}
-_TIMM_BLOCK_PARTS = {"conv_dw": 0, "bn1": 1, "conv_pw": 3, "bn2": 4}
 _FC_OF_DETECTION = ("31.", "33.")  # torchvision's VGG16 has no dilated fc6 and fc7: they stay fresh
 _TIMM_MOBILENET = "mobilenetv1_100.ra4_e3600_r224_in1k"
 
@@ -34,47 +25,18 @@ def load_base(backbone: Any, weights: str) -> str:
         MachineError: the download failed.
     """
     name = getattr(backbone, "name", type(backbone).__name__)
-    if name not in _RENAMES:
+    if name not in BASE_NETS:
         raise ConfigError(f"backbone.weights={weights}: not known for {name}; leave it null")
-    state: Any
     if weights == "imagenet":
         state = _download(name)
     elif Path(weights).is_file():
-        state = load_file(weights)
+        state = legacy.tensors(contents(Path(weights))[1], source=weights)
     else:
         raise CheckpointError(f"backbone.weights={weights}: no such file (or write imagenet)")
-    nested = state.get("state_dict") if isinstance(state, dict) else None
-    state = nested if isinstance(nested, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"backbone.weights={weights}: not a table of tensors")
-    return _fill(backbone.base, _rename(name, state), unused_total=len(state), name=name, source=weights)
-
-
-def _rename(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    if "conv_stem.weight" in state:
-        return _from_timm(state)
-    renamed = {}
-    for key, value in state.items():
-        for pattern in _RENAMES[name]:
-            found = re.match(pattern, key)
-            if found:
-                renamed[found[1]] = value
-    return renamed
-
-
-def _from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """conv_stem and blocks.<stage>.<i> to the numbers of `base`."""
-    blocks = sorted({tuple(map(int, key.split(".")[1:3])) for key in state if key.startswith("blocks.")})
-    number = {block: position for position, block in enumerate(blocks, start=1)}
-    renamed = {}
-    for key, value in state.items():
-        parts = key.split(".")
-        if parts[0] in _TIMM_PARTS:
-            renamed[f"{_TIMM_PARTS[parts[0]]}.{parts[1]}"] = value
-        elif parts[0] == "blocks" and parts[3] in _TIMM_BLOCK_PARTS:
-            block = number[int(parts[1]), int(parts[2])]
-            renamed[f"{block}.{_TIMM_BLOCK_PARTS[parts[3]]}.{parts[4]}"] = value
-    return renamed
+    found, base = legacy.base_net(state) or (name, {})
+    if found != name:
+        raise CheckpointError(f"{weights}: is for {found}, not for {name}; choose backbone={found}")
+    return _fill(backbone.base, base, unused_total=len(state), name=name, source=weights)
 
 
 def _fill(base: nn.Module, state: dict[str, Tensor], *, unused_total: int, name: str, source: str) -> str:
@@ -87,9 +49,10 @@ def _fill(base: nn.Module, state: dict[str, Tensor], *, unused_total: int, name:
             f"{source}: no weights for {unexpected[0]} of {name} ({len(unexpected)} keys are missing)"
         )
     taken = {key: value for key, value in state.items() if key in own}
+    hint = "; choose the backbone.width_multiplier of the weights" if name == "mobilenet_v1" else ""
     for key, value in taken.items():
         if value.shape != own[key].shape:
-            raise CheckpointError(f"{source}: {key} is {tuple(value.shape)}, {name} has {tuple(own[key].shape)}")
+            raise CheckpointError(f"{source}: {key} is {tuple(value.shape)}, {name} has {tuple(own[key].shape)}{hint}")
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise CheckpointError(f"{source}: {key} holds NaN or infinity")
     base.load_state_dict(taken, strict=False)

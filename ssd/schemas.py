@@ -37,6 +37,7 @@ class Train:
     num_workers: int | None = bounded(0, 256)
     seed: int = bounded(0, 2**32 - 1)
     resume: str | None = MISSING
+    init_from: str | None = MISSING
     objective: str = MISSING
     save_every_minutes: float | None = bounded(0, open_low=True)
     save_every_steps: int | None = bounded(1)
@@ -60,6 +61,7 @@ class Backbone:
 @dataclass
 class VGG16(Backbone):
     extras: str = MISSING
+    conv4_3_norm: str = MISSING
 
 
 @dataclass
@@ -247,10 +249,21 @@ class Predict:
     device: str = MISSING
 
 
+@dataclass
+class ImportWeights:
+    source: str = MISSING
+    output: str = MISSING
+    class_names: list[str] | None = MISSING
+    labels: str | None = MISSING
+    channel_order: str = MISSING
+    image_size: int | None = bounded(32, 4096)
+
+
 SCHEMAS: dict[str, type] = {
     "train": Train,
     "download": Download,
     "predict": Predict,
+    "import_weights": ImportWeights,
     "module": Module,
     "backbone/vgg16": VGG16,
     "backbone/mobilenet_v1": MobileNetV1,

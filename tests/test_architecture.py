@@ -15,14 +15,15 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 LAYERS = [
     {"errors", "files"},
     {"boxes", "cluster", "csv_logger", "runtime", "schedules", "schemas", "structures"},
-    {"priors", "images", "layers", "config", "finite"},
-    {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources", "meter", "answers"},
-    {"losses", "postprocess", "model", "fetch"},
-    {"data"},
-    {"metrics", "checkpoint", "results"},
+    {"config", "finite", "images", "layers", "priors"},
+    {"answers", "backbones", "coder", "command", "draw", "ema", "html", "meter", "progress", "sources"},
+    {"fetch", "losses", "model", "postprocess"},
+    {"data", "legacy_layouts"},
+    {"legacy"},
+    {"checkpoint", "metrics", "results"},
     {"module", "predictor", "pretrained", "recovery"},
-    {"runs"},
-    {"prediction", "assemble"},
+    {"runs", "transfer"},
+    {"assemble", "prediction"},
 ]
 ENTRY_POINTS = {"download", "inspect", "evaluate", "export", "benchmark", "import_weights"}  # python -m ssd.NAME
 LAYERS.append(ENTRY_POINTS)

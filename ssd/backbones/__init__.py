@@ -18,8 +18,10 @@ class Backbone(Protocol):
     """What SSD asks of a backbone."""
 
     name: str
-    arguments: dict[str, Any]
     base: nn.Module
+
+    @property
+    def arguments(self) -> dict[str, Any]: ...
 
     def __call__(self, images: Tensor) -> list[Tensor]: ...
 

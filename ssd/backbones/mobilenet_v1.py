@@ -39,11 +39,7 @@ class MobileNetV1(nn.Module):
 
     def __init__(self, *, width_multiplier: float, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.arguments: dict[str, Any] = {
-            "width_multiplier": float(width_multiplier),
-            "mean": list(mean),
-            "std": list(std),
-        }
+        self.width_multiplier = float(width_multiplier)
 
         def width(channels: int) -> int:
             return max(8, round(channels * width_multiplier))
@@ -60,6 +56,10 @@ class MobileNetV1(nn.Module):
             for before, middle, after in ((1024, 256, 512), (512, 128, 256), (256, 128, 256), (256, 128, 256))
         )
         initialize(self.extras)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"width_multiplier": self.width_multiplier, **self.pixel_norm.arguments()}
 
     def forward(self, images: Tensor) -> list[Float[Tensor, "B _ _ _"]]:
         stride_16 = self.base[:_TAP](self.pixel_norm(images))

@@ -1,0 +1,100 @@
+"""python -m ssd.import_weights: from another program's file to detections in a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import legacy_reference as reference
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from safetensors import safe_open
+
+import predict
+from ssd import checkpoint
+from ssd.command import CONF
+from ssd.config import register
+from ssd.data.shapes import save_pictures
+from ssd.errors import CheckpointError, ConfigError
+from ssd.import_weights import import_weights
+
+ROOT = Path(__file__).parents[1]
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    register()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose(name, overrides=list(overrides))
+    GlobalHydra.instance().clear()
+    return config
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With a weight file and a list of classes, as the current folder."""
+    torch.save(reference.random_weights(reference.QFGAOHAO_MB1, outputs=3), tmp_path / "mb1.pth")
+    (tmp_path / "names.txt").write_text("BACKGROUND\ncat\ndog\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_from_a_weight_file_to_detections(folder: Path) -> None:
+    """The file, imported, predicts what it predicts directly, but for the names."""
+    command = [sys.executable, "-m", "ssd.import_weights", "source=mb1.pth", "output=new.safetensors"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "labels=names.txt"], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *report, last = done.stdout.splitlines()
+    assert last.startswith("written to new.safetensors; next: python predict.py checkpoint=new.safetensors ")
+    assert report == [
+        "format: qfgaohao/pytorch-ssd mb1-ssd, 300x300 pixels",
+        "classes: 2 (names.txt): cat, dog",
+        "priors: squares of 60, 105, 150, 195, 240, 285, 330 px; clip all",
+        "pixels: RGB; mean [127.0, 127.0, 127.0], std [128.0, 128.0, 128.0]",
+        "keys: 202 used; not used: none",
+    ]
+    save_pictures(str(folder / "pictures"), 1)
+    found = {}
+    for name in ("new.safetensors", "mb1.pth"):
+        predict.predict(composed("predict", f"checkpoint={name}", "source=pictures", f"output=out_{name}"))
+        found[name] = json.loads(Path(f"out_{name}/predictions.jsonl").read_text())["detections"]
+    assert {detection["label"] for detection in found["new.safetensors"]} == {"cat", "dog"}
+    numbers = [[(d["class_id"], d["score"], d["box"]) for d in detections] for detections in found.values()]
+    assert numbers[0] == numbers[1] != []
+    # Here the export of new.safetensors follows.
+
+
+def test_weights_for_bgr_are_turned() -> None:
+    import_weights(composed("import_weights", "source=mb1.pth", "channel_order=bgr", "class_names=[cat,dog]"))
+    with safe_open("model.safetensors", framework="pt") as file:
+        first = file.get_tensor("backbone.base.0.0.weight")
+    theirs = torch.load("mb1.pth", weights_only=True)["base_net.0.0.weight"]
+    assert torch.equal(first[:, 0], theirs[:, 2])
+    assert checkpoint.load("model.safetensors").class_names == ("cat", "dog")
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("overrides", "kind", "message"),
+    [
+        (["output=model.pth"], ConfigError, "output=model.pth: must end in .safetensors"),
+        (["channel_order=gbr"], ConfigError, "channel_order=gbr: choose rgb or bgr"),
+        (["source=nothing.pth"], CheckpointError, "nothing.pth: no such checkpoint"),
+        (["source=names.txt"], CheckpointError, "names.txt: "),
+        (["class_names=[cat]"], CheckpointError, "has outputs for 2 classes, class_names has 1 names"),
+    ],
+)
+def test_mistakes_are_named_and_nothing_is_written(
+    folder: Path, overrides: list[str], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        import_weights(composed("import_weights", "source=mb1.pth", *overrides))
+    assert not list(folder.glob("*.safetensors"))
