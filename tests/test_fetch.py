@@ -257,24 +257,7 @@ def test_the_proxy_of_the_environment_is_used(
     assert (tmp_path / "a").read_bytes() == BODY
 
 
-# Many files
-
-
-def test_five_hundred_files_with_faults_in_a_fifth(server: FaultyServer, tmp_path: Path) -> None:
-    rng = random.Random(1)
-    bodies = {f"{number:03}": rng.randbytes(rng.randrange(100, 40_000)) for number in range(500)}
-    server.files = {f"/{name}": body for name, body in bodies.items()}
-    faulty = rng.sample(sorted(bodies), 100)
-    staying = faulty[:20]
-    for name in faulty[20:]:
-        server.fail(f"/{name}", rng.choices(PASSING, k=rng.randrange(1, 4)))
-    for name in staying:
-        server.fail(f"/{name}", repeat(rng.choice(["404", "403", "500", "html"])))
-    failed = fetch(server, tmp_path, *bodies, workers=16)
-    assert set(failed) == set(staying)
-    there = [name for name in names(tmp_path) if not name.startswith(".")]
-    assert there == sorted(bodies.keys() - set(staying))
-    assert all((tmp_path / name).read_bytes() == bodies[name] for name in there)
+# Disks, and the end
 
 
 def test_a_full_disk_ends_it_and_leaves_nothing_partial_under_a_name(server: FaultyServer, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_server import FaultyServer, serve
+from http_server import PASSING, FaultyServer, serve
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from openimages_site import MIDS, picture_id, publish, settings
@@ -181,6 +182,26 @@ def test_missing_pictures_are_counted_listed_and_tried_again(server: FaultyServe
     source(server, tmp_path / "some").run()
     assert sorted(asked_for_pictures(server)) == [f"/pictures/{first}", f"/pictures/{second}"]
     assert not (tmp_path / "some" / "missing.csv").exists()
+
+
+def test_five_hundred_pictures_with_faults_in_a_fifth(server: FaultyServer, tmp_path: Path) -> None:
+    publish(server, train=450, val=50, test=50)
+    served = {path.removeprefix("/pictures/"): body for path, body in server.files.items() if path.endswith(".jpg")}
+    rng = random.Random(1)
+    faulty = rng.sample(sorted(served), len(served) // 5)
+    passing, staying = faulty[20:], faulty[:20]
+    for name in passing:
+        server.fail(f"/pictures/{name}", rng.choices(PASSING, k=rng.randrange(1, 4)))
+    for name in staying:
+        server.fail(f"/pictures/{name}", repeat(rng.choice(["404", "403", "500", "html", "truncated"])))
+    with pytest.raises(PartialError):
+        source(server, tmp_path, classes=None, network={"read_timeout_s": 0.3}).run()
+    wanted = {path.removeprefix("/pictures/") for path in asked_for_pictures(server)}
+    assert len(wanted) > 500
+    with (tmp_path / "missing.csv").open() as file:
+        assert {row["file"] for row in csv.DictReader(file)} == set(staying) & wanted
+    assert pictures(tmp_path) == wanted - set(staying)
+    assert all((tmp_path / name).read_bytes() == served[name] for name in pictures(tmp_path))
 
 
 def test_no_cell_of_the_list_is_a_formula(server: FaultyServer, tmp_path: Path) -> None:
