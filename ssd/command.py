@@ -122,7 +122,9 @@ def explain(error: BaseException, *, config_name: str) -> tuple[int, str | None]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # contexts can form a ring
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 

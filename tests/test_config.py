@@ -185,3 +185,9 @@ def test_every_experiment_composes_and_its_header_says_what_to_expect(path: Path
     header = "".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     assert all(word in header for word in ("command", "hardware", "duration", "expected"))
     assert "@@" not in header
+
+
+def test_a_ring_of_causes_is_walked_once() -> None:
+    first, second = OSError(28, "No space left on device", "here"), RuntimeError("first")
+    first.__context__, second.__context__ = second, first
+    assert explain(second, config_name="train") == (5, "here: the disk is full; free some space")
