@@ -14,10 +14,10 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 # A module imports only from rows above its own.
 LAYERS = [
     {"errors"},
-    {"structures", "boxes", "runtime", "schedules", "csv_logger", "schemas"},
-    {"priors", "images", "layers", "config", "finite"},
-    {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources"},
-    {"losses", "postprocess", "model", "data"},
+    {"structures", "boxes", "runtime", "schedules", "csv_logger", "schemas", "matching"},
+    {"priors", "images", "layers", "config", "finite", "average_precision"},
+    {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources", "tide"},
+    {"losses", "postprocess", "model", "data", "analysis"},
     {"metrics", "checkpoint", "results"},
     {"module", "predictor", "pretrained", "runs"},
     {"prediction", "assemble"},
