@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from ssd.matching import NO_OBJECT, Matches, Scene, match_scene
 from ssd.tide import ERRORS, FOREGROUND_IOU, Judgement, Kind, judge
 
+ALL_CLASSES = "all classes"  # the name of their common curve
+
 
 @dataclass(frozen=True, slots=True)
 class ScoreCurve:

@@ -37,6 +37,10 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 figure { display: inline-block; margin: 6px 10px 6px 0; vertical-align: top; }
 figure img { display: block; max-width: 100%; border-radius: 4px; }
 figcaption { font-size: 13px; color: #556; max-width: 340px; overflow-wrap: anywhere; }
+figure.row { display: flex; flex-wrap: wrap; gap: 0 10px; margin: 14px 0; }
+figure.row > figure { flex: 1 1 300px; margin: 0; }
+figure.row > figure > img { width: 100%; }
+figure.row > figcaption { flex-basis: 100%; max-width: none; margin-bottom: 4px; font-weight: 600; }
 svg { max-width: 100%; height: auto; }
 .note { color: #556; }
 .warning { background: #fff4e0; border-left: 4px solid #e69a17; padding: 6px 12px; margin: 8px 0; }
@@ -109,6 +113,12 @@ def picture(image: Picture, *, caption: str = "", width: int = 320) -> Markup:
     return Markup('<figure><img alt="" src="data:image/jpeg;base64,{}"><figcaption>{}</figcaption></figure>').format(
         data, caption
     )
+
+
+def row(pictures: Sequence[Markup], *, caption: str) -> Markup:
+    """Pictures side by side under a line; one below the other where there is no room."""
+    parts = Markup("").join(pictures)
+    return Markup('<figure class="row"><figcaption>{}</figcaption>{}</figure>').format(caption, parts)
 
 
 def _shown(cell: object) -> object:

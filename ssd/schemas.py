@@ -41,6 +41,16 @@ class Train:
 
 
 @dataclass
+class Evaluate(Train):
+    checkpoint: Any = MISSING
+    split: str = MISSING
+    output: str = MISSING
+    device: str = MISSING
+    resamples: int = bounded(10, 1_000_000)
+    worst: int = bounded(0, 1000)
+
+
+@dataclass
 class Module:
     freeze: str = MISSING
     base_lr_multiplier: float = bounded(0)
@@ -217,6 +227,7 @@ class Predict:
 
 SCHEMAS: dict[str, type] = {
     "train": Train,
+    "evaluate": Evaluate,
     "predict": Predict,
     "module": Module,
     "backbone/vgg16": VGG16,

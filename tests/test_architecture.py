@@ -18,9 +18,9 @@ LAYERS = [
     {"priors", "images", "layers", "config", "finite", "average_precision"},
     {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources", "tide"},
     {"losses", "postprocess", "model", "data", "analysis"},
-    {"metrics", "checkpoint", "results"},
-    {"module", "predictor", "pretrained", "runs"},
-    {"prediction", "assemble"},
+    {"metrics", "checkpoint", "results", "charts"},
+    {"module", "predictor", "pretrained", "runs", "evaluation"},
+    {"prediction", "assemble", "evaluation_report"},
 ]
 ENTRY_POINTS = {"download", "inspect", "evaluate", "export", "benchmark", "import_weights"}  # python -m ssd.NAME
 LAYERS.append(ENTRY_POINTS)
