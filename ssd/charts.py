@@ -10,19 +10,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssd.analysis import ALL_CLASSES, ScoreCurve
+from ssd.tide import ERRORS, Kind
 
 _LEVELS = np.linspace(0, 1, 201)  # enough for the eye; a class of COCO has thousands of points
 _NAMED = 12  # more lines than colours help nobody: the others are gray
 _NUMBERED = 15  # classes of a confusion matrix with numbers in its cells
-_BLACK, _GRAY, _BLUE = "#1c2330", "#b8bfca", "#2f6fd6"
+_BLACK, _GRAY = "#1c2330", "#b8bfca"
+KIND_COLOURS = {
+    Kind.HIT: "#1a9850",
+    Kind.LEFT_OUT: "#7a8494",
+    Kind.WRONG_CLASS: "#9334d6",
+    Kind.POOR_BOX: "#e67e00",
+    Kind.BOTH: "#8c5a2b",
+    Kind.DUPLICATE: "#2f6fd6",
+    Kind.BACKGROUND: "#d6249f",
+    Kind.MISSED: "#e02f3c",
+}
 
 
 def precision_recall(curves: Mapping[str, ScoreCurve]) -> Figure:
     """Precision at this recall or a higher one, at IoU 0.5."""
     figure, axes = _panel("recall", "precision")
     for position, (name, curve) in enumerate(curves.items()):
-        envelope = np.append(np.maximum.accumulate(curve.precision[::-1])[::-1], np.nan)
-        reached = envelope[np.searchsorted(curve.recall, _LEVELS)]
+        envelope = np.append(np.maximum.accumulate(curve.precision[:0:-1])[::-1], np.nan)  # without the row of none
+        reached = envelope[np.searchsorted(curve.recall[1:], _LEVELS)]
         _line(axes, _LEVELS, reached, name, position, len(curves))
     axes.legend(frameon=False, fontsize=8)
     return figure
@@ -57,13 +68,15 @@ def confusion(matrix: Int[np.ndarray, "C1 C1"], class_names: Sequence[str]) -> F
 
 
 def error_bars(costs: Mapping[str, float]) -> Figure:
-    """AP at IoU 0.5 that each kind of error costs."""
-    figure = Figure(figsize=(5.2, 0.34 * len(costs) + 0.8))
+    """AP at IoU 0.5 that each kind of error costs, from `ssd.tide.error_costs`."""
+    figure = Figure(figsize=(5.2, 3.0))
     axes = figure.subplots()
-    bars = axes.barh(list(costs), list(costs.values()), color=_BLUE, height=0.62)
+    values = [costs[kind.title] for kind in ERRORS]
+    colours = [KIND_COLOURS[kind] for kind in ERRORS]
+    bars = axes.barh([kind.title for kind in ERRORS], values, color=colours, height=0.62)
     axes.bar_label(bars, fmt="%.3f", padding=4, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(0, max([*costs.values(), 0.01]) * 1.2)
+    axes.set_xlim(0, max([*values, 0.01]) * 1.2)
     axes.set_xlabel("AP@0.5 that mending them would gain", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -34,17 +34,22 @@ def evaluate(config: DictConfig) -> None:
     evaluations = [_measure(config, name, model, index) for name, model in zip(names, models, strict=True)]
     comparisons = evaluation.compare(evaluations)
     evaluation_report.show(evaluations, comparisons)
-    data, split = _describe(config), f"{config.split} split: {len(index)} pictures, {len(index.boxes)} objects"
-    facts = {"checkpoints": paths, "dataset": data, "split": config.split, "pictures": len(index)}
+    data = _describe(config)
     page = evaluation_report.as_page(
-        evaluations, comparisons, index, title=f"{', '.join(names)} on {data}", subtitle=split, worst=config.worst
+        evaluations,
+        comparisons,
+        index,
+        title=f"{', '.join(names)} on {data}",
+        subtitle=f"{config.split} split: {len(index)} pictures, {len(index.boxes)} objects; {', '.join(paths)}",
+        worst=config.worst,
     )
+    facts = {"checkpoints": paths, "dataset": data, "split": config.split, "pictures": len(index)}
     _write(folder / "report.html", page)
     _write(folder / "evaluation.json", evaluation_report.as_json(evaluations, comparisons, facts))
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """Names for the tables: what the paths do not share, or the whole path of a single one.
+    """Names for the tables: what the paths do not share, or the end of a single one.
 
     Raises:
         ConfigError: a path is there twice, or none at all.
@@ -53,7 +58,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
         raise ConfigError(f"checkpoint={list(paths)}: give one file, or several different ones")
     parts = [Path(path).parts for path in paths]
     if len(parts) == 1:
-        return [str(paths[0])]
+        return [str(Path(*parts[0][-2:]))]
     while len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
     while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:

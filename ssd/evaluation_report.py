@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 from markupsafe import Markup
 from rich.table import Table
 
 from ssd import charts, html
 from ssd.analysis import ALL_CLASSES, Verdict, worst_pictures
 from ssd.data.index import DetectionIndex
-from ssd.draw import draw
 from ssd.evaluation import Comparison, Evaluation
 from ssd.results import TITLES, say, say_table
-from ssd.structures import Detections
 from ssd.tide import Kind
 
 _TITLES = TITLES | {
@@ -42,7 +39,12 @@ _CLASS_TITLES = {
     "precision": "precision",
     "recall": "recall",
 }
-_NOISE = "Brackets hold the middle 95 % over resampled pictures: the noise of the choice of the test pictures."
+_TERMINAL_COLUMNS = ("name", "objects", "map", "map_50", "threshold", "precision", "recall")  # 80 characters
+_PICTURE_WIDTH = 520
+_NOISE = (
+    "Brackets: the middle 95 % over resampled pictures, which is the noise of the choice of the pictures. Training "
+    "again with another seed changes the numbers, too."
+)
 
 
 # --- terminal ----------------------------------------------------------------------------------------------------
@@ -59,9 +61,9 @@ def show(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]) -
     say_table(table)
     for evaluation in evaluations:
         table = Table(title=f"{evaluation.name}: classes", title_justify="left")
-        for key, title in _CLASS_TITLES.items():
-            table.add_column(title, justify="left" if key == "name" else "right")
-        for row in _class_rows(evaluation):
+        for key in _TERMINAL_COLUMNS:
+            table.add_column(_CLASS_TITLES[key], justify="left" if key == "name" else "right")
+        for row in _class_rows(evaluation, _TERMINAL_COLUMNS):
             table.add_row(*(_text(cell) for cell in row))
         say_table(table)
         worst = sorted(evaluation.costs.items(), key=lambda item: -item[1])
@@ -73,10 +75,10 @@ def show(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]) -
 
 def describe(comparison: Comparison) -> str:
     """Whether the difference exceeds the noise."""
-    verdict = "more than the noise" if comparison.exceeds_noise else "within the noise"
+    verdict = "more than the noise" if comparison.exceeds_noise else "which is within the noise"
     return (
-        f"{_TITLES[comparison.metric]}: {comparison.better} is {comparison.difference:.3f} over {comparison.other}, "
-        f"{verdict} (95 %: {comparison.low:+.3f} to {comparison.high:+.3f})"
+        f"{_TITLES[comparison.metric]}: {comparison.better} is {comparison.difference:.3f} better than "
+        f"{comparison.other}, {verdict} (95 %: {comparison.low:+.3f} to {comparison.high:+.3f})"
     )
 
 
@@ -84,12 +86,14 @@ def _metric_rows(evaluations: Sequence[Evaluation]) -> list[list[object]]:
     rows: list[list[object]] = [
         [title, *(_with_interval(evaluation, key) for evaluation in evaluations)] for key, title in _TITLES.items()
     ]
-    rows.append(["pictures/s", *(f"{_rate(evaluation):.1f}" for evaluation in evaluations)])
+    speeds = [evaluation.speed for evaluation in evaluations]
+    rows.append(["pictures/s", *(f"{speed.pictures / speed.seconds:.1f}" for speed in speeds)])
+    rows.append(["time waiting for pictures", *(f"{speed.waiting / speed.seconds:.0%}" for speed in speeds)])
     return rows
 
 
-def _class_rows(evaluation: Evaluation) -> list[list[Any]]:
-    return [[getattr(result, key) for key in _CLASS_TITLES] for result in evaluation.classes]
+def _class_rows(evaluation: Evaluation, columns: Iterable[str]) -> list[list[Any]]:
+    return [[getattr(result, key) for key in columns] for result in evaluation.classes]
 
 
 def _with_interval(evaluation: Evaluation, key: str) -> str | None:
@@ -98,10 +102,6 @@ def _with_interval(evaluation: Evaluation, key: str) -> str | None:
     low, high = evaluation.intervals.get(key, (None, None))
     noise = "" if low is None else f" [{low:.3f}, {high:.3f}]"
     return f"{evaluation.metrics[key]:.3f}{noise}"
-
-
-def _rate(evaluation: Evaluation) -> float:
-    return evaluation.speed.pictures / evaluation.speed.seconds
 
 
 def _text(cell: object) -> str:
@@ -145,15 +145,15 @@ def as_page(
 ) -> str:
     """The report; complete in itself."""
     header = ["metric", *(evaluation.name for evaluation in evaluations)]
-    summary = [
-        *(html.paragraph(describe(comparison)) for comparison in comparisons),
-        html.table(header, _metric_rows(evaluations)),
-        html.paragraph(_NOISE),
-    ]
+    parts = [html.table(header, _metric_rows(evaluations))]
     if len(evaluations) > 1:
         together = {evaluation.name: evaluation.curves[ALL_CLASSES] for evaluation in evaluations}
-        summary += [html.chart(charts.precision_recall(together)), html.chart(charts.f1_by_threshold(together))]
-    sections = [html.Section("results", "Results", summary)]
+        curves = Markup("<br>").join(
+            map(html.chart, (charts.precision_recall(together), charts.f1_by_threshold(together)))
+        )
+        parts.append(curves)
+    verdicts = [html.paragraph(describe(comparison)) for comparison in comparisons]
+    sections = [html.Section("results", "Results", [*verdicts, html.columns(parts), html.paragraph(_NOISE)])]
     for number, evaluation in enumerate(evaluations):
         sections += _sections(evaluation, index, number, worst, named=len(evaluations) > 1)
     return html.page(title, subtitle=subtitle, sections=sections)
@@ -171,52 +171,71 @@ def _sections(
             f"classes-{number}",
             f"{prefix}Classes",
             [
-                html.table(list(_CLASS_TITLES.values()), _class_rows(evaluation)),
+                html.table(list(_CLASS_TITLES.values()), _class_rows(evaluation, _CLASS_TITLES)),
                 html.paragraph("cut at: the score with the best F1; precision and recall are those over it."),
-                html.chart(charts.precision_recall(evaluation.curves)),
-                html.chart(charts.f1_by_threshold(evaluation.curves)),
+                html.columns(
+                    [
+                        html.chart(charts.precision_recall(evaluation.curves)),
+                        html.chart(charts.f1_by_threshold(evaluation.curves)),
+                    ]
+                ),
             ],
         ),
         html.Section(
             f"errors-{number}",
             f"{prefix}Errors",
             [
-                html.chart(charts.error_bars({name: evaluation.costs[name] for name in evaluation.counts})),
-                html.table(["error", "AP@0.5 lost", "number"], errors),
-                html.chart(charts.confusion(evaluation.confusion, index.class_names)),
-                html.paragraph(f"Numbers of errors and the matrix: {cut}"),
+                html.columns(
+                    [
+                        html.chart(charts.error_bars(evaluation.costs))
+                        + html.table(["error", "AP@0.5 lost", "number"], errors),
+                        html.chart(charts.confusion(evaluation.confusion, index.class_names)),
+                    ]
+                ),
+                html.paragraph(f"The numbers and the matrix: {cut}"),
             ],
         ),
         html.Section(
             f"worst-{number}",
             f"{prefix}Worst pictures",
-            [html.paragraph(f"{cut} Left what is there, right what was found.")]
+            [html.paragraph(f"Left what is there, right what was found. {cut}"), _legend()]
             + [_pair(evaluation, index, verdict) for verdict in verdicts],
         ),
     ]
 
 
-def _pair(evaluation: Evaluation, index: DetectionIndex, verdict: Verdict) -> str:
-    """The objects, and what was found; what is wrong is named."""
+def _pair(evaluation: Evaluation, index: DetectionIndex, verdict: Verdict) -> Markup:
+    """The objects, and what was found, in the colour of what became of them."""
     scene = evaluation.scenes[verdict.picture].above(evaluation.threshold)
     image = index.load(index.paths[verdict.picture])
-    names = [*index.class_names, *(f"{kind.title}: {name}" for name in index.class_names for kind in Kind)]
+    scale = np.array(image.shape[:2])[[1, 0, 1, 0]]
 
-    def drawn(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, kinds: np.ndarray) -> Markup:
-        height, width = image.shape[:2]
-        wrong = len(index.class_names) + labels * len(Kind) + kinds
-        shown = Detections(
-            boxes=torch.from_numpy(boxes / np.array([width, height, width, height], dtype=np.float32)),
-            scores=torch.from_numpy(scores),
-            labels=torch.from_numpy(np.where(kinds > Kind.LEFT_OUT, wrong, labels)),
-        )
-        return html.picture(draw(image, shown, names), width=520)
+    def marked(boxes: np.ndarray, labels: np.ndarray, kinds: np.ndarray, scores: Sequence[str]) -> Markup:
+        marks = []
+        for box, label, kind, score in zip(boxes / scale, labels, map(Kind, kinds.tolist()), scores, strict=True):
+            text = index.class_names[label] + score
+            marks.append(html.Mark(tuple(box.tolist()), charts.KIND_COLOURS[kind], text, f"{text}: {kind.title}"))
+        return html.picture(image, width=_PICTURE_WIDTH, marks=marks[::-1])  # the best on top
 
-    missed = np.where(verdict.judgement.missed, Kind.MISSED, Kind.HIT)
+    judged = verdict.judgement
+    outcome = np.where(scene.ignore, Kind.LEFT_OUT, Kind.MISSED)
+    meant = np.isin(judged.kinds, (Kind.POOR_BOX, Kind.WRONG_CLASS))
+    outcome[judged.targets[meant]] = judged.kinds[meant]
+    outcome[judged.found] = Kind.HIT
     return html.row(
         [
-            drawn(scene.boxes, scene.labels, np.ones(len(scene.boxes), dtype=np.float32), missed),
-            drawn(scene.found_boxes, scene.found_labels, scene.found_scores, verdict.judgement.kinds),
+            marked(scene.boxes, scene.labels, outcome, [""] * len(scene.boxes)),
+            marked(
+                scene.found_boxes,
+                scene.found_labels,
+                judged.kinds,
+                [f" {score:.0%}" for score in scene.found_scores.tolist()],
+            ),
         ],
         caption=f"{index.ids[verdict.picture]}: {verdict.reason}",
     )
+
+
+def _legend() -> Markup:
+    items = (Markup('<b style="color:{}">{}</b>').format(charts.KIND_COLOURS[kind], kind.title) for kind in Kind)
+    return Markup("<p>{}</p>").format(Markup(" · ").join(items))

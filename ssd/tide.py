@@ -30,7 +30,8 @@ class Kind(IntEnum):
     @property
     def title(self) -> str:
         """For people to read."""
-        return "wrong class and box" if self is Kind.BOTH else self.name.lower().replace("_", " ")
+        special = {Kind.LEFT_OUT: "ignored", Kind.BOTH: "wrong class and box"}
+        return special.get(self, self.name.lower().replace("_", " "))
 
 
 ERRORS = tuple(kind for kind in Kind if kind >= Kind.WRONG_CLASS)
