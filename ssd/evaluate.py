@@ -119,7 +119,7 @@ def _check_classes(splits: Splits, class_names: tuple[str, ...]) -> None:
     others = [name for name in splits.class_names if name not in class_names]
     left_out = [line for line in splits.report.summary_lines() if "left out" in line]
     if not known or (left_out and not any(len(index.boxes) for _, index in splits.named())):
-        there = "; ".join(left_out[:3]) or f"the dataset has {', '.join(others)}"
+        there = left_out[0] if left_out else f"the dataset has {', '.join(others)}"
         raise ConfigError(f"no class in common: the checkpoint knows {', '.join(class_names)}; {there}")
     if others:
         say(f"left out, since the checkpoint does not know them: objects of {', '.join(others)}")

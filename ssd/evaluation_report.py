@@ -148,10 +148,8 @@ def as_page(
     parts = [html.table(header, _metric_rows(evaluations))]
     if len(evaluations) > 1:
         together = {evaluation.name: evaluation.curves[ALL_CLASSES] for evaluation in evaluations}
-        curves = Markup("<br>").join(
-            map(html.chart, (charts.precision_recall(together), charts.f1_by_threshold(together)))
-        )
-        parts.append(curves)
+        lines = (charts.precision_recall(together), charts.f1_by_threshold(together))
+        parts.append(Markup("<br>").join(map(html.chart, lines)))
     verdicts = [html.paragraph(describe(comparison)) for comparison in comparisons]
     sections = [html.Section("results", "Results", [*verdicts, html.columns(parts), html.paragraph(_NOISE)])]
     for number, evaluation in enumerate(evaluations):
