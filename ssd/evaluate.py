@@ -137,7 +137,7 @@ def _measure(config: DictConfig, name: str, model: Any, index: DetectionIndex) -
     predictor = Predictor(model, instantiate(config.postprocess), device=config.device)
     threads = min(8, os.cpu_count() or 1) if config.num_workers is None else max(1, config.num_workers)
     found, speed = evaluation.detect(predictor, index, batch_size=config.batch_size, threads=threads)
-    found = [evaluation.relabelled(item, model.class_names, index.class_names) for item in found]
+    found = evaluation.relabelled(found, model.class_names, index.class_names)
     weights = resampled(len(index), times=config.resamples, seed=config.seed)
     return evaluation.measure(name, found, index, speed=speed, weights=weights)
 

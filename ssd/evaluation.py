@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -139,10 +140,11 @@ def with_classes(index: DetectionIndex, class_names: Sequence[str]) -> Detection
     return replace(index, class_names=tuple(class_names), labels=labels.astype(np.int32)).keep_boxes(labels >= 0)
 
 
-def relabelled(found: Detections, own: Sequence[str], class_names: Sequence[str]) -> Detections:
+def relabelled(found: Iterable[Detections], own: Sequence[str], class_names: Sequence[str]) -> list[Detections]:
     """Detections of a network that knows the classes `own`, with labels that count in `class_names`."""
-    labels = torch.from_numpy(_places(own, class_names))[found.labels]
-    return Detections(found.boxes[labels >= 0], found.scores[labels >= 0], labels[labels >= 0])
+    places = torch.from_numpy(_places(own, class_names))
+    known = [(item, places[item.labels]) for item in found]
+    return [Detections(item.boxes[row >= 0], item.scores[row >= 0], row[row >= 0]) for item, row in known]
 
 
 def _places(own: Sequence[str], class_names: Sequence[str]) -> Int[np.ndarray, "C"]:
@@ -159,34 +161,27 @@ def measure(
     by_id = metrics.scenes()
     scenes = [by_id[index.ids[position]] for position in range(len(index))]
     classes = len(index.class_names)
-    coco, voc = match_coco(scenes, classes), match_voc(scenes, classes)
-    ap, voc07_ap, voc_ap = (
-        average_precision(matches, points=points)[0]
-        for matches, points in ((coco, COCO_POINTS), (voc, VOC07_POINTS), (voc, AREA))
-    )
-    values = metrics.results()
-    if coco.objects.any():
-        values |= {"voc07_map": _mean(voc07_ap), "voc_map": _mean(voc_ap)}
-    resampled = mean_over_classes(average_precision(coco, points=COCO_POINTS, weights=weights))
-    samples = {"map": resampled.mean(axis=1), "map_50": resampled[:, 0]}
-    curves = {label: score_curve(coco, row) for row, label in enumerate(index.class_names)}
-    best = score_curve(coco).best_threshold
+    matches = match_coco(scenes, classes)
+    curves = {label: score_curve(matches, row) for row, label in enumerate(index.class_names)}
+    curves[ALL_CLASSES] = score_curve(matches)
+    best = curves[ALL_CLASSES].best_threshold
     threshold = WITHOUT_A_HIT if math.isnan(best) else best
     cut = [scene.above(threshold) for scene in scenes]
+    per_class = _class_results(scenes, matches, curves)
+    resampled = mean_over_classes(average_precision(matches, points=COCO_POINTS, weights=weights))
+    samples = {"map": resampled.mean(axis=1), "map_50": resampled[:, 0]}
+    values = metrics.results() | _voc_means(per_class)
     return Evaluation(
         name=name,
         metrics=values,
         intervals={key: interval(sample) for key, sample in samples.items() if key in values},
-        classes=[
-            _class_result(label, row, coco, curves[label], (ap.mean(axis=0), ap[0], voc07_ap[0], voc_ap[0]))
-            for row, label in enumerate(index.class_names)
-        ],
+        classes=per_class,
         threshold=threshold,
         costs=error_costs(scenes, classes),
         counts=_count_errors(cut),
         confusion=confusion_matrix(cut, classes),
         speed=speed,
-        curves=curves | {ALL_CLASSES: score_curve(coco)},
+        curves=curves,
         scenes=scenes,
         samples=samples,
     )
@@ -217,21 +212,28 @@ def _truth(index: DetectionIndex, position: int) -> Batch:
     )
 
 
-def _mean(ap: Float[np.ndarray, "1 C"]) -> float:
-    return float(mean_over_classes(ap)[0])
+def _class_results(scenes: Sequence[Scene], matches: Matches, curves: Mapping[str, ScoreCurve]) -> list[ClassResult]:
+    objects = matches.objects.sum(axis=0)
+    voc = match_voc(scenes, len(objects))
+    coco_ap = average_precision(matches, points=COCO_POINTS)[0]
+    columns = [coco_ap.mean(axis=0), coco_ap[0]]
+    columns += [average_precision(voc, points=points)[0, 0] for points in (VOC07_POINTS, AREA)]
+    results = []
+    for name, count, *numbers in zip(curves, objects.tolist(), *columns, strict=False):
+        curve, best = curves[name], curves[name].f1.argmax()
+        numbers += [curve.best_threshold, curve.precision[best] if best else math.nan]
+        numbers += [curve.recall[best] if count else math.nan]
+        results.append(ClassResult(name, count, *(None if math.isnan(value) else float(value) for value in numbers)))
+    return results
 
 
-def _class_result(
-    name: str, label: int, matches: Matches, curve: ScoreCurve, aps: Sequence[Float[np.ndarray, "C"]]
-) -> ClassResult:
-    objects = int(matches.objects[:, label].sum())
-    best = int(curve.f1.argmax())
-    numbers = [*(float(ap[label]) for ap in aps), curve.best_threshold]
-    if best > 0:
-        numbers += [float(curve.precision[best]), float(curve.recall[best])]
-    else:
-        numbers += [math.nan, 0.0 if objects else math.nan]
-    return ClassResult(name, objects, *(None if math.isnan(number) else number for number in numbers))
+def _voc_means(results: Sequence[ClassResult]) -> dict[str, float]:
+    means = {}
+    for name, column in (("voc07_map", "voc07_ap"), ("voc_map", "voc_ap")):
+        known = [ap for result in results if (ap := getattr(result, column)) is not None]
+        if known:
+            means[name] = fmean(known)
+    return means
 
 
 def _count_errors(scenes: Sequence[Scene]) -> dict[str, int]:

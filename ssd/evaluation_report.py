@@ -67,7 +67,7 @@ def show(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]) -
             table.add_row(*(_text(cell) for cell in row))
         say_table(table)
         worst = sorted(evaluation.costs.items(), key=lambda item: -item[1])
-        lost = ", ".join(f"{name} {cost:.3f}" for name, cost in worst if name in evaluation.counts and cost > 0)
+        lost = ", ".join(f"{name} {cost:.3f}" for name, cost in worst if name in evaluation.counts and cost >= 0.001)
         say(f"{evaluation.name}: AP@0.5 lost to {lost or 'nothing'}")
     for comparison in comparisons:
         say(describe(comparison))

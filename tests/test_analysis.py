@@ -150,6 +150,12 @@ def test_a_perfect_detector_has_nothing_to_gain() -> None:
     assert not any(error_costs(scenes, 2).values())
 
 
+def test_a_detector_that_finds_nothing_misses_everything() -> None:
+    costs = error_costs([scene([(PLACE, CAT)]), scene([(PLACE, DOG)])], 2)
+    assert {name for name, cost in costs.items() if cost} == {"missed", "false negatives"}
+    assert costs["missed"] == 1.0
+
+
 def test_mending_all_that_is_missing_and_false_is_worth_the_rest() -> None:
     """Without false positives, precision is 1: AP is recall."""
     scenes = random_scenes(0, pictures=40, classes=3, ignored=0.1)

@@ -122,9 +122,8 @@ def test_labels_follow_the_names(index: DetectionIndex) -> None:
     wanted = np.isin(index.labels, [CLASS_NAMES.index("star"), CLASS_NAMES.index("circle")])
     assert [names[label] for label in mapped.labels] == [CLASS_NAMES[label] for label in index.labels[wanted]]
     assert len(mapped) == len(index)
-    found = relabelled(
-        Detections(torch.rand(3, 4), torch.rand(3), torch.tensor([2, 0, 1])), ("a", "star", "dog"), names
-    )
+    detections = Detections(torch.rand(3, 4), torch.rand(3), torch.tensor([2, 0, 1]))
+    (found,) = relabelled([detections], ("a", "star", "dog"), names)
     assert found.labels.tolist() == [1, 0]
 
 
