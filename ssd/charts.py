@@ -51,7 +51,7 @@ def f1_by_threshold(curves: Mapping[str, ScoreCurve]) -> Figure:
 
 def confusion(matrix: Int[np.ndarray, "C1 C1"], class_names: Sequence[str]) -> Figure:
     """Shares of each true class by colour, counts as numbers; the last row and column are background."""
-    names = [*class_names, "background"]
+    names = [*map(_plain, class_names), "background"]
     side = max(3.2, min(9.0, 1.6 + 0.55 * len(names)))
     figure = Figure(figsize=(side, side))
     axes = figure.subplots()
@@ -97,5 +97,11 @@ def _line(axes: Axes, x: np.ndarray, y: np.ndarray, name: str, position: int, co
     """Returns its colour."""
     common, many = name == ALL_CLASSES, count > _NAMED
     colour = _BLACK if common else _GRAY if many else f"C{position % 10}"
-    axes.plot(x, y, color=colour, linewidth=2.2 if common else 1.3, label=name if common or not many else None)
+    label = _plain(name) if common or not many else None
+    axes.plot(x, y, color=colour, linewidth=2.2 if common else 1.3, label=label)
     return colour
+
+
+def _plain(name: str) -> str:
+    """Dollars would start a formula, and a name that begins with an underscore would not be in the legend."""
+    return " " + name.replace("$", r"\$")

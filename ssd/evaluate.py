@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ssd.command import run
 from ssd.errors import ConfigError, MachineError
@@ -16,22 +17,23 @@ if TYPE_CHECKING:
     from ssd.data.index import DetectionIndex
     from ssd.data.splits import Splits
     from ssd.evaluation import Evaluation
+    from ssd.predictor import Predictor
 
 
 def evaluate(config: DictConfig) -> None:
     """Shows the tables; writes report.html and evaluation.json."""
     from omegaconf import ListConfig
 
-    from ssd import checkpoint, evaluation, evaluation_report, runtime
+    from ssd import evaluation, evaluation_report, runtime
 
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
     paths = list(config.checkpoint) if isinstance(config.checkpoint, ListConfig) else [config.checkpoint]
     names = short_names(paths)
-    models = [checkpoint.load(path) for path in paths]
-    index = read_split(config, common_classes([model.class_names for model in models], names))
+    predictors = [_open(config, path) for path in paths]
+    index = read_split(config, common_classes([predictor.class_names for predictor in predictors], names))
     folder = _make_folder(config.output)
-    evaluations = [_measure(config, name, model, index) for name, model in zip(names, models, strict=True)]
+    evaluations = [_measure(config, name, item, index) for name, item in zip(names, predictors, strict=True)]
     comparisons = evaluation.compare(evaluations)
     evaluation_report.show(evaluations, comparisons)
     data = _describe(config)
@@ -104,9 +106,8 @@ def read_split(config: DictConfig, class_names: tuple[str, ...]) -> DetectionInd
         raise ConfigError(f"split={config.split}: the dataset has no such split; there are {', '.join(indexes)}")
     _check_classes(splits, class_names)
     index = with_classes(indexes[config.split], class_names)
-    for line in describe_data(
-        Splits(**{**dict.fromkeys(("train", "val", "test")), config.split: index}, report=splits.report)
-    ):
+    this_one = {name: index if name == config.split else None for name in ("train", "val", "test")}
+    for line in describe_data(Splits(**this_one, report=splits.report)):
         say(line)
     return index
 
@@ -125,19 +126,22 @@ def _check_classes(splits: Splits, class_names: tuple[str, ...]) -> None:
         say(f"left out, since the checkpoint does not know them: objects of {', '.join(others)}")
 
 
-def _measure(config: DictConfig, name: str, model: Any, index: DetectionIndex) -> Evaluation:
-    import os
-
+def _open(config: DictConfig, path: str) -> Predictor:
     from hydra.utils import instantiate
 
-    from ssd import evaluation
-    from ssd.average_precision import resampled
+    from ssd import checkpoint
     from ssd.predictor import Predictor
 
-    predictor = Predictor(model, instantiate(config.postprocess), device=config.device)
+    return Predictor(checkpoint.load(path), instantiate(config.postprocess), device=config.device)
+
+
+def _measure(config: DictConfig, name: str, predictor: Predictor, index: DetectionIndex) -> Evaluation:
+    from ssd import evaluation
+    from ssd.average_precision import resampled
+
     threads = min(8, os.cpu_count() or 1) if config.num_workers is None else max(1, config.num_workers)
     found, speed = evaluation.detect(predictor, index, batch_size=config.batch_size, threads=threads)
-    found = evaluation.relabelled(found, model.class_names, index.class_names)
+    found = evaluation.relabelled(found, predictor.class_names, index.class_names)
     weights = resampled(len(index), times=config.resamples, seed=config.seed)
     return evaluation.measure(name, found, index, speed=speed, weights=weights)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment
 from markupsafe import Markup
+from matplotlib import rc_context
 from PIL import Image
 
 from ssd.images import Picture
@@ -131,9 +133,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
 
 
 def chart(figure: Figure) -> Markup:
-    """A matplotlib figure as SVG."""
+    """A matplotlib figure as SVG; its text stays text, which browsers have the letters for."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight")
+    with rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(buffer, format="svg", bbox_inches="tight")
     return Markup(buffer.getvalue()[buffer.getvalue().index("<svg") :])
 
 

@@ -65,7 +65,7 @@ def show(scores: dict[str, float], class_names: tuple[str, ...], *, stage: str) 
 
 def say_table(table: Table) -> None:
     """A table for the terminal and train.log."""
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)  # names may hold brackets
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().rstrip().splitlines():
