@@ -83,10 +83,10 @@ def judge(scene: Scene) -> Judgement:
 def error_costs(scenes: Sequence[Scene], classes: int) -> dict[str, float]:
     """AP at IoU 0.5 that would be gained if all errors of a kind were mended, by the kind's title.
 
-    A poor box becomes a hit, a wrong class a hit of the right one (the best of those that mean the same object, if
-    nothing hits it; the others go). Other false detections go. Missed objects are no longer asked for. Besides:
-    `false positives`, all false detections go; `false negatives`, only objects that are hit are asked for. Gains do
-    not add up. A class that is left without objects has no say, as in COCO.
+    A poor box becomes a hit, a wrong class a hit of the right one: for each object that nothing hits, the best one of
+    both kinds that means it; the others of the kind go. Other false detections go. Missed objects are no longer asked
+    for. Besides: `false positives`, all false detections go; `false negatives`, only objects that are hit are asked
+    for. Gains do not add up. A class that is left without objects has no say, as in COCO.
     """
     now = _flatten([best_of_each_class(scene) for scene in scenes])
     better = {kind.title: _mended(now, kind) for kind in ERRORS}
@@ -134,10 +134,10 @@ def _mended(now: _Outcome, kind: Kind) -> _Outcome:
         return replace(now, asked=now.asked & ~now.missed)
     kinds, labels = np.where(now.kinds == kind, Kind.LEFT_OUT, now.kinds), now.labels.copy()
     if kind in (Kind.POOR_BOX, Kind.WRONG_CLASS):
-        rows = np.flatnonzero(now.kinds == kind)
+        rows = np.flatnonzero(np.isin(now.kinds, (Kind.POOR_BOX, Kind.WRONG_CLASS)))
         rows = rows[~now.found[now.targets[rows]]]
         _, first = np.unique(now.targets[rows], return_index=True)
-        best = rows[first]
+        best = rows[first][now.kinds[rows[first]] == kind]
         kinds[best] = Kind.HIT
         labels[best] = now.object_labels[now.targets[best]]
     return replace(now, kinds=kinds, labels=labels)

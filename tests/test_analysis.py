@@ -145,6 +145,21 @@ def test_duplicates_and_wrong_boxes_of_the_wrong_class_go() -> None:
     assert costs["wrong class and box"] == pytest.approx((1 - 1 / 2) / 2)
 
 
+def test_costs_are_those_of_the_tool_of_the_papers_authors() -> None:
+    """In percent, from tidecv 1.0.1 on the same boxes. Without ignored objects: it calls detections on them errors."""
+    costs = error_costs(random_scenes(0, pictures=60, classes=3), 3)
+    assert {name: 100 * cost for name, cost in costs.items()} == {
+        "wrong class": pytest.approx(1.225033, abs=1e-5),
+        "poor box": pytest.approx(8.257943, abs=1e-5),
+        "wrong class and box": pytest.approx(1.432511, abs=1e-5),
+        "duplicate": pytest.approx(1.160326, abs=1e-5),
+        "background": pytest.approx(8.040809, abs=1e-5),
+        "missed": pytest.approx(3.568561, abs=1e-5),
+        "false positives": pytest.approx(48.031242, abs=1e-5),
+        "false negatives": pytest.approx(8.054591, abs=1e-5),
+    }
+
+
 def test_a_perfect_detector_has_nothing_to_gain() -> None:
     scenes = [scene([(PLACE, CAT), (FAR, DOG)], [(PLACE, CAT, 0.9), (FAR, DOG, 0.8)])]
     assert not any(error_costs(scenes, 2).values())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from ssd.data.shapes import CLASS_NAMES, read_shapes
 from ssd.errors import ConfigError
 from ssd.evaluate import common_classes, evaluate, short_names
 from ssd.evaluation import Evaluation, Speed, compare, detect, measure, relabelled, with_classes
-from ssd.evaluation_report import as_json, as_page, describe
+from ssd.evaluation_report import as_json, as_page, describe, show
 from ssd.images import Picture
 from ssd.model import SSD
 from ssd.priors import PriorSpec
@@ -111,6 +114,18 @@ def test_own_samples_lie_around_the_librarys_map(index: DetectionIndex) -> None:
         assert once.samples[name].item() == pytest.approx(result.metrics[name], abs=5e-3)
         low, high = result.intervals[name]
         assert low <= result.metrics[name] <= high
+
+
+def test_names_of_any_kind_are_shown_as_they_are(index: DetectionIndex, caplog: pytest.LogCaptureFixture) -> None:
+    names = ("猫", "[red]$\\bad$", "<script>", "_hidden", ":cat:")
+    result = measured(replace(index, class_names=names), "a[/b]$", shift=0.05)
+    with caplog.at_level(logging.INFO, logger="ssd"):
+        show([result], [])
+    page = as_page([result], [], replace(index, class_names=names), title="t", subtitle="s", worst=1)
+    for name in names:
+        assert f" {name} " in caplog.text
+        assert page.count(str(escape(name))) > 2, name  # the table and the charts
+    assert "<script>" not in page
 
 
 # --- classes by name ---------------------------------------------------------------------------------------------
