@@ -51,7 +51,7 @@ def evaluate(config: DictConfig) -> None:
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """Names for the tables: what the paths do not share, or the end of a single one.
+    """Names for the tables: where the paths differ, or the end of a single one.
 
     Raises:
         ConfigError: a path is there twice, or none at all.
@@ -63,9 +63,10 @@ def short_names(paths: Sequence[str]) -> list[str]:
         return [str(Path(*parts[0][-2:]))]
     while len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
-    while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [part[:-1] for part in parts]
-    return [str(Path(*part)) for part in parts]
+    length = 1
+    while len({part[:length] for part in parts}) < len(parts):
+        length += 1
+    return [str(Path(*part[:length])) for part in parts]
 
 
 def common_classes(class_lists: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[str, ...]:

@@ -42,8 +42,8 @@ _CLASS_TITLES = {
 _TERMINAL_COLUMNS = ("name", "objects", "map", "map_50", "threshold", "precision", "recall")  # 80 characters
 _PICTURE_WIDTH = 520
 _NOISE = (
-    "Brackets: the middle 95 % over resampled pictures, which is the noise of the choice of the pictures. Training "
-    "again with another seed changes the numbers, too."
+    "95 %: the middle 95 % over resampled pictures, which is the noise of the choice of the pictures. Training again "
+    "with another seed changes the numbers, too. Time spent waiting: for pictures to be read."
 )
 
 
@@ -55,7 +55,7 @@ def show(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]) -
     table = Table(title="results", title_justify="left")
     table.add_column("metric")
     for evaluation in evaluations:
-        table.add_column(evaluation.name, justify="right")
+        table.add_column(evaluation.name, justify="right", overflow="fold")
     for row in _metric_rows(evaluations):
         table.add_row(*(_text(cell) for cell in row))
     say_table(table)
@@ -82,26 +82,21 @@ def describe(comparison: Comparison) -> str:
     )
 
 
-def _metric_rows(evaluations: Sequence[Evaluation]) -> list[list[object]]:
-    rows: list[list[object]] = [
-        [title, *(_with_interval(evaluation, key) for evaluation in evaluations)] for key, title in _TITLES.items()
-    ]
+def _metric_rows(evaluations: Sequence[Evaluation]) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for key, title in _TITLES.items():
+        rows.append([title, *(_text(evaluation.metrics.get(key)) for evaluation in evaluations)])
+        if any(key in evaluation.intervals for evaluation in evaluations):
+            noise = [evaluation.intervals.get(key) for evaluation in evaluations]
+            rows.append(["  95 %", *("-" if ends is None else f"{ends[0]:.3f}-{ends[1]:.3f}" for ends in noise)])
     speeds = [evaluation.speed for evaluation in evaluations]
     rows.append(["pictures/s", *(f"{speed.pictures / speed.seconds:.1f}" for speed in speeds)])
-    rows.append(["time waiting for pictures", *(f"{speed.waiting / speed.seconds:.0%}" for speed in speeds)])
+    rows.append(["time spent waiting", *(f"{speed.waiting / speed.seconds:.0%}" for speed in speeds)])
     return rows
 
 
 def _class_rows(evaluation: Evaluation, columns: Iterable[str]) -> list[list[Any]]:
     return [[getattr(result, key) for key in columns] for result in evaluation.classes]
-
-
-def _with_interval(evaluation: Evaluation, key: str) -> str | None:
-    if key not in evaluation.metrics:
-        return None
-    low, high = evaluation.intervals.get(key, (None, None))
-    noise = "" if low is None else f" [{low:.3f}, {high:.3f}]"
-    return f"{evaluation.metrics[key]:.3f}{noise}"
 
 
 def _text(cell: object) -> str:

@@ -148,11 +148,11 @@ def test_detectors_must_share_a_class() -> None:
         common_classes([("cat",), ("dog",)], ["x", "y"])
 
 
-def test_names_are_what_paths_do_not_share() -> None:
+def test_names_say_where_paths_differ() -> None:
     assert short_names(["runs/a/1/model.safetensors"]) == [str(Path("1/model.safetensors"))]
     assert short_names(["r/a/model.safetensors", "r/b/model.safetensors"]) == ["a", "b"]
     assert short_names(["r/a/best.ckpt", "r/a/last.ckpt"]) == ["best.ckpt", "last.ckpt"]
-    assert short_names(["a.ckpt", "r/a.ckpt"]) == ["a.ckpt", str(Path("r/a.ckpt"))]
+    assert short_names(["/a/1/m.ckpt", "/a/2/m.ckpt", "/b/1/checkpoints/m.ckpt"]) == ["a/1", "a/2", "b/1"]
     with pytest.raises(ConfigError, match="give one file, or several different ones"):
         short_names(["a.ckpt", "./a.ckpt"])
 
