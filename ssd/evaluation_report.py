@@ -88,7 +88,12 @@ def _metric_rows(evaluations: Sequence[Evaluation]) -> list[list[Any]]:
         rows.append([title, *(_text(evaluation.metrics.get(key)) for evaluation in evaluations)])
         if any(key in evaluation.intervals for evaluation in evaluations):
             noise = [evaluation.intervals.get(key) for evaluation in evaluations]
-            rows.append(["  95 %", *("-" if ends is None else f"{ends[0]:.3f}-{ends[1]:.3f}" for ends in noise)])
+            rows.append(
+                [
+                    "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}95 %",
+                    *("-" if ends is None else f"{ends[0]:.3f}-{ends[1]:.3f}" for ends in noise),
+                ]
+            )
     speeds = [evaluation.speed for evaluation in evaluations]
     rows.append(["pictures/s", *(f"{speed.pictures / speed.seconds:.1f}" for speed in speeds)])
     rows.append(["time spent waiting", *(f"{speed.waiting / speed.seconds:.0%}" for speed in speeds)])
