@@ -44,6 +44,16 @@ class Train:
 
 
 @dataclass
+class Evaluate(Train):
+    checkpoint: Any = MISSING
+    split: str = MISSING
+    output: str = MISSING
+    device: str = MISSING
+    resamples: int = bounded(10, 1_000_000)
+    worst: int = bounded(0, 1000)
+
+
+@dataclass
 class Module:
     freeze: str = MISSING
     base_lr_multiplier: float = bounded(0)
@@ -262,6 +272,7 @@ class ImportWeights:
 SCHEMAS: dict[str, type] = {
     "train": Train,
     "download": Download,
+    "evaluate": Evaluate,
     "predict": Predict,
     "import_weights": ImportWeights,
     "module": Module,

@@ -14,16 +14,16 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 # A module imports only from rows above its own.
 LAYERS = [
     {"errors", "files"},
-    {"boxes", "cluster", "csv_logger", "runtime", "schedules", "schemas", "structures"},
-    {"config", "finite", "images", "layers", "priors"},
-    {"answers", "backbones", "coder", "command", "draw", "ema", "html", "meter", "progress", "sources"},
-    {"fetch", "losses", "model", "postprocess"},
+    {"boxes", "cluster", "csv_logger", "matching", "runtime", "schedules", "schemas", "structures"},
+    {"average_precision", "config", "finite", "images", "layers", "priors"},
+    {"answers", "backbones", "coder", "command", "draw", "ema", "html", "meter", "progress", "sources", "tide"},
+    {"analysis", "fetch", "losses", "model", "postprocess"},
     {"data", "legacy_layouts"},
     {"legacy"},
-    {"checkpoint", "metrics", "results"},
-    {"module", "predictor", "pretrained", "recovery"},
+    {"charts", "checkpoint", "metrics", "results"},
+    {"evaluation", "module", "predictor", "pretrained", "recovery"},
     {"runs", "transfer"},
-    {"assemble", "prediction"},
+    {"assemble", "evaluation_report", "prediction"},
 ]
 ENTRY_POINTS = {"download", "inspect", "evaluate", "export", "benchmark", "import_weights"}  # python -m ssd.NAME
 LAYERS.append(ENTRY_POINTS)
