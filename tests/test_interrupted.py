@@ -178,11 +178,11 @@ def test_a_job_put_back_into_the_queue_finds_its_run(whole: Path, tmp_path: Path
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own of 6 MiB."""
+    """A file system of its own of 24 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], check=False, capture_output=True
     ).returncode:
         pytest.skip("no permission to mount")
     yield folder
