@@ -210,9 +210,15 @@ class Predict:
     source: str = MISSING
     output: str = MISSING
     postprocess: Any = MISSING
+    save: list[str] | None = MISSING
+    classes: list[str] | None = MISSING
     draw_threshold: float = bounded(0, 1)
+    max_frames: int | None = bounded(1)
+    track: bool = MISSING
+    show: bool = MISSING
     batch_size: int = bounded(1)
     device: str = MISSING
+    precision: str = MISSING
 
 
 SCHEMAS: dict[str, type] = {

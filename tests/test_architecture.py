@@ -14,13 +14,14 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 # A module imports only from rows above its own.
 LAYERS = [
     {"errors"},
-    {"structures", "boxes", "runtime", "schedules", "csv_logger", "schemas"},
-    {"priors", "images", "layers", "config", "finite"},
-    {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources"},
-    {"losses", "postprocess", "model", "data"},
+    {"structures", "boxes", "runtime", "schedules", "csv_logger", "schemas", "pipeline", "frame_meter", "remote"},
+    {"priors", "images", "layers", "config", "finite", "tracking"},
+    {"coder", "backbones", "draw", "html", "ema", "command", "progress", "video", "window"},
+    {"losses", "postprocess", "model", "data", "sources"},
     {"metrics", "checkpoint", "results"},
     {"module", "predictor", "pretrained", "runs"},
-    {"prediction", "assemble"},
+    {"outputs", "assemble"},
+    {"prediction", "detector"},
 ]
 ENTRY_POINTS = {"download", "inspect", "evaluate", "export", "benchmark", "import_weights"}  # python -m ssd.NAME
 LAYERS.append(ENTRY_POINTS)
