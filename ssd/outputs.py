@@ -152,6 +152,8 @@ class _TextFile:
         self.file.close()
         if whole:
             self._partial.replace(self._path)
+        elif not self._partial.stat().st_size:
+            self._partial.unlink()
 
 
 def _check_names(folder: Path, media: Sequence[Medium]) -> None:

@@ -68,12 +68,15 @@ def predict_media(
                 meter.step(str(frame.medium.name), objects=int(result.shown.sum()))
                 if window and not window.show(result.drawn):
                     break
+            if failed and meter.frames == 0:
+                raise DataError(_listed(failed, media))
     except OSError as error:
         raise MachineError(f"output={output}: cannot be written: {error.strerror or error}") from error
     finally:
         if meter.frames:
             _log.info("%s -> %s", meter.summary(), output)
-    _report(failed, media, nothing=meter.frames == 0)
+    if failed:
+        raise PartialError(_listed(failed, media))
 
 
 class _Choice:
@@ -141,10 +144,7 @@ def _expected(media: Sequence[Medium], max_frames: int | None) -> int | None:
     return min((number for number in (count, max_frames) if number is not None), default=None)
 
 
-def _report(failed: Sequence[str], media: Sequence[Medium], *, nothing: bool) -> None:
-    if not failed:
-        return
+def _listed(failed: Sequence[str], media: Sequence[Medium]) -> str:
     more = f"; and {len(failed) - _MOST_LISTED} more" if len(failed) > _MOST_LISTED else ""
     listed = "; ".join(failed[:_MOST_LISTED]) + more
-    line = listed if len(media) == 1 else f"{len(failed)} of {len(media)} files could not be read whole: {listed}"
-    raise DataError(line) if nothing else PartialError(line)
+    return listed if len(media) == 1 else f"{len(failed)} of {len(media)} files could not be read whole: {listed}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ssd.errors import ConfigError, DataError, SSDError
+from ssd.errors import ConfigError, DataError, PartialError
 from ssd.images import IMAGE_SUFFIXES, Picture, read_image
 from ssd.remote import fetch
 from ssd.video import VIDEO_SUFFIXES, VideoReader, is_video
@@ -75,7 +75,7 @@ def read_frames(media: Sequence[Medium], failed: list[str]) -> Iterator[Frame]:
     for medium in media:
         try:
             yield from _read(medium)
-        except SSDError as error:
+        except (DataError, PartialError) as error:
             failed.append(str(error))
 
 
