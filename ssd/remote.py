@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import BinaryIO
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import (
@@ -78,7 +77,7 @@ def _opener() -> OpenerDirector:
     return opener
 
 
-def _copy(answer: BinaryIO, path: Path, url: str, *, limit_bytes: int) -> None:
+def _copy(answer: HTTPResponse, path: Path, url: str, *, limit_bytes: int) -> None:
     end, size = time.monotonic() + _TOTAL_S, 0
     with path.open("wb") as file:
         while block := answer.read(_BLOCK_BYTES):
