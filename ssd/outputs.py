@@ -18,7 +18,6 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
-from ssd.checkpoint import write_atomically
 from ssd.draw import draw
 from ssd.errors import ConfigError
 from ssd.images import IMAGE_SUFFIXES, Picture
@@ -107,11 +106,11 @@ class Outputs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         whole = kind is None or not issubclass(kind, Exception)
-        if self._video and whole:
-            self._video[1].finish()
         for file in (self._records, self._table):
             if file:
                 file.close(whole=whole)
+        if self._video and whole:
+            self._video[1].finish()
 
     def add(self, result: Result) -> None:
         """Writes what was asked for about one frame; frames come in order."""
@@ -145,7 +144,7 @@ class _TextFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        self._partial = _partial(path)
         self.file = self._partial.open("w", encoding="utf-8", newline="", buffering=1)
 
     def close(self, *, whole: bool) -> None:
@@ -175,14 +174,20 @@ def _video_name(name: Path) -> Path:
 def _picture_name(frame: Frame) -> Path:
     name = frame.medium.name
     if frame.number is not None:
-        return name / f"{frame.number:06}.jpg"
+        return name.with_name(f"{name.name}_frames") / f"{frame.number:06}.jpg"
     return name if name.suffix.lower() in IMAGE_SUFFIXES else name.with_name(f"{name.name}.jpg")
 
 
 def save_picture(picture: Picture, path: Path) -> None:
-    """Writes a picture in the format that its suffix names."""
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    write_atomically(path, lambda temporary: Image.fromarray(picture).save(temporary, kind, quality=_JPEG_QUALITY))
+    """Writes a picture in the format that its suffix names; not flushed to the disk, for that may cost 10 ms each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    Image.fromarray(picture).save(partial, quality=_JPEG_QUALITY)
+    partial.replace(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
 def _save_crops(result: Result, folder: Path) -> None:

