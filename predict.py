@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ssd.command import run
 
@@ -36,14 +36,22 @@ def predict(config: DictConfig) -> None:
             predictor,
             find_media(config.source, downloads=Path(downloads)),
             output=config.output,
-            save=config.save,
-            classes=config.classes,
+            save=_names(config.save),
+            classes=_names(config.classes),
             draw_threshold=config.draw_threshold,
             batch_size=config.batch_size,
             max_frames=config.max_frames,
             track=config.track,
             show=config.show,
         )
+
+
+def _names(value: Any) -> list[str] | None:
+    from omegaconf import ListConfig
+
+    if value is None:
+        return None
+    return [str(name) for name in (value if isinstance(value, ListConfig) else [value])]
 
 
 if __name__ == "__main__":

@@ -115,7 +115,8 @@ def _labels(classes: Sequence[str] | None, class_names: Sequence[str]) -> Tensor
             near = difflib.get_close_matches(name, class_names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(class_names[:20])}"
             raise ConfigError(f"classes: the checkpoint has no class {name}; {hint}")
-    return torch.tensor([class_names.index(name) for name in (class_names if classes is None else classes)])
+    kept = class_names if classes is None else classes
+    return torch.tensor([class_names.index(name) for name in kept], dtype=torch.int64)
 
 
 def _batches(frames: Iterable[Frame], size: int) -> Generator[list[Frame], None, None]:

@@ -210,8 +210,8 @@ class Predict:
     source: str = MISSING
     output: str = MISSING
     postprocess: Any = MISSING
-    save: list[str] | None = MISSING
-    classes: list[str] | None = MISSING
+    save: Any = MISSING  # a name, a list of names, or null
+    classes: Any = MISSING  # the same
     draw_threshold: float = bounded(0, 1)
     max_frames: int | None = bounded(1)
     track: bool = MISSING
