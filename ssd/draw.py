@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from jaxtyping import Float
 
 from ssd.images import Picture
 from ssd.structures import Detections
@@ -29,26 +30,35 @@ def draw(
     *,
     track_ids: Sequence[int | None] | None = None,
 ) -> Picture:
-    """A copy of `image` with boxes (fractions of the image), class names, scores and the numbers of tracks.
+    """A copy of `image` with boxes (fractions of the image), class names, scores and the numbers of tracks."""
+    labels, scores = detections.labels.tolist(), detections.scores.tolist()
+    numbers = ["" if track is None else f" #{track}" for track in track_ids or [None] * len(labels)]
+    texts = [
+        f"{printable(class_names[label], label)}{number} {score:.0%}"
+        for label, number, score in zip(labels, numbers, scores, strict=True)
+    ]
+    colours = class_colours(tuple(class_names))
+    return draw_boxes(image, detections.boxes.cpu().numpy(), texts, [colours[label] for label in labels])
 
-    Line and text follow the size of the picture. Labels stay inside it and do not cover each other: the one of the
-    lower score moves aside, and is left out where there is no room.
+
+def draw_boxes(
+    image: Picture, boxes: Float[np.ndarray, "D 4"], texts: Sequence[str], colours: Sequence[Colour]
+) -> Picture:
+    """A copy of `image` with boxes (fractions of the image), each with its text and colour; the first lie on top.
+
+    Line and text follow the size of the picture. Labels stay inside it and do not cover each other: a later one moves
+    aside, and is left out where there is no room.
     """
     height, width = image.shape[:2]
     canvas = image.copy()
     line = max(2, round((height + width) / 700))
-    colours = class_colours(tuple(class_names))
-    boxes = np.rint(detections.boxes.cpu().numpy() * (width, height, width, height)).astype(int).tolist()
-    labels = detections.labels.tolist()
-    for box, label in zip(reversed(boxes), reversed(labels), strict=True):  # the best on top
-        _outline(canvas, box, colours[label], line)
-    size = max(11, round((height + width) / 75 * min(1, (_CROWD / max(1, len(labels))) ** 0.25)))
+    size = max(11, round((height + width) / 75 * min(1, (_CROWD / max(1, len(texts))) ** 0.25)))
+    rectangles = np.rint(boxes * (width, height, width, height)).astype(int).tolist()
+    for box, colour in zip(reversed(rectangles), reversed(colours), strict=True):
+        _outline(canvas, box, colour, line)
     taken: list[_Rectangle] = []
-    ids = [None] * len(labels) if track_ids is None else track_ids
-    for box, label, score, track in zip(boxes, labels, detections.scores.tolist(), ids, strict=True):
-        number = "" if track is None else f" #{track}"
-        text = f"{printable(class_names[label], label)}{number} {score:.0%}"
-        _write(canvas, box, text, size=size, colour=colours[label], taken=taken)
+    for box, text, colour in zip(rectangles, texts, colours, strict=True):
+        _write(canvas, box, text, size=size, colour=colour, taken=taken)
     return canvas
 
 

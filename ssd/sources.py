@@ -41,17 +41,26 @@ class Frame:
 
 
 def find_media(source: str, *, downloads: Path) -> list[Medium]:
-    """What `source` means, sorted; folders are searched to the bottom; a web address is fetched into `downloads`.
+    """What `source` means: files (see `find_files`), a camera, or an address, fetched into the folder `downloads`.
 
     Raises:
-        ConfigError: nothing there, or a glob that climbs after its first wildcard.
-        DataError, MachineError: see `ssd.remote.fetch`.
+        ConfigError: see `find_files`.
+        DataError, MachineError: see `ssd.remote.fetch`; or neither a picture nor a video came.
     """
     if "://" in source:
         path = fetch(source, downloads)
         return [Medium(path, Path(path.name), source, _is_video_from_web(path, source))]
     if source.isdecimal() and not Path(source).exists():
         return [Medium(int(source), Path(f"camera_{source}"), source, True)]
+    return find_files(source)
+
+
+def find_files(source: str) -> list[Medium]:
+    """The pictures and videos of a file, a folder (searched to the bottom) or a glob, sorted.
+
+    Raises:
+        ConfigError: nothing there, or a glob that climbs after its first wildcard.
+    """
     path = Path(source)
     if path.is_dir():
         known = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
