@@ -47,14 +47,16 @@ def load(
         ConfigError, MachineError: no such device or precision.
     """
     settings = OmegaConf.load(CONF / "postprocess" / "default.yaml")
-    usual = OmegaConf.load(CONF / "predict.yaml").draw_threshold
+    if score_threshold is None:
+        score_threshold = float(OmegaConf.load(CONF / "predict.yaml").draw_threshold)
     postprocess = PostProcess(
-        score_threshold=usual if score_threshold is None else score_threshold,
+        score_threshold=score_threshold,
         iou_threshold=settings.iou_threshold,
         candidates=settings.candidates,
         max_detections=settings.max_detections if max_detections is None else max_detections,
     )
-    return Detector(open_predictor(path, postprocess, device=device, precision=precision))
+    predictor = open_predictor(path, postprocess, device=device, precision=precision)
+    return Detector(predictor, score_threshold=score_threshold)
 
 
 def open_predictor(
@@ -72,10 +74,15 @@ class Detector:
     """Finds objects in pictures.
 
     A picture is the path of a file, a uint8 RGB array [H, W, 3], or a Pillow image; a list of them gives a list.
+
+    Args:
+        predictor: see `open_predictor`.
+        score_threshold: detections have a score over it, also where the predictor has a lower one of its own.
     """
 
-    def __init__(self, predictor: PicturePredictor) -> None:
+    def __init__(self, predictor: PicturePredictor, *, score_threshold: float) -> None:
         self._predictor = predictor
+        self._score_threshold = score_threshold
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -98,7 +105,7 @@ class Detector:
             return self([pictures])[0]
         images = [_as_picture(picture) for picture in pictures]
         sources = [str(picture) if isinstance(picture, str | Path) else "" for picture in pictures]
-        found = self._predictor(images)
+        found = [detections.above(self._score_threshold) for detections in self._predictor(images)]
         return [PictureDetections(*result, self.class_names) for result in zip(images, found, sources, strict=True)]
 
 
