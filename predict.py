@@ -1,35 +1,57 @@
-"""Detects objects in pictures: python predict.py checkpoint=FILE source=SRC output=DIR; see --help."""
+"""Detects objects in pictures and videos: python predict.py checkpoint=FILE source=SRC output=DIR; see --help."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
 
 from ssd.command import run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+_TERMINATED = 143
+
 
 def predict(config: DictConfig) -> None:
-    """Writes predictions.jsonl and the pictures with their boxes drawn."""
+    """Writes records, and the pictures or videos with their boxes."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
     from hydra.utils import instantiate
 
-    from ssd import checkpoint, runtime
-    from ssd.prediction import predict_pictures
-    from ssd.predictor import Predictor
-    from ssd.sources import find_pictures
+    from ssd import runtime
+    from ssd.detector import open_predictor
+    from ssd.prediction import predict_media
+    from ssd.sources import find_media
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # files are finished on the way out
     runtime.keep_freed_memory()
-    model = checkpoint.load(config.checkpoint)
-    pictures = find_pictures(config.source)
-    predictor = Predictor(model, instantiate(config.postprocess), device=config.device)
-    predict_pictures(
-        predictor,
-        pictures,
-        output=config.output,
-        batch_size=config.batch_size,
-        draw_threshold=config.draw_threshold,
+    predictor = open_predictor(
+        config.checkpoint, instantiate(config.postprocess), device=config.device, precision=config.precision
     )
+    with TemporaryDirectory(prefix="ssd-") as downloads:
+        predict_media(
+            predictor,
+            find_media(config.source, downloads=Path(downloads)),
+            output=config.output,
+            save=_names(config.save),
+            classes=_names(config.classes),
+            draw_threshold=config.draw_threshold,
+            batch_size=config.batch_size,
+            max_frames=config.max_frames,
+            track=config.track,
+            show=config.show,
+        )
+
+
+def _names(value: Any) -> list[str] | None:
+    from omegaconf import ListConfig
+
+    if value is None:
+        return None
+    return [str(name) for name in (value if isinstance(value, ListConfig) else [value])]
 
 
 if __name__ == "__main__":

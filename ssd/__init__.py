@@ -1,0 +1,23 @@
+"""SSD object detection.
+
+detector = ssd.load("model.safetensors")
+detections = detector("street.jpg")
+detections.draw("out.jpg")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssd.detector import Detector, PictureDetections, load
+
+__all__ = ["Detector", "PictureDetections", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ssd import detector  # here, so that `import ssd.x` stays light
+
+    return getattr(detector, name)

@@ -15,6 +15,7 @@ from typing import NoReturn
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -49,6 +50,7 @@ def run(main: Callable[[DictConfig], object], *, config_name: str) -> None:
 
     checked.__module__ = "__main__"
     try:
+        sys.argv[1:] = map(readable, sys.argv[1:])
         if config_name == "train":
             sys.argv = with_saved_overrides(sys.argv)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
@@ -92,6 +94,29 @@ def with_saved_overrides(argv: list[str]) -> list[str]:
 
 def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
+
+
+def readable(argument: str) -> str:
+    """`KEY=VALUE`, in quotes where Hydra cannot read VALUE, such as a path in Korean or an address with `&`."""
+    key, separator, value = argument.partition("=")
+    if argument.startswith("-") or not separator or _can_be_read(argument):
+        return argument
+    if value.startswith("[") and value.endswith("]"):
+        return f"{key}=[{','.join(map(_quoted, value[1:-1].split(',')))}]"
+    return f"{key}={_quoted(value)}"
+
+
+def _can_be_read(argument: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
+
+
+def _quoted(text: str) -> str:
+    escaped = text.strip().replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _leave(error: Exception, config_name: str) -> NoReturn:

@@ -2,81 +2,171 @@
 
 from __future__ import annotations
 
-import colorsys
+import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import Float
 
 from ssd.images import Picture
 from ssd.structures import Detections
 
-_GOLDEN_RATIO = 0.6180339887
+_log = logging.getLogger("ssd")
+_HASHED_COLOURS = 16
+_BOLD = 600
+_CROWD = 15  # detections; with more of them the text shrinks a little
+_FONT = "sans"  # OpenCV's own; what it lacks comes from "uni": Chinese, Japanese, Korean, Cyrillic, Greek ...
 Colour = tuple[int, int, int]
-_Rectangle = tuple[float, float, float, float]
+_Rectangle = tuple[int, int, int, int]  # xyxy in pixels
 
 
-def draw(image: Picture, detections: Detections, class_names: Sequence[str]) -> Picture:
-    """A copy of `image` with boxes (fractions of the image), class names and scores.
+def draw(
+    image: Picture,
+    detections: Detections,
+    class_names: Sequence[str],
+    *,
+    track_ids: Sequence[int | None] | None = None,
+) -> Picture:
+    """A copy of `image` with boxes (fractions of the image), class names, scores and the numbers of tracks."""
+    labels, scores = detections.labels.tolist(), detections.scores.tolist()
+    numbers = ["" if track is None else f" #{track}" for track in track_ids or [None] * len(labels)]
+    texts = [
+        f"{printable(class_names[label], label)}{number} {score:.0%}"
+        for label, number, score in zip(labels, numbers, scores, strict=True)
+    ]
+    colours = class_colours(tuple(class_names))
+    return draw_boxes(image, detections.boxes.cpu().numpy(), texts, [colours[label] for label in labels])
 
-    Line and text follow the size of the picture; labels stay inside it and move aside for one another.
+
+def draw_boxes(
+    image: Picture, boxes: Float[np.ndarray, "D 4"], texts: Sequence[str], colours: Sequence[Colour]
+) -> Picture:
+    """A copy of `image` with boxes (fractions of the image), each with its text and colour; the first lie on top.
+
+    Line and text follow the size of the picture. Labels stay inside it and do not cover each other: a later one moves
+    aside, and is left out where there is no room.
     """
     height, width = image.shape[:2]
-    canvas = Image.fromarray(image)
-    pen = ImageDraw.Draw(canvas)
-    line = max(2, round((height + width) / 600))
-    font = _font(max(11, round((height + width) / 70)))
-    boxes = (detections.boxes.cpu().numpy() * (width, height, width, height)).tolist()
-    labels = detections.labels.tolist()
-    for box, label in zip(reversed(boxes), reversed(labels), strict=True):  # the best on top
-        pen.rectangle(_valid(box), outline=class_colour(label), width=line)
+    canvas = image.copy()
+    line = max(2, round((height + width) / 700))
+    size = max(11, round((height + width) / 75 * min(1, (_CROWD / max(1, len(texts))) ** 0.25)))
+    rectangles = np.rint(boxes * (width, height, width, height)).astype(int).tolist()
+    for box, colour in zip(reversed(rectangles), reversed(colours), strict=True):
+        _outline(canvas, box, colour, line)
     taken: list[_Rectangle] = []
-    for box, label, score in zip(boxes, labels, detections.scores.tolist(), strict=True):
-        _write_label(pen, box, f"{class_names[label]} {score:.0%}", class_colour(label), font, (width, height), taken)
-    return np.array(canvas)
+    for box, text, colour in zip(rectangles, texts, colours, strict=True):
+        _write(canvas, box, text, size=size, colour=colour, taken=taken)
+    return canvas
 
 
-def class_colour(label: int) -> Colour:
-    """The colour of a class: the same in every picture, far from those of its neighbours."""
-    hue = (0.02 + label * _GOLDEN_RATIO) % 1.0
-    value = 1.0 if zlib.crc32(bytes([label % 256])) % 2 else 0.85
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, value)
-    return round(red * 255), round(green * 255), round(blue * 255)
+@lru_cache(maxsize=8)
+def class_colours(class_names: tuple[str, ...]) -> tuple[Colour, ...]:
+    """A colour for each class: by its name, so that it keeps it in other models, and no two share one."""
+    palette = _palette(max(_HASHED_COLOURS, len(class_names)))
+    free = list(range(len(palette)))
+    chosen = []
+    for name in class_names:
+        wanted = zlib.crc32(name.encode()) % _HASHED_COLOURS
+        slot = next((slot for slot in free if slot >= wanted), free[0])
+        free.remove(slot)
+        chosen.append(palette[slot])
+    return tuple(chosen)
 
 
-def _write_label(
-    pen: ImageDraw.ImageDraw,
-    box: Sequence[float],
-    text: str,
-    colour: Colour,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    size: tuple[int, int],
-    taken: list[_Rectangle],
+@lru_cache(maxsize=4096)
+def printable(name: str, label: int) -> str:
+    """The name of a class as the fonts at hand can write it, else its number."""
+    missing = sorted({letter for letter in name if letter != "?" and not letter.isspace() and not _has_glyph(letter)})
+    if not missing:
+        return name
+    _log.warning("no font here has %s: class %r is drawn as class %d", " ".join(missing), name, label)
+    return f"class {label}"
+
+
+@lru_cache(maxsize=8)
+def _palette(count: int) -> list[Colour]:
+    """Vivid colours, each as far as can be, to the eye, from those before it."""
+    steps = np.linspace(0, 255, 12, dtype=np.uint8)
+    rgb = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 1, 3)
+    lab = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[:, 0]
+    vivid = (np.hypot(lab[:, 1], lab[:, 2]) > 45) & (lab[:, 0] > 38) & (lab[:, 0] < 90)
+    rgb, lab = rgb[vivid, 0], lab[vivid]
+    chosen = [int(np.argmax(lab[:, 1]))]
+    distance = np.full(len(lab), np.inf)
+    while len(chosen) < count:
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
+        chosen.append(int(np.argmax(distance)))
+    return [(int(red), int(green), int(blue)) for red, green, blue in rgb[chosen]]
+
+
+def _outline(canvas: Picture, box: Sequence[int], colour: Colour, line: int) -> None:
+    """Inside the box, so that a line on the edge of the picture is seen whole."""
+    x1, y1, x2, y2 = box
+    near, far = line // 2, (line + 1) // 2
+    corner = max(x1 + near, x2 - far), max(y1 + near, y2 - far)
+    cv2.rectangle(canvas, (x1 + near, y1 + near), corner, colour, line)
+
+
+def _write(
+    canvas: Picture, box: Sequence[int], text: str, *, size: int, colour: Colour, taken: list[_Rectangle]
 ) -> None:
-    _, _, right, bottom = pen.textbbox((0, 0), text, font=font)
-    width, height = right + 6, bottom + 4
-    x = min(max(0.0, box[0]), max(0.0, size[0] - width))
-    places = [box[1] - height, box[1], box[3] - height, box[3], *(box[1] + step * height for step in range(1, 8))]
-    inside = [y for y in places if 0 <= y <= size[1] - height] or [max(0.0, min(box[1], size[1] - height))]
-    spots = [(x, y, x + width, y + height) for y in inside]
-    spot = next((spot for spot in spots if not any(_overlap(spot, other) for other in taken)), spots[0])
+    height, width = canvas.shape[:2]
+    font = _font()
+    x, y, text_width, text_height = cv2.getTextSize((width, height), text, (0, 0), font, size, _BOLD)
+    pad = max(2, size // 6)
+    _, top, _, line_height = cv2.getTextSize((width, height), "Ag", (0, 0), font, size, _BOLD)
+    y, text_height = min(y, top), max(text_height, line_height)
+    room = text_width + 2 * pad, text_height + 2 * pad
+    spot = next((spot for spot in _places(box, room, (width, height)) if not _covers(spot, taken)), None)
+    if spot is None:
+        return
     taken.append(spot)
-    pen.rectangle(spot, fill=colour)
-    dark = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] > 130
-    pen.text((spot[0] + 3, spot[1] + 1), text, fill="black" if dark else "white", font=font)
+    cv2.rectangle(canvas, spot[:2], (spot[2] - 1, spot[3] - 1), colour, cv2.FILLED)
+    origin = spot[0] + pad - x, spot[1] + pad - y
+    cv2.putText(canvas, text, origin, _ink(colour), font, size, _BOLD)
 
 
-def _overlap(first: _Rectangle, second: _Rectangle) -> bool:
-    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
+def _places(box: Sequence[int], room: tuple[int, int], size: tuple[int, int]) -> Iterator[_Rectangle]:
+    """Where the label of a box may lie, the best first: at its corners, outside before inside, then down its side."""
+    x1, y1, x2, y2 = box
+    width, height = room
+    rows = [y1 - height, y1, y2, y2 - height, *range(y1 + height, y2 - height, height)]
+    for y in rows:
+        for x in (x1, x2 - width):
+            left = max(0, min(x, size[0] - width))
+            above = max(0, min(y, size[1] - height))
+            yield left, above, left + width, above + height
 
 
-def _valid(box: Sequence[float]) -> _Rectangle:
-    """At least a point: Pillow refuses inverted rectangles."""
-    return box[0], box[1], max(box[0], box[2]), max(box[1], box[3])
+def _covers(spot: _Rectangle, taken: Sequence[_Rectangle]) -> bool:
+    x1, y1, x2, y2 = spot
+    return any(x1 < right and left < x2 and y1 < bottom and top < y2 for left, top, right, bottom in taken)
 
 
-@lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _ink(colour: Colour) -> Colour:
+    """Black or white, whichever stands out more from `colour` (relative luminance, WCAG 2)."""
+    linear = [
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in np.divide(colour, 255)
+    ]
+    luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+    return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
+
+
+@lru_cache(maxsize=4096)
+def _has_glyph(letter: str) -> bool:
+    """OpenCV writes a question mark for what it has no glyph of."""
+    return not np.array_equal(_rendered(letter), _rendered("?"))
+
+
+def _rendered(letter: str) -> Picture:
+    paper = np.zeros((40, 60, 3), np.uint8)
+    cv2.putText(paper, letter, (10, 30), (255, 255, 255), _font(), 24, _BOLD)
+    return paper
+
+
+@lru_cache(maxsize=1)
+def _font() -> cv2.FontFace:
+    return cv2.FontFace(_FONT)

@@ -7,6 +7,7 @@ cut to the upper 8, transparency is laid over white.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,13 +30,13 @@ _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 
 
-def read_image(path: str | Path) -> Picture:
-    """The picture in a file.
+def read_image(path: str | Path, *, name: str | None = None) -> Picture:
+    """The picture in a file; errors call it `name`, or by its path.
 
     Raises:
         DataError: missing, empty, no picture, cut short, over MAX_PIXELS, or of floating-point pixels.
     """
-    return decode_image(_read_bytes(path), name=str(path))
+    return decode_image(_read_bytes(path), name=name or str(path))
 
 
 def read_below(root: str, path: str) -> Picture:
@@ -51,7 +52,25 @@ def decode_image(data: bytes, *, name: str) -> Picture:
         if image is None:
             raise DataError(f"{name}: damaged JPEG; replace or delete the file")
         return image
-    return _decode_unusual(header, name)
+    return from_pillow(header, name=name)
+
+
+def from_pillow(image: Image.Image, *, name: str) -> Picture:
+    """The picture in a Pillow image of any mode; `name` is for the message of an error.
+
+    Raises:
+        DataError: damaged, or of floating-point pixels.
+    """
+    if image.mode == "F":
+        raise DataError(f"{name}: floating-point pixels have no known range; convert to 8 bits")
+    with _naming_damage(name):
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits, also as 32-bit integers
+            return np.repeat((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"))
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
@@ -151,17 +170,6 @@ def _orientation(header: Image.Image, name: str) -> int | None:
         return header.getexif().get(_EXIF_ORIENTATION)
 
 
-def _decode_unusual(header: Image.Image, name: str) -> Picture:
-    with _naming_damage(name):
-        image = ImageOps.exif_transpose(header)
-        if image.mode.startswith("I"):  # 16 bits, also as 32-bit integers
-            return np.repeat((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.array(image.convert("RGB"))
-
-
 @contextmanager
 def _naming_damage(name: str) -> Iterator[None]:
     try:
@@ -171,3 +179,4 @@ def _naming_damage(name: str) -> Iterator[None]:
 
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns over it and refuses twice as much; ours refuses at once
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

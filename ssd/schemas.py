@@ -254,9 +254,15 @@ class Predict:
     source: str = MISSING
     output: str = MISSING
     postprocess: Any = MISSING
+    save: Any = MISSING  # a name, a list of names, or null
+    classes: Any = MISSING  # the same
     draw_threshold: float = bounded(0, 1)
+    max_frames: int | None = bounded(1)
+    track: bool = MISSING
+    show: bool = MISSING
     batch_size: int = bounded(1)
     device: str = MISSING
+    precision: str = MISSING
 
 
 @dataclass

@@ -73,7 +73,10 @@ class Detections:
         """Copies to `device`."""
         return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
 
+    def where(self, keep: Bool[Tensor, "D"]) -> Detections:
+        """Those that `keep` marks."""
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
+
     def above(self, score_threshold: float) -> Detections:
         """Those with a score over `score_threshold`."""
-        keep = self.scores > score_threshold
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
+        return self.where(self.scores > score_threshold)

@@ -14,16 +14,17 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 # A module imports only from rows above its own.
 LAYERS = [
     {"errors", "files"},
-    {"boxes", "cluster", "csv_logger", "matching", "runtime", "schedules", "schemas", "structures"},
-    {"average_precision", "config", "finite", "images", "layers", "priors"},
-    {"answers", "backbones", "coder", "command", "draw", "ema", "html", "meter", "progress", "sources", "tide"},
-    {"analysis", "fetch", "losses", "model", "postprocess"},
+    {"boxes", "cluster", "csv_logger", "frame_meter", "matching", "pipeline", "remote", "runtime", "schedules"},
+    {"schemas", "structures"},
+    {"average_precision", "config", "finite", "images", "layers", "priors", "tracking"},
+    {"answers", "backbones", "coder", "command", "draw", "ema", "html", "meter", "progress", "tide", "video", "window"},
+    {"analysis", "fetch", "losses", "model", "postprocess", "sources"},
     {"data", "legacy_layouts"},
     {"legacy"},
     {"charts", "checkpoint", "metrics", "results"},
     {"evaluation", "module", "predictor", "pretrained", "recovery"},
-    {"runs", "transfer"},
-    {"assemble", "evaluation_report", "prediction"},
+    {"outputs", "runs", "transfer"},
+    {"assemble", "detector", "evaluation_report", "prediction"},
 ]
 ENTRY_POINTS = {"download", "inspect", "evaluate", "export", "benchmark", "import_weights"}  # python -m ssd.NAME
 LAYERS.append(ENTRY_POINTS)

@@ -11,10 +11,11 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ssd.command import CONF, explain
+from ssd.command import CONF, explain, readable
 from ssd.config import check_ranges, free_folder, register
 from ssd.errors import ConfigError
 from ssd.model import SSD
@@ -191,3 +192,25 @@ def test_a_ring_of_causes_is_walked_once() -> None:
     first, second = OSError(28, "No space left on device", "here"), RuntimeError("first")
     first.__context__, second.__context__ = second, first
     assert explain(second, config_name="train") == (5, "here: the disk is full; free some space")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("source=https://a.b/c.jpg?x=1&y=2", "https://a.b/c.jpg?x=1&y=2"),
+        ("source=사진/고양이 (1).jpg", "사진/고양이 (1).jpg"),
+        ("source=it's[1].jpg", "it's[1].jpg"),
+        ("source=~/a.jpg", "~/a.jpg"),
+        ("classes=[사람,자동차]", ["사람", "자동차"]),
+        ("classes=[traffic light,car]", ["traffic light", "car"]),
+        ("source='a b'", "a b"),
+        ("batch_size=4", 4),
+    ],
+)
+def test_what_hydra_cannot_read_is_taken_as_text(argument: str, value: object) -> None:
+    assert OverridesParser.create().parse_override(readable(argument)).value() == value
+
+
+def test_what_hydra_can_read_is_left_alone() -> None:
+    for argument in ("--help", "-m", "~callbacks.ema", "lr=1e-3,1e-2", "+a.b=[1,2]", "source=a b.jpg", "x="):
+        assert readable(argument) == argument

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd.draw import class_colour, draw
+from ssd.draw import class_colours, draw, printable
 from ssd.structures import Detections
 
 CLASS_NAMES = ("cat", "a class with a rather long name", "猫")
@@ -38,7 +38,7 @@ def test_the_box_is_drawn_in_the_colour_of_its_class() -> None:
     for label in range(3):
         image = draw(gray(), detections((0.1, 0.25, 0.5, 0.75), label=label), CLASS_NAMES)
         for y, x in ((100, 30), (100, 150), (150, 90)):  # left, right, bottom
-            assert tuple(image[y, x]) == class_colour(label)
+            assert tuple(image[y, x]) == class_colours(CLASS_NAMES)[label]
         assert tuple(image[100, 90]) == (128, 128, 128)
         assert tuple(image[180, 200]) == (128, 128, 128)
 
@@ -88,7 +88,7 @@ def test_line_and_text_grow_with_the_picture() -> None:
     x1, y1, _, _ = changed(small)
     assert changed(large)[1] < 500 - (50 - y1)  # the label above the box is taller
     assert x1 == 50
-    assert tuple(large[1000, 504]) == class_colour(0)
+    assert tuple(large[1000, 504]) == class_colours(CLASS_NAMES)[0]
     assert tuple(small[100, 54]) == (128, 128, 128)
 
 
@@ -101,8 +101,50 @@ def test_any_box_on_any_picture_can_be_drawn(height: int, width: int, boxes: lis
     assert draw(gray(height, width), detections(*boxes, label=1), CLASS_NAMES).shape == (height, width, 3)
 
 
-def test_neighbouring_classes_differ_in_colour() -> None:
-    colours = [np.array(class_colour(label)) for label in range(20)]
-    assert min(np.abs(one - other).sum() for one, other in pairwise(colours)) > 150
-    assert len({tuple(colour) for colour in colours}) == 20
-    assert class_colour(600) == class_colour(600)
+def test_no_two_classes_share_a_colour_and_few_classes_look_different() -> None:
+    for count in (1, 20, 80, 600):
+        colours = class_colours(tuple(f"class {number}" for number in range(count)))
+        assert len(set(colours)) == count
+    first = np.array(class_colours(("person", "car", "bus", "truck", "bicycle", "dog", "cat", "chair"))).astype(int)
+    apart = [np.abs(one - other).sum() for one, other in combinations(first, 2)]
+    assert min(apart) > 90
+
+
+def test_a_class_keeps_its_colour_in_another_model() -> None:
+    (alone,) = class_colours(("person",))
+    assert class_colours(("person", "car"))[0] == alone
+    assert class_colours(("car", "person"))[1] == alone
+
+
+@pytest.mark.parametrize("name", ["사람", "자동차", "猫", "くるま", "Größe", "автобус", "person"])
+def test_names_in_many_scripts_are_written(name: str) -> None:
+    """No two letters look alike: a font without them draws the same box or question mark for each."""
+    assert printable(name, 7) == name
+    written = {draw(gray(), detections((0.3, 0.5, 0.3, 0.5)), (letter,)).tobytes() for letter in name}
+    assert len(written) == len(set(name))
+
+
+def test_a_class_whose_letters_no_font_has_is_drawn_by_number(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="ssd"):
+        for _ in range(2):
+            assert printable("รถ", 7) == "class 7"
+    assert len(caplog.messages) == 1
+    assert printable("what?", 7) == "what?"
+
+
+def test_the_number_of_a_track_is_written() -> None:
+    found = detections((0.2, 0.3, 0.6, 0.8))
+    without, with_number = draw(gray(), found, CLASS_NAMES), draw(gray(), found, CLASS_NAMES, track_ids=[12])
+    assert np.array_equal(without, draw(gray(), found, CLASS_NAMES, track_ids=[None]))
+    assert changed(with_number) == changed(without)
+    assert not np.array_equal(with_number, without)
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    """The label of the best is what it is alone, and of many there is not one more than there is room for."""
+    box = (0.1, 0.4, 0.4, 0.5)
+    alone, few, many = (draw(gray(), detections(*[box] * count), CLASS_NAMES)[:80] for count in (1, 15, 200))
+    label = (alone != 128).any(axis=2)
+    assert label.sum() > 200
+    assert np.array_equal(few[label], alone[label])
+    assert (many == 128).all(axis=2).any()

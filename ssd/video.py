@@ -1,0 +1,173 @@
+"""Video files and cameras: pictures out of them, and pictures into an MP4."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+
+from ssd.errors import DataError, MachineError, PartialError
+from ssd.images import Picture
+
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".wmv",
+    ".flv",
+    ".ogv",
+    ".3gp",
+)
+
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg"
+_CODECS = ("avc1", "mp4v")  # H.264 plays everywhere, but the OpenCV of PyPI cannot write it on Linux
+_USUAL_RATE = 25.0
+_SLACK = 0.02  # of the frames: most containers only estimate how many they hold
+
+# Playlists would let a file from a stranger open other files and addresses. FFmpeg's own messages help nobody.
+os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", f"protocol_whitelist;file|format_whitelist;{_FORMATS}")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class VideoReader:
+    """The frames of a video, upright, each exactly once; iterate over it once.
+
+    Args:
+        source: a file, or the number of a camera, which has no end.
+        name: for messages.
+
+    Raises:
+        DataError: no video, no index, or a codec that OpenCV lacks.
+        MachineError: no such camera.
+    """
+
+    def __init__(self, source: Path | int, *, name: str) -> None:
+        self._name = name
+        self._path = source if isinstance(source, Path) else None
+        if isinstance(source, Path):
+            if not source.is_file():
+                raise DataError(f"{name}: no such video")
+            self._capture = cv2.VideoCapture(str(source.resolve()), cv2.CAP_FFMPEG)
+        else:
+            self._capture = cv2.VideoCapture(source)
+        if not self._capture.isOpened():
+            if self._path is None:
+                raise MachineError(f"source={source}: no camera answers under this number")
+            raise DataError(f"{name}: not a video, or cut short before its index, or its codec is not known here")
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if 0.1 < rate < 1000 else _USUAL_RATE
+        promised = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.promised = int(promised) if self._path is not None and promised > 0 else None
+
+    def __iter__(self) -> Iterator[Picture]:
+        """RGB frames.
+
+        Raises:
+            DataError: after the last frame, if there was none.
+            PartialError: after the last frame, if the file is cut short or damaged.
+        """
+        count = 0
+        while True:
+            read, frame = self._capture.read()
+            if not read:
+                break
+            count += 1
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        self.close()
+        if count == 0:
+            raise DataError(f"{self._name}: no frame can be decoded: damaged, or its codec is not known here")
+        if self._path is not None and self.promised is not None and self._is_short(self._path, count, self.promised):
+            raise PartialError(f"{self._name}: {count} of {self.promised} frames; the file is cut short or damaged")
+
+    def close(self) -> None:
+        """Lets go of the file or camera."""
+        self._capture.release()
+
+    @staticmethod
+    def _is_short(path: Path, count: int, promised: int) -> bool:
+        cut = mp4_is_cut(path)
+        if cut is None:
+            return count < promised - max(1, _SLACK * promised)
+        return cut and count < promised  # a trimmed clip counts frames that its edit list hides
+
+
+def is_video(path: Path) -> bool:
+    """Whether OpenCV can open it as a video, whatever its name."""
+    return bool(cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG).isOpened())
+
+
+def mp4_is_cut(path: Path) -> bool | None:
+    """Whether the last box of an MP4 or MOV file reaches beyond its end; None for other containers."""
+    size, position = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(16)
+            if position == 0 and header[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+                return None
+            length = int.from_bytes(header[:4], "big")
+            if length == 0:  # to the end of the file
+                return False
+            position += int.from_bytes(header[8:], "big") if length == 1 else max(8, length)
+    return position > size
+
+
+class VideoWriter:
+    """An MP4 in the making: `NAME.partial.mp4` until `finish` has checked it.
+
+    H.264 where OpenCV can write it, else MPEG-4. Both need even sides: an odd one gets its last line of pixels twice.
+
+    Args:
+        path: the final name.
+        rate: frames a second.
+        size: (H, W) of the frames.
+
+    Raises:
+        MachineError: no file can be written there.
+    """
+
+    def __init__(self, path: Path, *, rate: float, size: tuple[int, int]) -> None:
+        self._path = path
+        self._partial = path.with_name(f"{path.stem}.partial.mp4")
+        self._size = size
+        self._count = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._partial.touch()  # OpenCV does not say why it cannot write
+        even = size[1] + size[1] % 2, size[0] + size[0] % 2
+        for codec in _CODECS:
+            self._writer = cv2.VideoWriter(
+                str(self._partial.resolve()), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), rate, even
+            )
+            if self._writer.isOpened():
+                return
+        raise MachineError(f"{path}: OpenCV cannot write a video of {size[1]}x{size[0]} at {rate:g} frames a second")
+
+    def write(self, picture: Picture) -> None:
+        """Adds an RGB frame; one of another size than the first is resized."""
+        height, width = self._size
+        if picture.shape[:2] != self._size:
+            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        even = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        self._writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
+        self._count += 1
+
+    def finish(self) -> None:
+        """Closes the file and gives it its name.
+
+        Raises:
+            MachineError: the file does not hold every frame.
+        """
+        self._writer.release()
+        written = cv2.VideoCapture(str(self._partial.resolve()), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT)
+        if written != self._count:
+            raise MachineError(f"{self._path}: {max(0, int(written))} of {self._count} frames were written; disk full?")
+        self._partial.replace(self._path)

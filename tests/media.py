@@ -1,0 +1,102 @@
+"""Pictures and videos to predict on, and a predictor that sees white squares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from ssd.images import Picture
+from ssd.prediction import predict_media
+from ssd.predictor import PicturePredictor
+from ssd.sources import find_media
+from ssd.structures import Detections
+from ssd.video import VideoWriter
+
+HEIGHT, WIDTH = 45, 70
+SQUARE = 12
+SETTINGS = {
+    "save": None,
+    "classes": None,
+    "draw_threshold": 0.0,
+    "batch_size": 2,
+    "max_frames": None,
+    "track": False,
+    "show": False,
+}
+
+
+class SeesWhite:
+    """Finds the white square of a picture: all there is to see in `square_at`."""
+
+    class_names = ("square", "dot")
+
+    def __call__(self, images: Sequence[Picture]) -> list[Detections]:
+        return [self._see(image) for image in images]
+
+    def _see(self, image: Picture) -> Detections:
+        height, width = image.shape[:2]
+        rows, columns = np.nonzero(image.min(axis=2) > 200)
+        if not len(rows):
+            return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+        box = [columns.min() / width, rows.min() / height, (columns.max() + 1) / width, (rows.max() + 1) / height]
+        return Detections(torch.tensor([box], dtype=torch.float32), torch.tensor([0.9]), torch.tensor([0]))
+
+
+def picture(path: Path, *, seed: int = 0) -> Path:
+    """Noise of HEIGHT x WIDTH."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def square_at(x: int, *, size: tuple[int, int]) -> Picture:
+    """A white square on dark red, its left edge at `x`."""
+    image = np.full((*size, 3), (90, 10, 10), np.uint8)
+    image[10 : 10 + SQUARE, x : x + SQUARE] = 255
+    return image
+
+
+def place(frame: int) -> int:
+    """Where the square of a frame is: no two of twenty successive frames are alike."""
+    return 8 + 7 * (frame % 20)
+
+
+def video(path: Path, *, frames: int, rate: float = 12.5, size: tuple[int, int] = (64, 180)) -> Path:
+    """The square moves to the right."""
+    writer = VideoWriter(path, rate=rate, size=size)
+    for frame in range(frames):
+        writer.write(square_at(place(frame), size=size))
+    writer.finish()
+    return path
+
+
+def read_video(path: Path) -> tuple[list[Picture], float]:
+    """(RGB frames, frames a second), by OpenCV alone."""
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        read, frame = capture.read()
+        if not read:
+            return frames, capture.get(cv2.CAP_PROP_FPS)
+        frames.append(frame[..., ::-1].copy())
+
+
+def predict(predictor: PicturePredictor, source: Path | str, output: Path, **settings: Any) -> list[dict[str, Any]]:
+    """The lines of predictions.jsonl."""
+    media = find_media(str(source), downloads=output.parent)
+    predict_media(predictor, media, output=str(output), **(SETTINGS | settings))
+    return lines(output)
+
+
+def lines(output: Path) -> list[dict[str, Any]]:
+    text = (output / "predictions.jsonl").read_text(encoding="utf-8")
+    assert text == "" or text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
