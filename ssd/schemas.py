@@ -215,9 +215,31 @@ class Predict:
     device: str = MISSING
 
 
+@dataclass
+class Export(Train):
+    checkpoint: str = MISSING
+    output: str = MISSING
+    pictures: str | None = MISSING
+    quantize: str | None = MISSING
+    calibration_pictures: int = bounded(1)
+    split: str = MISSING
+
+
+@dataclass
+class Benchmark(Train):
+    checkpoint: str = MISSING
+    split: str = MISSING
+    calibration_pictures: int = bounded(1)
+    throughput_batch: int = bounded(1)
+    rounds: int = bounded(1)
+    output: str | None = MISSING
+
+
 SCHEMAS: dict[str, type] = {
     "train": Train,
     "predict": Predict,
+    "export": Export,
+    "benchmark": Benchmark,
     "module": Module,
     "backbone/vgg16": VGG16,
     "backbone/mobilenet_v1": MobileNetV1,
