@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ssd import pretrained, results, runs, runtime
 from ssd.checkpoint import AtomicCheckpointIO
@@ -56,7 +56,8 @@ def build_datamodule_for(model: SSD, config: DictConfig) -> DetectionDataModule:
     """
     if config.dataset is None:
         raise ConfigError("dataset is missing: give dataset=voc dataset.root=DIR, or another of conf/dataset")
-    config = OmegaConf.merge(config, {"image_size": model.image_size})
+    config = config.copy()
+    config.image_size = model.image_size
     if "classes" in config.dataset:
         config.dataset.classes = config.dataset.classes or list(model.class_names)
     datamodule = build_datamodule(config)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-    from ssd.model import SSD
+    from ssd.data.datamodule import DetectionDataModule
     from ssd.predictor import Predictor
 
 
@@ -22,32 +22,36 @@ def export(config: DictConfig) -> None:
 
     from hydra.utils import instantiate
 
-    from ssd import checkpoint, results
+    from ssd import assemble, checkpoint, results, runtime
     from ssd.errors import ConfigError
     from ssd.predictor import Predictor
 
+    output = Path(config.output)
+    if output.suffix != ".onnx":
+        raise ConfigError(f"output={output}: must end in .onnx")
     if config.quantize not in (None, "int8"):
         raise ConfigError(f"quantize={config.quantize}: must be null or int8")
     try:
         from ssd.onnx_export import to_onnx
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'ssd-detector[export]'") from None
+    runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
+    datamodule = assemble.build_datamodule_for(model, config) if config.quantize else None
     predictor = Predictor(model, instantiate(config.postprocess), device="cpu")
-    output = Path(config.output)
-    report: dict[str, Any] = {}
+    report: dict[str, Any] = {"checkpoint": config.checkpoint}
 
     def write(temporary: Path) -> None:
         graph = to_onnx(model, predictor.postprocess)
         temporary.write_bytes(graph.SerializeToString())
         report.update(check(predictor, temporary, config))
-        if config.quantize == "int8":
-            report.update(quantize(model, graph, temporary, config))
+        if datamodule is not None:
+            report.update(quantize(graph, temporary, datamodule, config))
 
     checkpoint.write_atomically(output, write)
-    text = json.dumps({"checkpoint": str(config.checkpoint), **report}, indent=2)
+    text = json.dumps(report, indent=2) + "\n"
     beside = output.with_name(f"{output.name}.json")
-    checkpoint.write_atomically(beside, lambda temporary: temporary.write_text(text + "\n"))
+    checkpoint.write_atomically(beside, lambda temporary: temporary.write_text(text))
     results.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB; the comparison is in {beside}")
 
 
@@ -70,29 +74,30 @@ def check(predictor: Predictor, file: Path, config: DictConfig) -> dict[str, Any
     if not found.agrees:
         raise MachineError(
             f"output={config.output}: not written: onnxruntime {versions['onnxruntime']} and torch {versions['torch']} "
-            f"disagree on {found.without_like} of {found.detections} detections in {found.pictures} pictures; "
-            "try other versions of them"
+            f"disagree on {found.share_without_like:.0%} of {found.detections} detections; try other versions of them"
         )
     results.say(
         f"agrees with PyTorch on {found.detections} detections in {found.pictures} pictures "
-        f"(largest difference {found.largest_difference:.1e}, {found.without_like} without their like)"
+        f"(largest difference {found.largest_difference:.1e}; {found.share_without_like:.2%} without their like)"
     )
     return {"versions": versions, "parity": found.as_dict()}
 
 
-def quantize(model: SSD, graph: Any, file: Path, config: DictConfig) -> dict[str, Any]:
+def quantize(graph: Any, file: Path, datamodule: DetectionDataModule, config: DictConfig) -> dict[str, Any]:
     """Puts the int8 graph in the place of the float32 one, and measures what that costs."""
     from ssd import assemble, metrics, results
     from ssd.onnx_predictor import OnnxPredictor
     from ssd.quantize import quantize_int8
 
-    datamodule = assemble.build_datamodule_for(model, config)
     loader = assemble.evaluation_loader(datamodule, config.split)
-    float32 = OnnxPredictor(file)
-    quantize_int8(graph, file, index=datamodule.splits.train, pictures=config.calibration_pictures)
-    predictors = {"float32": float32, "int8": OnnxPredictor(file)}
-    scores = {name: metrics.score(each, loader, model.class_names).get("map") for name, each in predictors.items()}
-    results.say(f"mAP on {config.split}: {scores['float32']} in float32, {scores['int8']} in int8")
+    before = OnnxPredictor(file)
+    quantize_int8(graph, file, index=datamodule.splits.named()[0][1], pictures=config.calibration_pictures)
+    predictors = {"float32": before, "int8": OnnxPredictor(file)}
+    scores = {
+        name: metrics.score(each, loader, each.class_names).get("map", float("nan"))
+        for name, each in predictors.items()
+    }
+    results.say(f"mAP on {config.split}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     return {"split": config.split, "map": scores}
 
 

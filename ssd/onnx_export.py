@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import onnxscript
 import torch
 from jaxtyping import Float, Int64, UInt8
-from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from ssd import onnx_file
@@ -19,7 +17,7 @@ from ssd.model import SSD
 from ssd.postprocess import PostProcess
 from ssd.structures import PADDING_LABEL
 
-_OPSET = 18
+op: Any = onnxscript.opset18
 _EXAMPLE_BATCH = 2  # 1 would be taken for a constant
 
 
@@ -37,13 +35,13 @@ def to_onnx(model: SSD, postprocess: PostProcess) -> onnx.ModelProto:
             (images,),
             dynamo=True,
             verbose=False,
-            opset_version=_OPSET,
+            opset_version=op.version,
             input_names=[onnx_file.INPUT],
             output_names=onnx_file.OUTPUTS,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             custom_translation_table={torch.ops.ssd.survivors.default: _survivors},
         )
-    proto = program.model_proto
+    proto: onnx.ModelProto = cast(torch.onnx.ONNXProgram, program).model_proto
     _strip(proto)
     if proto.ByteSize() > onnx_file.MAX_BYTES:
         raise ConfigError("the network is over 2 GB, too large for one .onnx file; export a smaller one")
@@ -81,10 +79,9 @@ torch.library.define(
     "(Tensor boxes, Tensor scores, Tensor labels, int classes, float iou_threshold, float score_threshold) -> Tensor",
 )
 
-
-@torch.library.register_fake("ssd::survivors")
-def _shape_of_survivors(boxes: Tensor, scores: Tensor, labels: Tensor, *_settings: float) -> Tensor:
-    return torch.empty_like(scores, dtype=torch.bool)
+torch.library.register_fake(
+    "ssd::survivors", lambda boxes, scores, labels, *settings: torch.empty_like(scores, dtype=torch.bool)
+)
 
 
 def _survivors(boxes: Any, scores: Any, labels: Any, classes: int, iou_threshold: float, score_threshold: float) -> Any:

@@ -84,4 +84,4 @@ def _openvino(data: bytes) -> _Run:
             "PERFORMANCE_HINT": "LATENCY",
         },
     )
-    return lambda batch: [compiled_output for compiled_output in compiled(batch).values()]
+    return lambda batch: list(compiled(batch).values())

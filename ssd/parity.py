@@ -31,14 +31,14 @@ class Parity:
     pictures: int
     pictures_without_detections: int
     detections: int
-    without_like: int
+    share_without_like: float
     largest_difference: float
     tolerance: float = TOLERANCE
 
     @property
     def agrees(self) -> bool:
         """Whether almost all have their like."""
-        return self.without_like <= MAX_SHARE_WITHOUT_LIKE * self.detections
+        return self.share_without_like <= MAX_SHARE_WITHOUT_LIKE
 
     def as_dict(self) -> dict[str, Any]:
         """For a report."""
@@ -67,8 +67,8 @@ def compare(expected: Predict, candidate: Predict, pictures: Sequence[Picture]) 
     return Parity(
         pictures=len(pictures),
         pictures_without_detections=sum(not len(found) for found in wanted),
-        detections=len(nearest),
-        without_like=len(nearest) - len(likes),
+        detections=sum(map(len, wanted)),
+        share_without_like=1 - len(likes) / len(nearest),
         largest_difference=float(likes.max()) if len(likes) else 0.0,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
 from ssd import onnx_file
 from ssd.data.index import DetectionIndex
@@ -44,7 +44,9 @@ def quantize_int8(model: onnx.ModelProto, target: Path, *, index: DetectionIndex
     )
 
 
-class _Reader(CalibrationDataReader):
+class _Reader:
+    """What ONNX Runtime calls a CalibrationDataReader."""
+
     def __init__(self, inputs: Iterator[dict[str, np.ndarray]]) -> None:
         self._inputs = inputs
 

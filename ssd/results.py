@@ -60,6 +60,11 @@ def show(scores: dict[str, float], class_names: tuple[str, ...], *, stage: str) 
     for name in class_names:
         score = scores.get(f"{stage}/map_class/{name}")
         table.add_row(f"AP {name}", "no objects" if score is None else f"{score:.3f}")
+    say_table(table)
+
+
+def say_table(table: Table) -> None:
+    """A table, line by line."""
     console = Console(soft_wrap=True)
     with console.capture() as captured:
         console.print(table)

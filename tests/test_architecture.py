@@ -18,7 +18,7 @@ LAYERS = [
     {"priors", "images", "layers", "config", "finite"},
     {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources"},
     {"losses", "postprocess", "model", "data"},
-    {"metrics", "checkpoint", "results", "onnx_file", "parity"},
+    {"metrics", "checkpoint", "results", "onnx_file", "parity", "timing"},
     {"module", "predictor", "pretrained", "runs", "onnx_export", "onnx_predictor", "quantize"},
     {"prediction", "assemble"},
 ]
