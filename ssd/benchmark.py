@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ssd.command import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from omegaconf import DictConfig
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ssd.model import SSD
     from ssd.parity import Predict
     from ssd.postprocess import PostProcess
+    from ssd.structures import Batch
 
 
 def benchmark(config: DictConfig) -> None:
@@ -32,6 +33,7 @@ def benchmark(config: DictConfig) -> None:
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
     datamodule = assemble.build_datamodule_for(model, config) if config.dataset is not None else None
+    loader = assemble.evaluation_loader(datamodule, config.split) if datamodule is not None else None
     postprocess = instantiate(config.postprocess)
     with TemporaryDirectory() as folder:
         made = list(contenders(model, postprocess, Path(folder), datamodule, config.calibration_pictures))
@@ -39,9 +41,12 @@ def benchmark(config: DictConfig) -> None:
         timings = timing.race(
             predictors, parity.pictures_to_compare(None), rounds=config.rounds, batch_size=config.throughput_batch
         )
-        quality = scores(predictors, datamodule, config.split) if datamodule is not None else {}
+        quality = scores(predictors, loader, model.class_names) if loader is not None else {}
     rows = {name: {"map": quality.get(name), "megabytes": size, **asdict(timings[name])} for name, _, size in made}
-    show(rows, title=f"{model.backbone.name} at {model.image_size} pixels on the CPU", batch=config.throughput_batch)
+    title = (
+        f"{model.backbone.name} at {model.image_size} pixels, CPU; pictures/s in batches of {config.throughput_batch}"
+    )
+    show(rows, title=title)
     if config.output is not None:
         text = json.dumps(rows, indent=2) + "\n"
         checkpoint.write_atomically(Path(config.output), lambda temporary: temporary.write_text(text))
@@ -53,15 +58,20 @@ def contenders(
     """(name, predictor, megabytes) of each runtime that is there; says what the others need."""
     from copy import deepcopy
 
-    from ssd import results
+    from ssd import parity, results
     from ssd.errors import ConfigError
     from ssd.predictor import Predictor
 
     megabytes = sum(value.nbytes for value in model.state_dict().values()) / 1e6
     yield "PyTorch", Predictor(model, postprocess, device="cpu"), megabytes
-    compiled = deepcopy(model)
-    compiled.compile(dynamic=False)
-    yield "PyTorch compiled", Predictor(compiled, postprocess, device="cpu"), megabytes
+    compiled = Predictor(deepcopy(model), postprocess, device="cpu")
+    compiled.model.compile(dynamic=False)
+    try:
+        compiled(parity.pictures_to_compare(None)[:1])
+    except RuntimeError as error:
+        results.say(f"PyTorch compiled: not measured, {str(error).splitlines()[0]}")
+    else:
+        yield "PyTorch compiled", compiled, megabytes
     try:
         from ssd.onnx_export import to_onnx
         from ssd.onnx_predictor import OnnxPredictor
@@ -86,33 +96,33 @@ def contenders(
         results.say(f"OpenVINO: not measured, {error}")
 
 
-def scores(predictors: dict[str, Predict], datamodule: DetectionDataModule, split: str) -> dict[str, float | None]:
+def scores(
+    predictors: dict[str, Predict], loader: Iterable[Batch], class_names: tuple[str, ...]
+) -> dict[str, float | None]:
     """mAP of each, one picture at a time, as their latency is measured."""
-    from ssd import assemble, metrics
+    from ssd import metrics
 
     def alone(predict: Predict) -> Predict:
         return lambda images: [predict([image])[0] for image in images]
 
-    loader = assemble.evaluation_loader(datamodule, split)
-    names = datamodule.class_names
-    return {name: metrics.score(alone(predict), loader, names).get("map") for name, predict in predictors.items()}
+    return {name: metrics.score(alone(predict), loader, class_names).get("map") for name, predict in predictors.items()}
 
 
-def show(rows: dict[str, dict[str, Any]], *, title: str, batch: int) -> None:
+def show(rows: dict[str, dict[str, Any]], *, title: str) -> None:
     """The table; gains are against the first row."""
     from rich.table import Table
 
     from ssd import results
 
-    table = Table("", "mAP", "p50 ms", "p95 ms", "gain", f"pictures/s, batch {batch}", "MB", title=title)
-    slowest = next(iter(rows.values()))["p50_ms"]
+    table = Table("", "mAP", "p50 ms", "p95 ms", "gain", "pictures/s", "MB", title=title, title_justify="left")
+    first = next(iter(rows.values()))["p50_ms"]
     for name, row in rows.items():
         table.add_row(
             name,
             "-" if row["map"] is None else f"{row['map']:.3f}",
             f"{row['p50_ms']:.1f}",
             f"{row['p95_ms']:.1f}",
-            f"{slowest / row['p50_ms']:.2f}x",
+            f"{first / row['p50_ms']:.2f}x",
             f"{row['pictures_per_second']:.1f}",
             f"{row['megabytes']:.1f}",
         )

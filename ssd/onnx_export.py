@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, cast
 
 import onnx
@@ -29,19 +28,19 @@ def to_onnx(model: SSD, postprocess: PostProcess) -> onnx.ModelProto:
     """
     network = _Detector(model, postprocess).eval()
     images = torch.zeros(_EXAMPLE_BATCH, model.image_size, model.image_size, 3, dtype=torch.uint8)
-    with warnings.catch_warnings(), torch.no_grad():
-        program = torch.onnx.export(
-            network,
-            (images,),
-            dynamo=True,
+    shapes = ({0: torch.export.Dim("batch")},)
+    with torch.no_grad():  # in two steps, because the second by itself would fall back to a fixed batch
+        program = torch.export.export(network, (images,), dynamic_shapes=shapes)
+        exported = torch.onnx.export(
+            program,
+            dynamic_shapes=shapes,
             verbose=False,
             opset_version=op.version,
             input_names=[onnx_file.INPUT],
             output_names=onnx_file.OUTPUTS,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
             custom_translation_table={torch.ops.ssd.survivors.default: _survivors},
         )
-    proto: onnx.ModelProto = cast(torch.onnx.ONNXProgram, program).model_proto
+    proto: onnx.ModelProto = cast(torch.onnx.ONNXProgram, exported).model_proto
     _strip(proto)
     if proto.ByteSize() > onnx_file.MAX_BYTES:
         raise ConfigError("the network is over 2 GB, too large for one .onnx file; export a smaller one")

@@ -28,7 +28,7 @@ def quantize_int8(model: onnx.ModelProto, target: Path, *, index: DetectionIndex
     inputs = ({onnx_file.INPUT: warp(index.load(index.paths[position]), size=size)[None]} for position in positions)
     model = onnx.ModelProto.FromString(model.SerializeToString())
     onnx.helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | _PREPARED)
-    heads = [node.name for node in model.graph.node if any("_heads." in name for name in node.input)]
+    heads = [node.name for node in model.graph.node if node.op_type == "Conv" and "_heads." in node.input[1]]
     quantize_static(
         model,
         target,

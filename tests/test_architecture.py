@@ -18,8 +18,8 @@ LAYERS = [
     {"priors", "images", "layers", "config", "finite"},
     {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources"},
     {"losses", "postprocess", "model", "data"},
-    {"metrics", "checkpoint", "results", "onnx_file", "parity", "timing"},
-    {"module", "predictor", "pretrained", "runs", "onnx_export", "onnx_predictor", "quantize"},
+    {"metrics", "checkpoint", "results", "onnx_file", "parity"},
+    {"module", "predictor", "pretrained", "runs", "onnx_export", "onnx_predictor", "quantize", "timing"},
     {"prediction", "assemble"},
 ]
 ENTRY_POINTS = {"download", "inspect", "evaluate", "export", "benchmark", "import_weights"}  # python -m ssd.NAME
