@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ _Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
 class OnnxPredictor:
-    """Runs an exported file on pictures of any size, on the CPU; thresholds are those that it was exported with.
+    """Runs an exported file on pictures of any size, on the CPU, with the thresholds that it was exported with.
 
     Args:
         path: see `ssd.export`.
@@ -33,13 +34,9 @@ class OnnxPredictor:
     def __init__(self, path: str | Path, *, runtime: Runtime = "onnxruntime") -> None:
         self._file = onnx_file.read(path)
         self._path = path
-        try:
+        self._runtime = runtime
+        with self._naming_the_file():
             self._run = {"onnxruntime": _onnxruntime, "openvino": _openvino}[runtime](self._file.data)
-        except ImportError:
-            extra = "export" if runtime == "onnxruntime" else runtime
-            raise ConfigError(f"{path}: needs {runtime}: pip install 'ssd-detector[{extra}]'") from None
-        except Exception as error:  # both raise many kinds without a common base
-            raise CheckpointError(f"{path}: {runtime} refuses it: {str(error).splitlines()[0]}") from error
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -51,7 +48,8 @@ class OnnxPredictor:
         if not images:
             return []
         batch = np.stack([warp(image, size=self._file.image_size) for image in images])
-        boxes, scores, labels, counts = (torch.from_numpy(np.array(output)) for output in self._run(batch))
+        with self._naming_the_file():
+            boxes, scores, labels, counts = (torch.from_numpy(np.array(output)) for output in self._run(batch))
         found = [
             Detections(boxes[row, :count], scores[row, :count], labels[row, :count])
             for row, count in enumerate(counts.tolist())
@@ -59,6 +57,17 @@ class OnnxPredictor:
         if any(len(one) and not 0 <= one.labels.min() <= one.labels.max() < len(self.class_names) for one in found):
             raise CheckpointError(f"{self._path}: found a class that it has no name for; export it again")
         return found
+
+    @contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        try:
+            yield
+        except ImportError:
+            extra = "export" if self._runtime == "onnxruntime" else self._runtime
+            raise ConfigError(f"{self._path}: needs {self._runtime}: pip install 'ssd-detector[{extra}]'") from None
+        except Exception as error:  # the runtimes raise many kinds without a common base
+            message = f"{self._path}: {self._runtime} refuses it: {str(error).splitlines()[0]}"
+            raise CheckpointError(message) from error
 
 
 def _onnxruntime(data: bytes) -> _Run:

@@ -24,6 +24,7 @@ from torchvision_ssd import assert_same_in_any_order, rows
 
 from ssd import checkpoint, parity
 from ssd.backbones import MobileNetV1
+from ssd.benchmark import benchmark
 from ssd.command import CONF
 from ssd.config import register
 from ssd.data.shapes import CLASS_NAMES, render
@@ -254,3 +255,22 @@ def test_wrong_settings(model: SSD, tmp_path: Path, configuration: Compose, over
     with pytest.raises(SSDError, match=message):
         export(configuration("export", f"checkpoint={tmp_path}/model.safetensors", *overrides))
     assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch.compile
+def test_the_benchmark(model: SSD, tmp_path: Path, configuration: Compose, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    checkpoint.save_release(model, tmp_path / "model.safetensors")
+    data = ["dataset=shapes", "dataset.train=2", "dataset.val=2", "dataset.side_px=120", "num_workers=0"]
+    where = [f"checkpoint={tmp_path}/model.safetensors", f"output={tmp_path}/out.json"]
+    with unchecked():
+        benchmark(configuration("benchmark", *where, *data, "rounds=2", "calibration_pictures=2"))
+    measured = json.loads((tmp_path / "out.json").read_text())
+    assert list(measured) == ["PyTorch", "PyTorch compiled", "ONNX Runtime", "ONNX Runtime int8", "OpenVINO"]
+    for name, row in measured.items():
+        assert 0 < row["p50_ms"] <= row["p95_ms"]
+        assert row["pictures_per_second"] > 0
+        assert row["map"] is not None
+        assert name in caplog.text
+    assert measured["ONNX Runtime int8"]["megabytes"] < measured["ONNX Runtime"]["megabytes"]
