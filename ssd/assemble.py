@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ssd.data.datamodule import DetectionDataModule
 from ssd.errors import CheckpointError, ConfigError
 from ssd.model import SSD, measure
 from ssd.module import SSDModule
+from ssd.structures import Batch
 
 
 def check_fit(config: DictConfig) -> None:
@@ -52,6 +54,40 @@ def build_datamodule(config: DictConfig) -> DetectionDataModule:
         seed=config.seed,
         prepare=None if download is None else download.prepare,
     )
+
+
+def build_datamodule_for(model: SSD, config: DictConfig) -> DetectionDataModule:
+    """The data at the size and with the classes of a trained network.
+
+    Raises:
+        ConfigError: no dataset, or one of other classes.
+    """
+    if config.dataset is None:
+        raise ConfigError("dataset is missing: give dataset=voc dataset.root=DIR, or another of conf/dataset")
+    config = config.copy()
+    config.image_size = model.image_size
+    if "classes" in config.dataset:
+        config.dataset.classes = config.dataset.classes or list(model.class_names)
+    datamodule = build_datamodule(config)
+    datamodule.prepare_data()
+    if datamodule.class_names != model.class_names:
+        raise ConfigError(
+            f"dataset: its classes are {', '.join(datamodule.class_names)}, those of the checkpoint "
+            f"{', '.join(model.class_names)}; give dataset.classes=[...] in the checkpoint's order"
+        )
+    return datamodule
+
+
+def evaluation_loader(datamodule: DetectionDataModule, split: str) -> Iterable[Batch]:
+    """The pictures of the val or test split, unaugmented.
+
+    Raises:
+        ConfigError: there is no such split.
+    """
+    loaders = {"val": datamodule.val_dataloader, "test": datamodule.test_dataloader}
+    if split not in loaders or getattr(datamodule.splits, split) is None:
+        raise ConfigError(f"split={split}: the dataset has no such split; give split=val or split=test")
+    return loaders[split]()
 
 
 def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bool = False) -> SSD:

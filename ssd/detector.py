@@ -15,8 +15,9 @@ from PIL import Image
 from ssd import checkpoint
 from ssd.command import CONF
 from ssd.draw import draw
-from ssd.errors import DataError
+from ssd.errors import ConfigError, DataError
 from ssd.images import Picture, from_pillow, read_image
+from ssd.onnx_predictor import OnnxPredictor
 from ssd.outputs import save_picture
 from ssd.postprocess import PostProcess
 from ssd.predictor import PicturePredictor, Predictor, as_record
@@ -64,9 +65,17 @@ def open_predictor(
 ) -> PicturePredictor:
     """What runs the checkpoint at `path`: PyTorch, or ONNX Runtime for an `.onnx`.
 
+    An exported file has its own post-processing inside, and a threshold or limit given here can only leave out more.
+
     Raises:
         CheckpointError, ConfigError, MachineError: see `load`.
     """
+    if Path(path).suffix == ".onnx":
+        if device not in ("auto", "cpu") or precision != "float32":
+            raise ConfigError(f"{path}: runs on the CPU in float32; leave out device={device} precision={precision}")
+        return OnnxPredictor(
+            path, score_threshold=postprocess.score_threshold, max_detections=postprocess.max_detections
+        )
     return Predictor(checkpoint.load(path), postprocess, device=device, precision=precision)
 
 

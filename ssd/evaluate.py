@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ssd.data.index import DetectionIndex
     from ssd.data.splits import Splits
     from ssd.evaluation import Evaluation
-    from ssd.predictor import Predictor
+    from ssd.predictor import PicturePredictor
 
 
 def evaluate(config: DictConfig) -> None:
@@ -127,16 +127,15 @@ def _check_classes(splits: Splits, class_names: tuple[str, ...]) -> None:
         say(f"left out, since the checkpoint does not know them: objects of {', '.join(others)}")
 
 
-def _open(config: DictConfig, path: str) -> Predictor:
+def _open(config: DictConfig, path: str) -> PicturePredictor:
     from hydra.utils import instantiate
 
-    from ssd import checkpoint
-    from ssd.predictor import Predictor
+    from ssd.detector import open_predictor
 
-    return Predictor(checkpoint.load(path), instantiate(config.postprocess), device=config.device)
+    return open_predictor(path, instantiate(config.postprocess), device=config.device)
 
 
-def _measure(config: DictConfig, name: str, predictor: Predictor, index: DetectionIndex) -> Evaluation:
+def _measure(config: DictConfig, name: str, predictor: PicturePredictor, index: DetectionIndex) -> Evaluation:
     from ssd import evaluation
     from ssd.average_precision import resampled
 

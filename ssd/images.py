@@ -22,7 +22,7 @@ from ssd.errors import DataError
 MAX_PIXELS = 2 * 10**8
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
-Picture = UInt8[np.ndarray, "H W 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]  # H and W would have to be the same for all pictures of a list
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = (None, 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, distributed
 from torchmetrics.detection import MeanAveragePrecision
 
+from ssd.images import Picture
 from ssd.matching import Scene
 from ssd.structures import PADDING_LABEL, Batch, Detections
 
@@ -78,6 +79,16 @@ class DetectionMetrics:
         table = precision[:, :, :, 0, -1].permute(2, 0, 1).flatten(1)
         names = (self.class_names[int(label)] for label in classes.flatten())
         return {f"map_class/{name}": row.mean() for name, row in zip(names, table, strict=True)}
+
+
+def score(
+    predict: Callable[[Sequence[Picture]], list[Detections]], batches: Iterable[Batch], class_names: Sequence[str]
+) -> dict[str, float]:
+    """The results of a predictor on the batches of a loader."""
+    metrics = DetectionMetrics(class_names)
+    for batch in batches:
+        metrics.add(predict(list(batch.images.permute(0, 2, 3, 1).numpy())), batch)
+    return metrics.results()
 
 
 def _gathered(pictures: dict[str, tuple[_Boxes, _Boxes]]) -> dict[str, tuple[_Boxes, _Boxes]]:

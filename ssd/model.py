@@ -155,5 +155,5 @@ def measure(backbone: nn.Module, *, image_size: int) -> list[tuple[int, int, int
 
 def _flatten(heads: nn.ModuleList, features: list[Tensor], *, channels: int) -> Float[Tensor, "B P K"]:
     outputs = (head(feature) for head, feature in zip(heads, features, strict=True))
-    # [B, anchors*K, H, W] -> [B, H*W*anchors, K]
-    return torch.cat([output.permute(0, 2, 3, 1).reshape(len(output), -1, channels) for output in outputs], dim=1)
+    # [B, anchors*K, H, W] -> [B, H*W*anchors, K]; shape[0], because len() would fix B when exported
+    return torch.cat([output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, channels) for output in outputs], dim=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torchvision.ops import nms
 
@@ -34,13 +34,18 @@ class PostProcess(nn.Module):
     @torch.no_grad()
     def forward(self, predictions: Predictions, priors: Float[Tensor, "P 4"]) -> list[Detections]:
         """Detections of each image; boxes are clipped to the image."""
+        return [self._suppress(*image) for image in zip(*self.choose(predictions, priors), strict=True)]
+
+    def choose(
+        self, predictions: Predictions, priors: Float[Tensor, "P 4"]
+    ) -> tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"], Int64[Tensor, "B N"]]:
+        """Boxes, scores (falling) and labels of the N candidates of each image, before NMS and threshold."""
         scores = foreground(predictions.logits.float().softmax(dim=-1))
         classes = scores.shape[-1]
         scores, pair = scores.flatten(1).topk(min(self.candidates, scores[0].numel()), dim=1)
         prior, labels = pair // classes, pair % classes
         offsets = predictions.offsets.float().gather(1, prior[..., None].expand(-1, -1, 4))
-        boxes = decode(offsets, priors[prior]).clamp(0, 1)
-        return [self._suppress(*image) for image in zip(boxes, scores, labels, strict=True)]
+        return decode(offsets, priors[prior]).clamp(0, 1), scores, labels
 
     def _suppress(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detections:
         above = scores > self.score_threshold  # NMS looks at higher scores only: dropping the low ones first is equal

@@ -40,7 +40,7 @@ def quiet_libraries() -> None:
     import logging
     import warnings
 
-    for name in ("pytorch_lightning", "lightning_fabric", "faster_coco_eval"):
+    for name in ("pytorch_lightning", "lightning_fabric", "faster_coco_eval", "onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",

@@ -275,12 +275,34 @@ class ImportWeights:
     image_size: int | None = bounded(32, 4096)
 
 
+@dataclass
+class Export(Train):
+    checkpoint: str = MISSING
+    output: str = MISSING
+    pictures: str | None = MISSING
+    quantize: str | None = MISSING
+    calibration_pictures: int = bounded(1)
+    split: str = MISSING
+
+
+@dataclass
+class Benchmark(Train):
+    checkpoint: str = MISSING
+    split: str = MISSING
+    calibration_pictures: int = bounded(1)
+    throughput_batch: int = bounded(1)
+    rounds: int = bounded(1)
+    output: str | None = MISSING
+
+
 SCHEMAS: dict[str, type] = {
     "train": Train,
     "download": Download,
     "evaluate": Evaluate,
     "predict": Predict,
     "import_weights": ImportWeights,
+    "export": Export,
+    "benchmark": Benchmark,
     "module": Module,
     "backbone/vgg16": VGG16,
     "backbone/mobilenet_v1": MobileNetV1,

@@ -80,3 +80,7 @@ class Detections:
     def above(self, score_threshold: float) -> Detections:
         """Those with a score over `score_threshold`."""
         return self.where(self.scores > score_threshold)
+
+    def first(self, count: int | None) -> Detections:
+        """The `count` with the highest scores; None leaves all."""
+        return Detections(self.boxes[:count], self.scores[:count], self.labels[:count])

@@ -1,0 +1,133 @@
+"""mAP, latency and size of a checkpoint in each runtime: python -m ssd.benchmark checkpoint=FILE; see --help."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ssd.command import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from omegaconf import DictConfig
+
+    from ssd.data.datamodule import DetectionDataModule
+    from ssd.model import SSD
+    from ssd.parity import Predict
+    from ssd.postprocess import PostProcess
+    from ssd.structures import Batch
+
+
+def benchmark(config: DictConfig) -> None:
+    """Prints a table, and writes it as JSON where asked to."""
+    import json
+    from dataclasses import asdict
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from hydra.utils import instantiate
+
+    from ssd import assemble, checkpoint, files, parity, runtime, timing
+
+    runtime.quiet_libraries()
+    model = checkpoint.load(config.checkpoint)
+    datamodule = assemble.build_datamodule_for(model, config) if config.dataset is not None else None
+    loader = assemble.evaluation_loader(datamodule, config.split) if datamodule is not None else None
+    postprocess = instantiate(config.postprocess)
+    with TemporaryDirectory() as folder:
+        made = list(contenders(model, postprocess, Path(folder), datamodule, config.calibration_pictures))
+        predictors = {name: predict for name, predict, _ in made}
+        timings = timing.race(
+            predictors, parity.pictures_to_compare(None), rounds=config.rounds, batch_size=config.throughput_batch
+        )
+        quality = scores(predictors, loader, model.class_names) if loader is not None else {}
+    rows = {name: {"map": quality.get(name), "megabytes": size, **asdict(timings[name])} for name, _, size in made}
+    title = (
+        f"{model.backbone.name} at {model.image_size} pixels, CPU; pictures/s in batches of {config.throughput_batch}"
+    )
+    show(rows, title=title)
+    if config.output is not None:
+        text = json.dumps(rows, indent=2) + "\n"
+        files.write_atomically(Path(config.output), lambda temporary: temporary.write_text(text))
+
+
+def contenders(
+    model: SSD, postprocess: PostProcess, folder: Path, datamodule: DetectionDataModule | None, pictures: int
+) -> Iterator[tuple[str, Predict, float]]:
+    """(name, predictor, megabytes) of each runtime that is there; says what the others need."""
+    from copy import deepcopy
+
+    from ssd import parity, results
+    from ssd.errors import ConfigError
+    from ssd.predictor import Predictor
+
+    megabytes = sum(value.nbytes for value in model.state_dict().values()) / 1e6
+    yield "PyTorch", Predictor(model, postprocess, device="cpu"), megabytes
+    compiled = Predictor(deepcopy(model), postprocess, device="cpu")
+    compiled.model.compile(dynamic=False)
+    try:
+        compiled(parity.pictures_to_compare(None)[:1])
+    except RuntimeError as error:
+        results.say(f"PyTorch compiled: not measured, {str(error).splitlines()[0]}")
+    else:
+        yield "PyTorch compiled", compiled, megabytes
+    try:
+        from ssd.onnx_export import to_onnx
+        from ssd.onnx_predictor import OnnxPredictor
+        from ssd.quantize import quantize_int8
+
+        graph = to_onnx(model, postprocess)
+        file = folder / "model.onnx"
+        file.write_bytes(graph.SerializeToString())
+        yield "ONNX Runtime", OnnxPredictor(file), file.stat().st_size / 1e6
+        if datamodule is not None:
+            int8 = folder / "int8.onnx"
+            quantize_int8(graph, int8, index=datamodule.splits.named()[0][1], pictures=pictures)
+            yield "ONNX Runtime int8", OnnxPredictor(int8), int8.stat().st_size / 1e6
+        else:
+            results.say("ONNX Runtime int8: not measured, needs dataset=")
+        yield "OpenVINO", OnnxPredictor(file, runtime="openvino"), file.stat().st_size / 1e6
+    except ImportError as error:
+        results.say(
+            f"ONNX Runtime, OpenVINO: not measured, {error.name} is missing: pip install 'ssd-detector[export]'"
+        )
+    except ConfigError as error:
+        results.say(f"OpenVINO: not measured, {error}")
+
+
+def scores(
+    predictors: dict[str, Predict], loader: Iterable[Batch], class_names: tuple[str, ...]
+) -> dict[str, float | None]:
+    """mAP of each, one picture at a time, as their latency is measured."""
+    from ssd import metrics
+
+    def alone(predict: Predict) -> Predict:
+        return lambda images: [predict([image])[0] for image in images]
+
+    return {name: metrics.score(alone(predict), loader, class_names).get("map") for name, predict in predictors.items()}
+
+
+def show(rows: dict[str, dict[str, Any]], *, title: str) -> None:
+    """The table; gains are against the first row."""
+    from rich.table import Table
+
+    from ssd import results
+
+    table = Table("", "mAP", "p50 ms", "p95 ms", "gain", "pictures/s", "MB", title=title, title_justify="left")
+    first = next(iter(rows.values()))["p50_ms"]
+    for name, row in rows.items():
+        table.add_row(
+            name,
+            "-" if row["map"] is None else f"{row['map']:.3f}",
+            f"{row['p50_ms']:.1f}",
+            f"{row['p95_ms']:.1f}",
+            f"{first / row['p50_ms']:.2f}x",
+            f"{row['pictures_per_second']:.1f}",
+            f"{row['megabytes']:.1f}",
+        )
+    results.say_table(table)
+
+
+if __name__ == "__main__":
+    run(benchmark, config_name="benchmark")

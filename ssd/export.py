@@ -1,0 +1,105 @@
+"""Writes a checkpoint as ONNX: python -m ssd.export checkpoint=FILE output=model.onnx; see --help."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ssd.command import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from omegaconf import DictConfig
+
+    from ssd.data.datamodule import DetectionDataModule
+    from ssd.predictor import Predictor
+
+
+def export(config: DictConfig) -> None:
+    """Writes the file, once it has shown that it finds what PyTorch finds, and a report `<output>.json` beside it."""
+    import json
+    from pathlib import Path
+
+    from hydra.utils import instantiate
+
+    from ssd import assemble, checkpoint, files, results, runtime
+    from ssd.errors import ConfigError
+    from ssd.predictor import Predictor
+
+    output = Path(config.output)
+    if output.suffix != ".onnx":
+        raise ConfigError(f"output={output}: must end in .onnx")
+    if config.quantize not in (None, "int8"):
+        raise ConfigError(f"quantize={config.quantize}: must be null or int8")
+    try:
+        from ssd.onnx_export import to_onnx
+    except ImportError as error:
+        raise ConfigError(f"{error.name} is missing: pip install 'ssd-detector[export]'") from None
+    runtime.quiet_libraries()
+    model = checkpoint.load(config.checkpoint)
+    datamodule = assemble.build_datamodule_for(model, config) if config.quantize else None
+    predictor = Predictor(model, instantiate(config.postprocess), device="cpu")
+    report: dict[str, Any] = {"checkpoint": config.checkpoint}
+
+    def write(temporary: Path) -> None:
+        graph = to_onnx(model, predictor.postprocess)
+        temporary.write_bytes(graph.SerializeToString())
+        report.update(check(predictor, temporary, config))
+        if datamodule is not None:
+            report.update(quantize(graph, temporary, datamodule, config))
+
+    files.write_atomically(output, write)
+    text = json.dumps(report, indent=2) + "\n"
+    beside = output.with_name(f"{output.name}.json")
+    files.write_atomically(beside, lambda temporary: temporary.write_text(text))
+    results.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB; the comparison is in {beside}")
+
+
+def check(predictor: Predictor, file: Path, config: DictConfig) -> dict[str, Any]:
+    """Compares the file with PyTorch.
+
+    Raises:
+        MachineError: they disagree.
+    """
+    import onnxruntime
+    import torch
+
+    from ssd import parity, results
+    from ssd.errors import MachineError
+    from ssd.onnx_predictor import OnnxPredictor
+
+    pictures = parity.pictures_to_compare(config.pictures)
+    found = parity.compare(predictor, OnnxPredictor(file), pictures)
+    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    if not found.agrees:
+        raise MachineError(
+            f"output={config.output}: not written: onnxruntime {versions['onnxruntime']} and torch {versions['torch']} "
+            f"disagree on {found.share_without_like:.0%} of {found.detections} detections; try other versions of them"
+        )
+    results.say(
+        f"agrees with PyTorch on {found.detections} detections in {found.pictures} pictures "
+        f"(largest difference {found.largest_difference:.1e}; {found.share_without_like:.2%} without their like)"
+    )
+    return {"versions": versions, "parity": found.as_dict()}
+
+
+def quantize(graph: Any, file: Path, datamodule: DetectionDataModule, config: DictConfig) -> dict[str, Any]:
+    """Puts the int8 graph in the place of the float32 one, and measures what that costs."""
+    from ssd import assemble, metrics, results
+    from ssd.onnx_predictor import OnnxPredictor
+    from ssd.quantize import quantize_int8
+
+    loader = assemble.evaluation_loader(datamodule, config.split)
+    before = OnnxPredictor(file)
+    quantize_int8(graph, file, index=datamodule.splits.named()[0][1], pictures=config.calibration_pictures)
+    predictors = {"float32": before, "int8": OnnxPredictor(file)}
+    scores = {
+        name: metrics.score(each, loader, each.class_names).get("map", float("nan"))
+        for name, each in predictors.items()
+    }
+    results.say(f"mAP on {config.split}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    return {"split": config.split, "map": scores}
+
+
+if __name__ == "__main__":
+    run(export, config_name="export")
