@@ -11,7 +11,6 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ssd.errors import CheckpointError
+from ssd.files import write_atomically
 from ssd.model import SSD, build
 
 _RECIPE = "recipe"
 _PREFIX = "model."  # the network inside the LightningModule
-_TEMPORARY = ".partial"
 
 
 def load(path: str | Path) -> SSD:
@@ -103,20 +102,6 @@ def save_release(model: SSD, path: Path) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, then renames it: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-    try:
-        write(temporary)
-        _flush(temporary)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush(path.parent)
-
-
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's checkpoints, written through `write_atomically` and read without unpickling objects."""
 
@@ -153,14 +138,6 @@ def _read_lightning(path: Path) -> tuple[Any, dict[str, Tensor]]:
 
 def _shape(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
     return tuple(state[key].shape) if key in state else None
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _first_line(error: BaseException) -> str:

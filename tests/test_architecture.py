@@ -13,7 +13,7 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 
 # A module imports only from rows above its own.
 LAYERS = [
-    {"errors"},
+    {"errors", "files"},
     {"structures", "boxes", "runtime", "schedules", "csv_logger", "schemas"},
     {"priors", "images", "layers", "config", "finite"},
     {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources"},

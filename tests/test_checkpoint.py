@@ -112,17 +112,3 @@ def test_files_without_a_recipe_are_refused(model: SSD, tmp_path: Path) -> None:
     refused(tmp_path / "a.ckpt", "no recipe")
     save_file(model.state_dict(), tmp_path / "b.safetensors", metadata={"recipe": json.dumps(None)})
     refused(tmp_path / "b.safetensors", "no recipe")
-
-
-def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary(tmp_path: Path) -> None:
-    path = tmp_path / "a.ckpt"
-    path.write_bytes(b"old")
-
-    def fail(temporary: Path) -> None:
-        temporary.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomically(path, fail)
-    assert path.read_bytes() == b"old"
-    assert [item.name for item in tmp_path.iterdir()] == ["a.ckpt"]
