@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
@@ -26,15 +27,13 @@ class Splits:
     report: Report = field(default_factory=Report)
 
     def __post_init__(self) -> None:
-        owner: dict[str, str] = {}
-        for name, index in self.named():
-            for position in range(len(index)):
-                other = owner.setdefault(index.ids[position], name)
-                if other != name:
-                    raise DataError(
-                        f"{index.ids[position]} is in the {other} and in the {name} split: results would be too good;"
-                        " remove it from one"
-                    )
+        ids = [(name, set(index.ids)) for name, index in self.named()]
+        for (name, some), (other, others) in combinations(ids, 2):
+            if some & others:
+                raise DataError(
+                    f"{min(some & others)} is in the {name} and in the {other} split: results would be too good;"
+                    " remove it from one"
+                )
 
     def named(self) -> list[tuple[str, DetectionIndex]]:
         """(name, index) of the splits that are there."""
