@@ -113,6 +113,7 @@ class Coco(Folder):
 
 @dataclass
 class OpenImages(Folder):
+    expand_hierarchy: bool = MISSING
     include_depictions: bool = MISSING
 
 

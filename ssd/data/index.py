@@ -42,7 +42,7 @@ class PackedStrings:
         return (data[start:end].decode(errors=_ERRORS) for start, end in pairwise(self.offsets.tolist()))
 
     def take(self, rows: Int64[np.ndarray, "M"]) -> PackedStrings:
-        places, offsets = _gather(self.offsets, rows)
+        places, offsets = gather(self.offsets, rows)
         return PackedStrings(self.data[places], offsets)
 
 
@@ -91,7 +91,7 @@ class DetectionIndex:
     def take(self, positions: Sequence[int] | np.ndarray) -> DetectionIndex:
         """The pictures at `positions`, with their boxes."""
         chosen = np.asarray(positions, dtype=np.int64)
-        rows, offsets = _gather(self.box_offsets, chosen)
+        rows, offsets = gather(self.box_offsets, chosen)
         return replace(
             self,
             paths=self.paths.take(chosen),
@@ -108,7 +108,7 @@ class DetectionIndex:
         return np.bincount(self.labels[~self.ignore], minlength=len(self.class_names))
 
 
-def _gather(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def gather(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where the items of the chosen runs lie, one run after the other, and the offsets of the runs among them."""
     counts = np.diff(offsets)[chosen]
     taken = np.concatenate(([0], np.cumsum(counts)))
