@@ -75,9 +75,15 @@ class Priors:
 
 
 @dataclass
-class Shapes:
+class Dataset:
     _target_: str = MISSING
     _partial_: bool = True
+    cache: bool = MISSING
+    balance: float | None = bounded(0, 1, open_low=True)
+
+
+@dataclass
+class Shapes(Dataset):
     train: int = bounded(1)
     val: int = bounded(0)
     test: int = bounded(0)
@@ -86,9 +92,7 @@ class Shapes:
 
 
 @dataclass
-class Folder:
-    _target_: str = MISSING
-    _partial_: bool = True
+class Folder(Dataset):
     root: str = MISSING
     classes: list[str] | None = MISSING
     strict: bool = MISSING

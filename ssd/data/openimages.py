@@ -102,16 +102,15 @@ def _index(
     root: Path, file: Path, split: str, rows: Rows, class_names: tuple[str, ...], report: Report
 ) -> DetectionIndex:
     folder = next((path for path in (root / split, root / "images" / split) if path.is_dir()), root / split)
-    on_disk = _pictures(folder)
+    files = _find(folder, rows.ids)
     wanted = np.bincount(rows.picture, minlength=len(rows.ids)) > 0
-    present = np.flatnonzero(wanted & np.array([id in on_disk for id in rows.ids], dtype=bool))
+    present = np.flatnonzero(wanted & np.array([name is not None for name in files], dtype=bool))
     if not wanted.any():
         report.add(file.name, "no box of the classes, so no such split")
     if missing := int(wanted.sum()) - len(present):
         report.add(file.name, f"{missing} of {wanted.sum()} pictures left out: not in {folder}")
-    ids = [rows.ids[number] for number in present.tolist()]
     below = folder.relative_to(root).as_posix()
-    paths = PackedStrings.pack(f"{below}/{on_disk[id]}" for id in ids)
+    paths = PackedStrings.pack(f"{below}/{files[number]}" for number in present.tolist())
     sizes = _sizes(root, paths, report)
     numbers = np.full(len(rows.ids), -1, dtype=np.int32)
     numbers[present] = np.arange(len(present))
@@ -122,7 +121,7 @@ def _index(
         class_names=class_names,
         load=partial(read_below, str(root)),
         paths=paths,
-        ids=PackedStrings.pack(ids),
+        ids=PackedStrings.pack(rows.ids[number] for number in present.tolist()),
         sizes=sizes,
         box_offsets=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
         boxes=rows.boxes[order],
@@ -133,10 +132,11 @@ def _index(
     return index if readable.all() else index.take(np.flatnonzero(readable))
 
 
-def _pictures(folder: Path) -> dict[str, str]:
-    """File names by stem; as Path objects they would take seconds for each million."""
+def _find(folder: Path, ids: list[str]) -> list[str | None]:
+    """The name of each picture's file, or None; Path objects would take seconds for each million."""
     names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
-    return {name.rpartition(".")[0]: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
+    by_id = {name.rpartition(".")[0]: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
+    return [by_id.get(id) for id in ids]
 
 
 def _sizes(root: Path, paths: PackedStrings, report: Report) -> np.ndarray:
