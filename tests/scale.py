@@ -1,64 +1,117 @@
-"""Makes an annotation file of the size of Open Images and measures what reading it costs: python tests/scale.py [ROWS].
+"""Measures Open Images at its full size, made up: python tests/scale.py [ROWS].
 
-The CSV has the columns of version 6 and 601 classes of skewed frequency; every picture is a hard link to a small JPEG.
-Each figure is taken in a process of its own. Needs 3 GB of disk below the temporary folder; takes minutes.
+14.6 million boxes of 601 classes on 1.74 million pictures: a CSV of 2.2 GB with the columns of version 6, and for each
+picture a hard link to a small JPEG. Each line is a process of its own; peak is its resident memory, the libraries
+included. Needs 4 GB below the temporary folder (TMPDIR) and about five minutes.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 ROWS, PICTURES_PER_ROW = 14_600_000, 1.74 / 14.6
 CLASSES = 601
+SOME = ["Person", "Car", "Bus"]
 CLICKS = [f"XClick{corner}{axis}" for axis in "XY" for corner in (1, 2, 3, 4)]
 FLAGS = ["IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside"]
 WIDTHS = {"ImageID": 16, "Source": 6, "LabelName": 8, "Confidence": 1}
 WIDTHS |= dict.fromkeys(["XMin", "XMax", "YMin", "YMax"], 8) | dict.fromkeys(FLAGS, 1) | dict.fromkeys(CLICKS, 8)
 CHUNK = 200_000
+LINKS = 30_000  # to one file: file systems allow 65,000
+SAMPLES = 100_000  # of an epoch, for the memory of a loader worker
 
 
 def make_csv(root: Path, rows: int) -> np.ndarray:
     """Writes train-annotations-bbox.csv and the class file; returns the ids of the pictures."""
     rng = np.random.default_rng(0)
     mids = np.array([f"/m/{number:05d}" for number in range(CLASSES)], dtype="S8")
-    names = ["Person", "Car", "Bus", *(f"Class {number}" for number in range(3, CLASSES))]
+    names = [*SOME, *(f"Class {number}" for number in range(3, CLASSES))]
     lines = [f"{mid.decode()},{name}\n" for mid, name in zip(mids, names, strict=True)]
     (root / "class-descriptions-boxable.csv").write_text("".join(lines))
     share = (np.arange(CLASSES) + 11.0) ** -1.6
     ids = np.sort(rng.integers(0, 2**64, int(rows * PICTURES_PER_ROW), dtype=np.uint64))
     ids = np.array([f"{byte:02x}" for byte in range(256)], dtype="S2")[ids.byteswap().view(np.uint8)].view("S16")
     pictures = np.sort(rng.integers(0, len(ids), rows, dtype=np.int32))
+    decimals = np.char.mod("%.6f", np.arange(1_000_000) / 1e6).astype("S8")
     with (root / "train-annotations-bbox.csv").open("wb") as file:
         file.write((",".join(WIDTHS) + "\n").encode())
         for start in range(0, rows, CHUNK):
             of_rows = pictures[start : start + CHUNK]
-            _chunk(rng, ids[of_rows], rng.choice(mids, len(of_rows), p=share / share.sum())).tofile(file)
+            mids_of_rows = rng.choice(mids, len(of_rows), p=share / share.sum())
+            _lines(rng, ids[of_rows], mids_of_rows, decimals).tofile(file)
     return ids
 
 
-def _chunk(rng: np.random.Generator, ids: np.ndarray, mids: np.ndarray) -> np.ndarray:
-    """Lines as an array of records of text: the fields and what separates them."""
-    fields = [item for name, width in WIDTHS.items() for item in ((name, f"S{width}"), (f"after {name}", "S1"))]
-    lines = np.full(len(ids), b",", dtype=[("all", f"S{sum(WIDTHS.values()) + len(WIDTHS)}")]).view(fields)
+def _lines(rng: np.random.Generator, ids: np.ndarray, mids: np.ndarray, decimals: np.ndarray) -> np.ndarray:
+    """Lines as records of text: each field and the character behind it."""
+    count = len(ids)
+    lines = np.empty(count, [item for name, width in WIDTHS.items() for item in ((name, f"S{width}"), (f"{name},", "S1"))])
     for name in WIDTHS:
-        lines[f"after {name}"] = b","
-    lines[f"after {CLICKS[-1]}"] = b"\n"
+        lines[f"{name},"] = b"\n" if name == CLICKS[-1] else b","
     lines["ImageID"], lines["LabelName"], lines["Source"], lines["Confidence"] = ids, mids, b"xclick", b"1"
     for axis in "XY":
-        low = rng.integers(0, 500_000, len(ids))
-        lines[f"{axis}Min"], lines[f"{axis}Max"] = (
-            DECIMALS[low],
-            DECIMALS[low + rng.integers(20_000, 500_000, len(ids))],
-        )
+        low, side = rng.integers(0, 500_000, count), rng.integers(20_000, 500_000, count)
+        lines[f"{axis}Min"], lines[f"{axis}Max"] = decimals[low], decimals[low + side]
     for name in FLAGS:
-        lines[name] = np.array([b"0", b"1"])[(rng.random(len(ids)) < 0.05).astype(int)]
+        lines[name] = np.where(rng.random(count) < 0.05, b"1", b"0")
     for name in CLICKS:
-        lines[name] = DECIMALS[rng.integers(0, 1_000_000, len(ids))]
+        lines[name] = decimals[rng.integers(0, 1_000_000, count)]
     return lines
 
 
-DECIMALS = np.char.mod("%.6f", np.arange(1_000_000) / 1e6).astype("S8")
+def make_pictures(folder: Path, ids: np.ndarray) -> None:
+    """A small JPEG under every name."""
+    from PIL import Image
+
+    folder.mkdir()
+    for number, id in enumerate(ids.tolist()):
+        path = os.fspath(folder / f"{id.decode()}.jpg")
+        if number % LINKS == 0:
+            first = path
+            Image.effect_noise((96, 72), 50).convert("RGB").save(path, quality=90)
+        else:
+            os.link(first, path)
+
+
+# --- measuring: each function is the work of one process -----------------------------------------------------------
+
+
+def rows(root: str, classes: str) -> None:
+    from ssd.data.openimages_rows import read_class_names, read_rows
+
+    mids = list(read_class_names(Path(root)))[: len(SOME) if classes == "some" else None]
+    measure(
+        f"CSV to arrays, {len(mids)} classes",
+        lambda: read_rows(Path(root, "train-annotations-bbox.csv"), labels={mid: n for n, mid in enumerate(mids)}),
+    )
+
+
+def index(root: str, classes: str, *, name: str = "CSV to index, written to the cache") -> None:
+    from ssd.data.cache import read_cached
+    from ssd.data.openimages import read_openimages
+
+    settings = {"expand_hierarchy": False, "include_depictions": False, "strict": False}
+    chosen = SOME if classes == "some" else None
+    read = partial(read_openimages, root=root, classes=chosen, **settings)
+    splits = measure(f"{name}, {classes} classes", lambda: read_cached(read))
+    print(f"    {len(splits.train):,} pictures, {len(splits.train.boxes):,} boxes")
+
+
+def cached(root: str, classes: str) -> None:
+    index(root, classes, name="cached start")
+
+
+def worker(root: str, classes: str) -> None:
+    """Private memory of a loader worker while it goes through an epoch's order."""
+    from torch.utils.data import DataLoader
+    from ssd.data.augmentation import Augmentation, SSDWindow

@@ -66,9 +66,10 @@ def hint(path: Path, labels: dict[str, int], names: dict[str, str]) -> str | Non
     left_out = [mid for mid, line in read_lineage(path).items() if mid not in labels and line & labels.keys()]
     if not left_out:
         return None
-    children = sorted(names.get(mid, mid) for mid in left_out)
-    more = f" and {len(children) - _NAMED} more" if len(children) > _NAMED else ""
-    return f"subclasses of dataset.classes left out, {', '.join(children[:_NAMED])}{more}: dataset.expand_hierarchy"
+    kinds = sorted(names.get(mid, mid) for mid in left_out)
+    more = f" and {len(kinds) - _NAMED} more" if len(kinds) > _NAMED else ""
+    first = ", ".join(kinds[:_NAMED])
+    return f"boxes of {first}{more} left out, which are kinds of the chosen classes (dataset.expand_hierarchy)"
 
 
 def expand(rows: Rows, labels: list[list[int]]) -> Rows:
