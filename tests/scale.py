@@ -14,10 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ssd.data.splits import Splits
 
 ROWS, PICTURES_PER_ROW = 14_600_000, 1.74 / 14.6
 CLASSES = 601
@@ -55,7 +58,9 @@ def make_csv(root: Path, rows: int) -> np.ndarray:
 def _lines(rng: np.random.Generator, ids: np.ndarray, mids: np.ndarray, decimals: np.ndarray) -> np.ndarray:
     """Lines as records of text: each field and the character behind it."""
     count = len(ids)
-    lines = np.empty(count, [item for name, width in WIDTHS.items() for item in ((name, f"S{width}"), (f"{name},", "S1"))])
+    lines = np.empty(
+        count, [item for name, width in WIDTHS.items() for item in ((name, f"S{width}"), (f"{name},", "S1"))]
+    )
     for name in WIDTHS:
         lines[f"{name},"] = b"\n" if name == CLICKS[-1] else b","
     lines["ImageID"], lines["LabelName"], lines["Source"], lines["Confidence"] = ids, mids, b"xclick", b"1"
@@ -83,35 +88,82 @@ def make_pictures(folder: Path, ids: np.ndarray) -> None:
             os.link(first, path)
 
 
-# --- measuring: each function is the work of one process -----------------------------------------------------------
+# --- each of these runs in a process of its own --------------------------------------------------------------------
 
 
 def rows(root: str, classes: str) -> None:
     from ssd.data.openimages_rows import read_class_names, read_rows
 
-    mids = list(read_class_names(Path(root)))[: len(SOME) if classes == "some" else None]
-    measure(
-        f"CSV to arrays, {len(mids)} classes",
-        lambda: read_rows(Path(root, "train-annotations-bbox.csv"), labels={mid: n for n, mid in enumerate(mids)}),
-    )
+    labels = {mid: label for label, mid in enumerate(read_class_names(Path(root))) if classes == "all" or label < 3}
+    measure("CSV to arrays", classes, lambda: read_rows(Path(root, "train-annotations-bbox.csv"), labels=labels))
 
 
-def index(root: str, classes: str, *, name: str = "CSV to index, written to the cache") -> None:
+def index(root: str, classes: str) -> None:
+    splits = measure("all of it, and written to the cache", classes, lambda: read(root, classes))
+    print(f"  {len(splits.train):,} pictures, {len(splits.train.boxes):,} boxes")
+
+
+def cached(root: str, classes: str) -> None:
+    measure("started from the cache", classes, lambda: read(root, classes))
+
+
+def worker(root: str, classes: str) -> None:
+    """What a loader worker has for itself while it goes through the order of an epoch."""
+    from torch.utils.data import DataLoader
+
+    from ssd.data.augmentation import Augmentation, SSDWindow
+    from ssd.data.dataset import DetectionDataset, EpochSampler, collate
+
+    train = read(root, classes).train
+    data = DetectionDataset(train, Augmentation([SSDWindow.resize(32)]), seed=0)
+    keys = list(EpochSampler(len(train), shuffle=True, seed=0))[:SAMPLES]
+    batches = iter(DataLoader(data, batch_size=100, sampler=keys, num_workers=1, collate_fn=collate))
+    private = []
+    for number, _ in enumerate(batches):
+        if number % (len(keys) // 400) == 0:
+            lines = Path(f"/proc/{batches._workers[0].pid}/smaps_rollup").read_text().splitlines()
+            private.append(sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024)
+    print(f"loader worker, private MiB over {len(keys):,} samples: {', '.join(f'{mib:.1f}' for mib in private)}")
+
+
+def read(root: str, classes: str) -> Splits:
     from ssd.data.cache import read_cached
     from ssd.data.openimages import read_openimages
 
     settings = {"expand_hierarchy": False, "include_depictions": False, "strict": False}
-    chosen = SOME if classes == "some" else None
-    read = partial(read_openimages, root=root, classes=chosen, **settings)
-    splits = measure(f"{name}, {classes} classes", lambda: read_cached(read))
-    print(f"    {len(splits.train):,} pictures, {len(splits.train.boxes):,} boxes")
+    return read_cached(partial(read_openimages, root=root, classes=SOME if classes == "some" else None, **settings))
 
 
-def cached(root: str, classes: str) -> None:
-    index(root, classes, name="cached start")
+def measure(name: str, classes: str, work: Callable[[], Any]) -> Any:
+    """Runs `work` and prints its seconds, those of the processor, and the peak of memory."""
+    import ssd.data.cache
+    import ssd.data.openimages  # noqa: F401  the time is without imports
+
+    start, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    print(f"{name:36} {classes:7} {seconds:7.1f} {cpu:7.1f} {peak * 1024 / 1e6:9.0f}")
+    return result
 
 
-def worker(root: str, classes: str) -> None:
-    """Private memory of a loader worker while it goes through an epoch's order."""
-    from torch.utils.data import DataLoader
-    from ssd.data.augmentation import Augmentation, SSDWindow
+def main(count: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="scale_") as root:
+        start = time.perf_counter()
+        make_pictures(Path(root, "train"), make_csv(Path(root), count))
+        size = Path(root, "train-annotations-bbox.csv").stat().st_size
+        print(f"made {count:,} rows, {size / 1e9:.2f} GB, in {time.perf_counter() - start:.0f} s")
+        print(f"{'':36} {'classes':7} {'seconds':>7} {'CPU s':>7} {'peak MB':>9}", flush=True)
+        for step in (rows, index, cached):
+            for classes in ("some", "all"):
+                subprocess.run([sys.executable, __file__, step.__name__, root, classes], check=True)
+        subprocess.run([sys.executable, __file__, worker.__name__, root, "all"], check=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    if len(sys.argv) > 2:
+        {step.__name__: step for step in (rows, index, cached, worker)}[sys.argv[1]](*sys.argv[2:])
+    else:
+        main(int(float(sys.argv[1])) if len(sys.argv) > 1 else ROWS)
