@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_dataset import alike, module, striped, zooming
 
 from ssd.data.balance import boxes_per_epoch, draw, draws_per_epoch
-from ssd.data.dataset import EpochSampler
-from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.dataset import DetectionDataset, EpochSampler
+from ssd.data.index import DetectionIndex, PackedStrings, PictureRecord, build_index
 from ssd.data.shapes import read_shapes
+from ssd.data.splits import Splits
 from ssd.results import describe_data
 
 BOX = (0.1, 0.1, 0.9, 0.9)
@@ -23,7 +28,7 @@ def index_of(*pictures: list[int], ignored: tuple[int, ...] = ()) -> DetectionIn
         PictureRecord(str(row), str(row), (8, 8), [BOX] * len(labels), labels, [row in ignored] * len(labels))
         for row, labels in enumerate(pictures)
     ]
-    return build_index(records, class_names=["cat", "dog", "owl"], load=len)
+    return build_index(records, class_names=["cat", "dog", "owl"], load=striped)
 
 
 def test_factors_are_those_of_the_paper() -> None:
@@ -80,6 +85,25 @@ def test_ranks_share_a_balanced_epoch(world_size: int) -> None:
     together = [key for share in shares for key in share]
     assert len(set(together)) == len(together)
     assert together != list(EpochSampler(22, shuffle=True, seed=0))[: len(together)]
+
+
+def test_a_picture_drawn_twice_is_augmented_in_two_ways() -> None:
+    index = alike(3)
+    data = DetectionDataset(index, zooming(), seed=0)
+    first, second, again = data[0, 1], data[0, 1 + len(index)], data[0, 1]
+    assert first.id == second.id == "1"
+    assert not np.array_equal(first.image, second.image)
+    assert np.array_equal(first.image, again.image)
+
+
+def test_training_is_balanced_and_validation_is_not() -> None:
+    train, val = index_of(*[[0]] * 30, [1], [2]), replace(index_of([0], [0], [0], [1]), ids=PackedStrings.pack("abcd"))
+    data = module(lambda: Splits(train, val, None), balance=0.5)
+    loader = data.train_dataloader()
+    seen = Counter(id for batch in loader for id in batch.ids)
+    assert seen.total() == 32
+    assert min(seen["30"], seen["31"]) >= 2
+    assert [id for batch in data.val_dataloader() for id in batch.ids] == list("abcd")
 
 
 def test_the_report_says_what_an_epoch_shows() -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from test_openimages import row, write
 from voc_files import write_picture
 
+from ssd.assemble import build_reader
 from ssd.data import cache
 from ssd.data.cache import FOLDER, read_cached
 from ssd.data.coco import read_coco
@@ -130,6 +132,19 @@ def test_each_choice_of_settings_has_its_own(root: Path) -> None:
     assert len(calls) == len(files(root)) == 2
 
 
+def test_only_the_latest_choices_are_kept(root: Path) -> None:
+    (root / FOLDER).mkdir()
+    (root / FOLDER / ".left_by_a_killed_process.partial").touch()
+    names = ["Person", "Car", "Bus", "Airplane"]
+    for pair in [(one, other) for one in names for other in names if one != other]:
+        if {"Person", "Car"} & set(pair):
+            read(root, list(pair))
+    assert len(files(root)) == 8
+    read(root, ["Bus", "Person"])
+    read(root, ["Airplane", "Person"])
+    assert len(calls) == 10
+
+
 def test_hidden_files_links_in_a_circle_and_links_to_nowhere_do_not_matter(root: Path) -> None:
     (root / "train" / "back").symlink_to(root)
     (root / "nowhere.csv").symlink_to(root / "missing")
@@ -191,6 +206,14 @@ def test_pictures_that_are_not_files_are_not_cached(tmp_path: Path) -> None:
     assert len(calls) == 2
     assert list(tmp_path.iterdir()) == []
     read_cached(partial(read_shapes, train=2, val=0, test=0, side_px=32, seed=0))
+
+
+def test_settings_of_a_run_decide(root: Path) -> None:
+    arguments = {"_target_": "test_cache.counted", "_partial_": True, "root": str(root), "classes": None}
+    for use in (True, True, False):
+        config = OmegaConf.create({"dataset": {**arguments, "cache": use, "balance": 0.5}})
+        build_reader(config)()
+    assert len(calls) == 2
 
 
 def test_several_processes_at_once(root: Path) -> None:

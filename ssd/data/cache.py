@@ -26,8 +26,9 @@ from ssd.files import write_atomically
 from ssd.images import IMAGE_SUFFIXES, Picture, read_below
 
 FOLDER = ".ssd_cache"
-_ALIGNMENT = 64
-_END = 8 + 4  # length of the description, checksum
+_KEPT = 8  # choices of settings
+_ALIGNMENT = 64  # bytes
+_END = 8 + 4  # bytes: length of the description, checksum
 
 
 def read_cached(read: partial[Splits]) -> Splits:
@@ -47,6 +48,9 @@ def read_cached(read: partial[Splits]) -> Splits:
         if all(getattr(index.load, "func", None) is read_below for _, index in splits.named()):
             with suppress(OSError):  # a folder that cannot be written, a full disk
                 write_atomically(path, partial(_save, splits, fingerprint))
+                newest_first = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+                for file in newest_first[_KEPT:]:
+                    file.unlink()
     return splits
 
 

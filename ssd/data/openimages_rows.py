@@ -133,7 +133,7 @@ def read_rows(path: Path, *, labels: dict[str, int]) -> Rows:
     boxes = np.empty((len(table), 4), dtype=np.float32)
     for side, edge in enumerate(_EDGES):
         boxes[:, side] = table[edge].to_numpy()
-    known = pc.match_substring_regex(pa.array(numbers, pa.string()), f"^{_ID}$")
+    known = pc.match_substring_regex(pa.array(list(numbers), pa.string()), f"^{_ID}$")
     if not np.isfinite(boxes).all() or not pc.all(known, min_count=0).as_py():
         raise _located(path, "a number or an ImageID is wrong")
     flags = {name: table[name].to_numpy() == 1 for name in types if name in _FLAGS}
