@@ -193,6 +193,12 @@ def test_where_it_cannot_be_written_there_is_none(root: Path) -> None:
     (root / FOLDER).touch()
     assert same(read(root), read(root))
     assert len(calls) == 2
+    (root / FOLDER).unlink()
+    root.chmod(0o555)
+    assert same(read(root), read(root))
+    assert len(calls) == 4
+    assert not (root / FOLDER).exists()
+    root.chmod(0o755)
 
 
 def test_pictures_that_are_not_files_are_not_cached(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 One file for each choice of settings lies in <root>/.ssd_cache: the arrays of the indexes as they lie in memory, then
 their places, the report and a checksum. It is mapped, not read, so processes share its pages. It may be deleted at any
-time; where it cannot be written there is none.
+time; where it cannot be written, or the folder is marked as read-only, there is none.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ssd.files import write_atomically
 from ssd.images import IMAGE_SUFFIXES, Picture, read_below
 
 FOLDER = ".ssd_cache"
+_WRITE_BITS = 0o222
 _KEPT = 8  # choices of settings
 _ALIGNMENT = 64  # bytes
 _END = 8 + 4  # bytes: length of the description, checksum
@@ -45,7 +46,8 @@ def read_cached(read: partial[Splits]) -> Splits:
     splits = _load(path, fingerprint, partial(read_below, str(root)))
     if splits is None:
         splits = read()
-        if all(getattr(index.load, "func", None) is read_below for _, index in splits.named()):
+        writable = Path(root).stat().st_mode & _WRITE_BITS  # root could write where nobody should
+        if writable and all(getattr(index.load, "func", None) is read_below for _, index in splits.named()):
             with suppress(OSError):  # a folder that cannot be written, a full disk
                 write_atomically(path, partial(_save, splits, fingerprint))
                 newest_first = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,11 +27,15 @@ class Splits:
     report: Report = field(default_factory=Report)
 
     def __post_init__(self) -> None:
-        ids = [(name, set(index.ids)) for name, index in self.named()]
-        for (name, some), (other, others) in combinations(ids, 2):
-            if some & others:
+        owner: dict[str, str] = {}
+        by_size = sorted(self.named(), key=lambda item: len(item[1]))  # the largest, of millions perhaps, is not stored
+        for (name, index), (other, larger) in pairwise(by_size):
+            owner |= dict.fromkeys(index.ids, name)
+            if not owner.keys().isdisjoint(larger.ids):
+                twice = min(owner.keys() & set(larger.ids))
+                first, second = (split for split, _ in self.named() if split in (owner[twice], other))
                 raise DataError(
-                    f"{min(some & others)} is in the {name} and in the {other} split: results would be too good;"
+                    f"{twice} is in the {first} and in the {second} split: results would be too good;"
                     " remove it from one"
                 )
 
