@@ -33,7 +33,7 @@ def train(config: DictConfig) -> float | None:
     assemble.check_fit(config)
     datamodule = assemble.build_datamodule(config)
     datamodule.prepare_data()
-    for line in results.describe_data(datamodule.splits):
+    for line in results.describe_data(datamodule.splits, balance=config.dataset.balance):
         results.say(line)
     model = assemble.build_model(config, datamodule.class_names, resumes=resumed is not None)
     if resumed is not None:

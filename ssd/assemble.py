@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from omegaconf import DictConfig
 from ssd import pretrained, results, runs, runtime, transfer
 from ssd.checkpoint import AtomicCheckpointIO
 from ssd.data.augmentation import Augmentation, SSDWindow
+from ssd.data.cache import read_cached
 from ssd.data.datamodule import DetectionDataModule
+from ssd.data.splits import Splits
 from ssd.errors import CheckpointError, ConfigError
 from ssd.model import SSD, measure
 from ssd.module import SSDModule
 from ssd.structures import Batch
+
+_NOT_OF_READER = ("cache", "balance")
 
 
 def check_fit(config: DictConfig) -> None:
@@ -42,17 +47,26 @@ def build_backbone(config: DictConfig) -> Any:
     return instantiate(arguments, _convert_="all")
 
 
+def build_reader(config: DictConfig) -> Callable[[], Splits]:
+    """What reads the dataset, from its cache where it can; two settings in `dataset` are not the reader's."""
+    read = instantiate(
+        {key: value for key, value in config.dataset.items() if key not in _NOT_OF_READER}, _convert_="all"
+    )
+    return partial(read_cached, read) if config.dataset.cache else read
+
+
 def build_datamodule(config: DictConfig) -> DetectionDataModule:
     """The data, not yet fetched or read."""
     download = instantiate(config.download, _convert_="all")
     return DetectionDataModule(
-        instantiate(config.dataset, _convert_="all"),
+        build_reader(config),
         train_augmentation=instantiate(config.augmentation, _convert_="all"),
         eval_augmentation=Augmentation([SSDWindow.resize(config.image_size)]),
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         seed=config.seed,
         prepare=None if download is None else download.prepare,
+        balance=config.dataset.balance,
     )
 
 

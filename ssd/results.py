@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
+from ssd.data.balance import boxes_per_epoch, draws_per_epoch
 from ssd.data.splits import Splits
 from ssd.runtime import is_first_process
 
@@ -38,14 +39,18 @@ def from_here(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def describe_data(splits: Splits) -> list[str]:
-    """Pictures and boxes of each split, what was mended, and classes without an object."""
+def describe_data(splits: Splits, *, balance: float | None = None) -> list[str]:
+    """Pictures and boxes of each split, what balance changes, what was mended, and classes without an object."""
     lines = []
     for name, index in splits.named():
         counts = ", ".join(
             f"{label} {count}" for label, count in zip(index.class_names, index.class_counts(), strict=True)
         )
         lines.append(f"{name}: {len(index)} pictures, {len(index.boxes)} boxes ({counts})")
+    if splits.train is not None and balance is not None:
+        seen = boxes_per_epoch(splits.train, draws_per_epoch(splits.train, balance))
+        counts = ", ".join(f"{label} {count:.0f}" for label, count in zip(splits.class_names, seen, strict=True))
+        lines.append(f"dataset.balance={balance:g}: boxes seen in an epoch of training, on average: {counts}")
     lines += [f"data: {line}" for line in splits.report.summary_lines()]
     for name, index in splits.named():
         absent = [label for label, count in zip(index.class_names, index.class_counts(), strict=True) if not count]

@@ -89,9 +89,15 @@ class Priors:
 
 
 @dataclass
-class Shapes:
+class Dataset:
     _target_: str = MISSING
     _partial_: bool = True
+    cache: bool = MISSING
+    balance: float | None = bounded(0, 1, open_low=True)
+
+
+@dataclass
+class Shapes(Dataset):
     train: int = bounded(1)
     val: int = bounded(0)
     test: int = bounded(0)
@@ -100,9 +106,7 @@ class Shapes:
 
 
 @dataclass
-class Folder:
-    _target_: str = MISSING
-    _partial_: bool = True
+class Folder(Dataset):
     root: str = MISSING
     classes: list[str] | None = MISSING
     strict: bool = MISSING
@@ -127,6 +131,7 @@ class Coco(Folder):
 
 @dataclass
 class OpenImages(Folder):
+    expand_hierarchy: bool = MISSING
     include_depictions: bool = MISSING
 
 

@@ -175,6 +175,42 @@ def test_size_and_picture_agree_on_an_orientation_in_xmp_only(tmp_path: Path) ->
     assert read_image(path).shape[:2] == read_size(path)
 
 
+# Sizes from headers
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("more", [{}, {"progressive": True}, {"icc_profile": bytes(9000)}, {"comment": b"hello"}])
+def test_size_of_a_plain_jpeg(mode: str, more: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(encode(Image.fromarray(noise()).convert(mode), "JPEG", **more))
+    assert read_size(path) == read_image(path).shape[:2]
+
+
+def test_plain_jpeg_is_not_shown_to_pillow_and_exif_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_size_by_pillow", lambda file, name: (0, 0))
+    for number, more in enumerate(({}, {"exif": exif(6)}, {"xmp": b"<x/>"})):
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(encode(noise(), "JPEG", **more))
+    assert [read_size(tmp_path / f"{number}.jpg") for number in range(3)] == [noise().shape[:2], (0, 0), (0, 0)]
+
+
+def test_png_is_not_decoded_for_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    data = encode(noise(), "PNG")
+    start = data.index(b"IDAT") + 4
+    path.write_bytes(data[:start] + bytes(20) + data[start + 20 :])
+    assert read_size(path) == noise().shape[:2]
+    refused(path, "damaged")
+
+
+def test_orientation_behind_the_pixels_of_a_png_is_applied(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    data, tags = encode(noise(), "PNG"), exif(6).tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(tags)) + b"eXIf" + tags + struct.pack(">I", zlib.crc32(b"eXIf" + tags))
+    path.write_bytes(data[:-12] + chunk + data[-12:])
+    assert read_size(path) == read_image(path).shape[:2] == noise().shape[1::-1]
+
+
 # Faults: each names the file
 
 

@@ -51,7 +51,8 @@ def write_classes(root: Path, name: str = "class-descriptions-boxable.csv", *, h
 
 def read(root: Path, classes: list[str] | None = None, **settings: Any) -> Splits:
     chosen = ["Person", "Car", "Bus"] if classes is None else classes
-    return read_openimages(str(root), **({"classes": chosen, "include_depictions": False, "strict": False} | settings))
+    fixed = {"classes": chosen, "expand_hierarchy": False, "include_depictions": False, "strict": False}
+    return read_openimages(str(root), **(fixed | settings))
 
 
 def read_one(root: Path, *rows: dict[str, object], **settings: Any) -> Splits:
@@ -170,7 +171,8 @@ def test_all_classes_that_have_a_box(tmp_path: Path) -> None:
     write(tmp_path, "validation", [row("b", "Bus")])
     rows = [row("a"), row("a", "Airplane"), row("a", "Car", IsDepiction=1), row("a", "/m/unknown")]
     write(tmp_path, "train", rows)
-    splits = read_openimages(str(tmp_path), classes=None, include_depictions=False, strict=False)
+    settings = {"expand_hierarchy": False, "include_depictions": False, "strict": False}
+    splits = read_openimages(str(tmp_path), classes=None, **settings)
     assert splits.class_names == ("Airplane", "Bus", "Person")
     assert [index.labels.tolist() for _, index in splits.named()] == [[2, 0], [1]]
 

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd.data.splits import class_list, hold_out, seeded_split
+from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.splits import Splits, class_list, hold_out, seeded_split
 from ssd.errors import ConfigError, DataError
+from ssd.images import read_image
 
+SPLITS = ("train", "val", "test")
 NAMES = st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=40)
 
 
@@ -40,6 +45,21 @@ def test_seeded_split_is_a_partition(names: list[str], seed: int) -> None:
 def test_seeded_split_is_80_10_10() -> None:
     splits = seeded_split([f"{number:03d}" for number in range(200)], seed=0)
     assert [len(part) for part in splits.values()] == [160, 20, 20]
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "val"), ("train", "test"), ("val", "test")])
+@pytest.mark.parametrize("sizes", [*itertools.permutations((2, 3, 4))])
+def test_a_picture_in_two_splits_is_refused(first: str, second: str, sizes: tuple[int, ...]) -> None:
+    names = {split: [f"{split}{n}" for n in range(size)] for split, size in zip(SPLITS, sizes, strict=True)}
+    Splits(**{split: holding(ids) for split, ids in names.items()})
+    names[first][1] = names[second][0] = "both"
+    with pytest.raises(DataError, match=f"both is in the {first} and in the {second} split"):
+        Splits(**{split: holding(ids) for split, ids in names.items()})
+
+
+def holding(ids: list[str]) -> DetectionIndex:
+    records = [PictureRecord(id, id, (8, 8), [], [], []) for id in ids]
+    return build_index(records, class_names=["cat"], load=read_image)
 
 
 def test_classes_are_those_found_or_those_wanted() -> None:

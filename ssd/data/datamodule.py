@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ssd.data.augmentation import Augmentation
+from ssd.data.balance import draws_per_epoch
 from ssd.data.dataset import DetectionDataset, EpochSampler, collate
 from ssd.data.splits import Splits
 from ssd.errors import MachineError
@@ -30,6 +31,7 @@ class DetectionDataModule(pl.LightningDataModule):
         batch_size: pictures a step, on each device.
         num_workers: loader processes; None is one less than the machine has cores, at most 8.
         seed: of order and augmentation.
+        balance: threshold of `balance.draws_per_epoch` for training; None draws each picture once an epoch.
         prepare: fetches what is missing; called before `read`, on one process of a machine only.
     """
 
@@ -42,6 +44,7 @@ class DetectionDataModule(pl.LightningDataModule):
         batch_size: int,
         num_workers: int | None,
         seed: int,
+        balance: float | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
@@ -50,6 +53,7 @@ class DetectionDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = min(8, (os.cpu_count() or 1) - 1) if num_workers is None else num_workers
         self.seed = seed
+        self.balance = balance
         self._read = read
         self._prepare = prepare
         self._splits: Splits | None = None
@@ -91,6 +95,7 @@ class DetectionDataModule(pl.LightningDataModule):
             seed=self.seed,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
+            draws=draws_per_epoch(index, self.balance) if training and self.balance is not None else None,
         )
         if training:
             sampler.go_on(**self._go_on)

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch.utils.data import Dataset, Sampler
 
 from ssd.data.augmentation import Augmentation, Sample
+from ssd.data.balance import draw
 from ssd.data.index import DetectionIndex
 from ssd.structures import PADDING_LABEL, Batch
 
-Key = tuple[int, int]  # epoch, position in the index
+Key = tuple[int, int]  # epoch, position in the index (plus its length for each time that the epoch had it before)
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -27,7 +29,8 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.index)
 
     def __getitem__(self, key: Key) -> Sample:
-        epoch, position = key
+        epoch, number = key
+        position = number % len(self.index)
         rows = self.index.rows(position)
         return self.augmentation(
             self.index.load(self.index.paths[position]),
@@ -35,15 +38,28 @@ class DetectionDataset(Dataset[Sample]):
             labels=self.index.labels[rows],
             ignore=self.index.ignore[rows],
             id=self.index.ids[position],
-            seed=(self.seed, epoch, position),
+            seed=(self.seed, epoch, number),
         )
 
 
 class EpochSampler(Sampler[Key]):
-    """Yields (epoch, position), shuffled by (seed, epoch); each of `world_size` ranks takes its share."""
+    """Yields (epoch, position), shuffled by (seed, epoch); each of `world_size` ranks takes its share.
 
-    def __init__(self, length: int, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    `draws`, of `balance.draws_per_epoch`, has some pictures come more often than others.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        draws: Float64[np.ndarray, "N"] | None = None,
+    ) -> None:
         self.length = length
+        self.draws = draws
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
@@ -66,7 +82,8 @@ class EpochSampler(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         order = np.arange(self.length)
         if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+            rng = np.random.default_rng((self.seed, self.epoch))
+            order = rng.permutation(self.length) if self.draws is None else draw(self.draws, rng)
         epoch, (done_epoch, done) = self.epoch, self._done
         for position in order[self._mine()][done if epoch == done_epoch else 0 :]:
             yield epoch, int(position)

@@ -6,8 +6,9 @@ an index; validation, repair, statistics and sampling work on the index, once, f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
@@ -36,8 +37,13 @@ class PackedStrings:
     def __getitem__(self, position: int) -> str:
         return self.data[self.offsets[position] : self.offsets[position + 1]].tobytes().decode(errors=_ERRORS)
 
+    def __iter__(self) -> Iterator[str]:
+        data = self.data.tobytes()
+        return (data[start:end].decode(errors=_ERRORS) for start, end in pairwise(self.offsets.tolist()))
+
     def take(self, rows: Int64[np.ndarray, "M"]) -> PackedStrings:
-        return PackedStrings.pack(self[row] for row in rows.tolist())
+        places, offsets = gather(self.offsets, rows)
+        return PackedStrings(self.data[places], offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,8 @@ class DetectionIndex:
 
     def keep_boxes(self, keep: Bool[np.ndarray, "M"]) -> DetectionIndex:
         """The same pictures with fewer boxes."""
+        if keep.all():
+            return self
         kept_before = np.concatenate(([0], np.cumsum(keep)))
         return replace(
             self,
@@ -83,10 +91,7 @@ class DetectionIndex:
     def take(self, positions: Sequence[int] | np.ndarray) -> DetectionIndex:
         """The pictures at `positions`, with their boxes."""
         chosen = np.asarray(positions, dtype=np.int64)
-        counts = np.diff(self.box_offsets)[chosen]
-        starts = self.box_offsets[chosen]
-        offsets = np.concatenate(([0], np.cumsum(counts)))
-        rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+        rows, offsets = gather(self.box_offsets, chosen)
         return replace(
             self,
             paths=self.paths.take(chosen),
@@ -101,6 +106,13 @@ class DetectionIndex:
     def class_counts(self) -> Int64[np.ndarray, "C"]:
         """Number of boxes of each class, ignored ones left out."""
         return np.bincount(self.labels[~self.ignore], minlength=len(self.class_names))
+
+
+def gather(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the items of the chosen runs lie, one run after the other, and the offsets of the runs among them."""
+    counts = np.diff(offsets)[chosen]
+    taken = np.concatenate(([0], np.cumsum(counts)))
+    return np.arange(taken[-1]) + np.repeat(offsets[chosen] - taken[:-1], counts), taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,19 @@ Only pictures with a box of the classes are used: in Open Images nobody looked f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from ssd.data.index import DetectionIndex, PackedStrings
+from ssd.data.openimages_hierarchy import count_for_parents, expand, find_hierarchy, hint
 from ssd.data.openimages_rows import (
     DOWNLOAD_HELP,
     SPLITS,
@@ -30,14 +35,21 @@ from ssd.data.repair import Report, check_set_aside, repair
 from ssd.data.splits import Splits, class_list
 from ssd.errors import DataError
 from ssd.images import IMAGE_SUFFIXES, read_below, read_size
+from ssd.runtime import is_first_process
+
+_AT_ONCE, _THREADS = 256, 8  # pictures measured in a go, and how many goes at a time
 
 
-def read_openimages(root: str, *, classes: Sequence[str] | None, include_depictions: bool, strict: bool) -> Splits:
+def read_openimages(
+    root: str, *, classes: Sequence[str] | None, expand_hierarchy: bool, include_depictions: bool, strict: bool
+) -> Splits:
     """Reads a folder in the layout of Open Images.
 
     Args:
         root: the folder of the CSV files.
         classes: names as in the class file, in any case; None takes all that have a box.
+        expand_hierarchy: a box counts for its class and for all above it, as in the Open Images challenge: one of Man
+            is one of Person, and of both where both are among the classes.
         include_depictions: keeps drawings, photographs and statues of objects.
         strict: a box that would have to be mended is an error.
 
@@ -52,79 +64,97 @@ def read_openimages(root: str, *, classes: Sequence[str] | None, include_depicti
     names = read_class_names(folder)
     class_names = choose_classes(classes, names, where=root)
     labels = {mid: class_names.index(name) for mid, name in names.items() if name in class_names}
-    rows = {split: read_rows(path, labels=labels) for split, path in files.items()}
+    counting = count_for_parents(folder, labels) if expand_hierarchy else {mid: [own] for mid, own in labels.items()}
     report = Report()
-    if not include_depictions:
-        rows = {split: _without_depictions(rows[split], path.name, report) for split, path in files.items()}
+    rows = {split: _rows(path, counting, include_depictions, report) for split, path in files.items()}
     if classes is None:
         class_names, rows = _only_used(class_names, rows, where=root)
-    found = {s: _index(folder, path, SPLITS[s], rows[s], class_names, report) for s, path in files.items()}
-    indexes = {split: repair(index, report, strict=strict) for split, index in found.items() if len(index)}
+    elif not expand_hierarchy and (path := find_hierarchy(folder)) and (line := hint(path, labels, names)):
+        report.add(path.name, line)
+    indexes = {}
+    for split, path in files.items():
+        index = _index(folder, path, SPLITS[split], rows.pop(split), class_names, report)
+        if len(index):
+            indexes[split] = repair(index, report, strict=strict)
     if "train" not in indexes:
         why = "; ".join(report.summary_lines())
         raise DataError(f"dataset.root={root}: no picture to train on: {why}. {DOWNLOAD_HELP}")
     return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
 
 
+def _rows(path: Path, counting: dict[str, list[int]], include_depictions: bool, report: Report) -> Rows:
+    rows = read_rows(path, labels={mid: place for place, mid in enumerate(counting)})
+    if not include_depictions and rows.depiction.any():
+        report.add(path.name, f"{int(rows.depiction.sum())} depictions left out (dataset.include_depictions)")
+        rows = rows.take(np.flatnonzero(~rows.depiction))
+    return expand(rows, list(counting.values()))
+
+
 def _only_used(names: tuple[str, ...], rows: dict[str, Rows], *, where: str) -> tuple[tuple[str, ...], dict[str, Rows]]:
     """The class list without those that have no box in any split, and the rows with labels to fit."""
-    used = np.unique(np.concatenate([item.labels for item in rows.values()]))
+    used = np.unique(np.concatenate([np.unique(item.labels) for item in rows.values()]))
     labels = {split: np.searchsorted(used, item.labels).astype(np.int32) for split, item in rows.items()}
     fewer = class_list(None, (names[label] for label in used), where=where)
     return fewer, {split: replace(item, labels=labels[split]) for split, item in rows.items()}
-
-
-def _without_depictions(rows: Rows, file: str, report: Report) -> Rows:
-    if not rows.depiction.any():
-        return rows
-    report.add(file, f"{int(rows.depiction.sum())} depictions left out (dataset.include_depictions)")
-    by_box = ("picture", "boxes", "labels", "group_of", "depiction")
-    return replace(rows, **{name: getattr(rows, name)[~rows.depiction] for name in by_box})
 
 
 def _index(
     root: Path, file: Path, split: str, rows: Rows, class_names: tuple[str, ...], report: Report
 ) -> DetectionIndex:
     folder = next((path for path in (root / split, root / "images" / split) if path.is_dir()), root / split)
-    on_disk = _pictures(folder)
-    wanted = np.unique(rows.picture).tolist()
-    present = [number for number in wanted if rows.ids[number] in on_disk]
-    if not wanted:
+    files = _find(folder, rows.ids)
+    wanted = np.bincount(rows.picture, minlength=len(rows.ids)) > 0
+    present = np.flatnonzero(wanted & np.array([name is not None for name in files], dtype=bool))
+    if not wanted.any():
         report.add(file.name, "no box of the classes, so no such split")
-    if missing := len(wanted) - len(present):
-        report.add(file.name, f"{missing} of {len(wanted)} pictures left out: not in {folder}")
-    paths = {number: (folder / on_disk[rows.ids[number]]).relative_to(root).as_posix() for number in present}
+    if missing := int(wanted.sum()) - len(present):
+        report.add(file.name, f"{missing} of {wanted.sum()} pictures left out: not in {folder}")
+    below = folder.relative_to(root).as_posix()
+    paths = PackedStrings.pack(f"{below}/{files[number]}" for number in present.tolist())
     sizes = _sizes(root, paths, report)
-    numbers = np.full(len(rows.ids), -1, dtype=np.int64)
-    numbers[list(sizes)] = np.arange(len(sizes))
+    numbers = np.full(len(rows.ids), -1, dtype=np.int32)
+    numbers[present] = np.arange(len(present))
     picture = numbers[rows.picture]
     order = np.argsort(picture, kind="stable")[np.count_nonzero(picture < 0) :]
-    counts = np.bincount(picture[order], minlength=len(sizes))
-    return DetectionIndex(
+    counts = np.bincount(picture[order], minlength=len(present))
+    index = DetectionIndex(
         class_names=class_names,
         load=partial(read_below, str(root)),
-        paths=PackedStrings.pack(paths[number] for number in sizes),
-        ids=PackedStrings.pack(rows.ids[number] for number in sizes),
-        sizes=np.array(list(sizes.values()), dtype=np.int32).reshape(-1, 2),
+        paths=paths,
+        ids=PackedStrings.pack(rows.ids[number] for number in present.tolist()),
+        sizes=sizes,
         box_offsets=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
         boxes=rows.boxes[order],
         labels=rows.labels[order],
         ignore=rows.group_of[order],
     )
+    readable = sizes.any(axis=1)
+    return index if readable.all() else index.take(np.flatnonzero(readable))
 
 
-def _pictures(folder: Path) -> dict[str, str]:
-    """File names by stem."""
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    return {Path(name).stem: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
+def _find(folder: Path, ids: list[str]) -> list[str | None]:
+    """The name of each picture's file, or None; Path objects would take seconds for each million."""
+    names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
+    by_id = {name.rpartition(".")[0]: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
+    return [by_id.get(id) for id in ids]
 
 
-def _sizes(root: Path, paths: dict[int, str], report: Report) -> dict[int, tuple[int, int]]:
-    sizes, broken = {}, []
-    for number, path in paths.items():
-        try:
-            sizes[number] = read_size(root / path)
-        except DataError as error:
-            broken.append((path, str(error)))
-    check_set_aside(broken, pictures=len(paths), report=report)
+def _sizes(root: Path, paths: PackedStrings, report: Report) -> np.ndarray:
+    """Upright (H, W) of each picture; (0, 0) of one that is set aside."""
+    sizes = np.zeros((len(paths), 2), dtype=np.int32)
+    broken: dict[int, tuple[str, str]] = {}
+
+    def measure(start: int) -> None:
+        for position in range(start, min(start + _AT_ONCE, len(paths))):
+            try:
+                sizes[position] = read_size(f"{root}/{paths[position]}")
+            except DataError as error:
+                broken[position] = (paths[position], str(error))
+
+    blocks = range(0, len(paths), _AT_ONCE)
+    quiet = not (Console().is_terminal and is_first_process())
+    with ThreadPoolExecutor(_THREADS) as pool:  # a disk answers several at once
+        for _ in track(pool.map(measure, blocks), "picture sizes", len(blocks), transient=True, disable=quiet):
+            pass
+    check_set_aside([item for _, item in sorted(broken.items())], pictures=len(paths), report=report)
     return sizes

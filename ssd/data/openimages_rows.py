@@ -23,7 +23,8 @@ _FILES = ("{}-annotations-bbox.csv", "oidv6-{}-annotations-bbox.csv", "sub-{}-an
 _CLASS_FILES = "*class-descriptions-boxable.csv"
 _EDGES = ("XMin", "YMin", "XMax", "YMax")  # in the files: XMin, XMax, YMin, YMax
 _FLAGS = ("IsGroupOf", "IsDepiction")
-_NEEDED = ("ImageID", "LabelName", *_EDGES)
+_TEXTS = ("ImageID", "LabelName")
+_NEEDED = (*_TEXTS, *_EDGES)
 _TYPES = {"ImageID": pa.string(), "LabelName": pa.string(), "IsGroupOf": pa.int8(), "IsDepiction": pa.int8()}
 _ID = "[0-9A-Za-z_-]+"  # an id becomes a path
 _BLOCK = 1 << 22  # bytes read at a time
@@ -39,11 +40,16 @@ class Rows:
     """The rows of a CSV that are of the classes asked for; N pictures, M boxes (xyxy fractions, not yet checked)."""
 
     ids: list[str]
-    picture: Int64[np.ndarray, "M"]
+    picture: Int32[np.ndarray, "M"]
     boxes: Float32[np.ndarray, "M 4"]
     labels: Int32[np.ndarray, "M"]
     group_of: Bool[np.ndarray, "M"]
     depiction: Bool[np.ndarray, "M"]
+
+    def take(self, rows: Int64[np.ndarray, "K"]) -> Rows:
+        """These rows only, or again; the ids stay."""
+        columns = (self.picture, self.boxes, self.labels, self.group_of, self.depiction)
+        return Rows(self.ids, *(column[rows] for column in columns))
 
 
 def find_files(root: Path) -> dict[str, Path]:
@@ -117,32 +123,39 @@ def read_rows(path: Path, *, labels: dict[str, int]) -> Rows:
     Raises:
         DataError: a column is missing, a number is none, or an id could be a path; names file and line.
     """
-    columns = _columns(path)
-    types = {name: _TYPES.get(name, pa.float32()) for name in columns}
-    mids = pa.array(list(labels), pa.string())
+    types = {name: _TYPES.get(name, pa.float32()) for name in _columns(path)}
     label_of_mid = np.array(list(labels.values()), dtype=np.int32)
+    numbers: dict[str, int] = {}
     try:
-        table = pa.Table.from_batches(_batches(path, types, mids), schema=pa.schema(types))
+        batches = _batches(path, types, pa.array(list(labels), pa.string()), numbers)
+        table = pa.Table.from_batches(batches, schema=pa.schema(types | dict.fromkeys(_TEXTS, pa.int32())))
     except pa.ArrowInvalid as error:
         raise _located(path, str(error).splitlines()[0]) from error
-    ids = table["ImageID"].dictionary_encode().combine_chunks()
-    boxes = np.column_stack([table[edge].to_numpy() for edge in _EDGES])
-    known = pc.match_substring_regex(ids.dictionary, f"^{_ID}$")
+    boxes = np.empty((len(table), 4), dtype=np.float32)
+    for side, edge in enumerate(_EDGES):
+        boxes[:, side] = table[edge].to_numpy()
+    known = pc.match_substring_regex(pa.array(list(numbers), pa.string()), f"^{_ID}$")
     if not np.isfinite(boxes).all() or not pc.all(known, min_count=0).as_py():
         raise _located(path, "a number or an ImageID is wrong")
-    flags = {name: table[name].to_numpy() == 1 for name in columns if name in _FLAGS}
+    flags = {name: table[name].to_numpy() == 1 for name in types if name in _FLAGS}
     none = np.zeros(len(boxes), dtype=bool)
-    return Rows(
-        ids=ids.dictionary.to_pylist(),
-        picture=ids.indices.to_numpy().astype(np.int64),
+    rows = Rows(
+        ids=list(numbers),
+        picture=table["ImageID"].to_numpy(),
         boxes=boxes,
-        labels=label_of_mid[pc.index_in(table["LabelName"], value_set=mids).to_numpy()],
+        labels=label_of_mid[table["LabelName"].to_numpy()],
         group_of=flags.get("IsGroupOf", none),
         depiction=flags.get("IsDepiction", none),
     )
+    del table
+    pa.default_memory_pool().release_unused()  # Arrow would keep 0.4 GB of the whole training file
+    return rows
 
 
-def _batches(path: Path, types: dict[str, pa.DataType], mids: pa.Array) -> Iterator[pa.RecordBatch]:
+def _batches(
+    path: Path, types: dict[str, pa.DataType], mids: pa.Array, numbers: dict[str, int]
+) -> Iterator[pa.RecordBatch]:
+    """Rows of the classes without text: ids are numbered in `numbers`, which grows, and classes by `mids`."""
     reader = arrow_csv.open_csv(
         path,
         read_options=arrow_csv.ReadOptions(block_size=_BLOCK, use_threads=False),
@@ -150,7 +163,12 @@ def _batches(path: Path, types: dict[str, pa.DataType], mids: pa.Array) -> Itera
         convert_options=arrow_csv.ConvertOptions(include_columns=list(types), column_types=types, null_values=[]),
     )
     for batch in reader:
-        yield batch.filter(pc.is_in(batch["LabelName"], value_set=mids))
+        label = pc.index_in(batch["LabelName"], value_set=mids)
+        chosen = batch.filter(label.is_valid())
+        ids = chosen["ImageID"].dictionary_encode()
+        number = [numbers.setdefault(id, len(numbers)) for id in ids.dictionary.to_pylist()]
+        picture = pa.array(number, pa.int32()).take(ids.indices)
+        yield chosen.set_column(0, "ImageID", picture).set_column(1, "LabelName", label.drop_null())
 
 
 def _columns(path: Path) -> list[str]:

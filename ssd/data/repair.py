@@ -71,12 +71,13 @@ def repair(index: DetectionIndex, report: Report, *, strict: bool) -> DetectionI
     empty = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     note(empty, "box without area (x2 <= x1 or y2 <= y1) dropped")
 
-    sizes_xyxy = index.sizes[pictures][:, [1, 0, 1, 0]]
-    outside_px = np.maximum(np.maximum(-boxes, boxes - 1) * sizes_xyxy, 0).max(axis=1)
     clipped = boxes.clip(0, 1)
     gone = ~empty & ((clipped[:, 2] <= clipped[:, 0]) | (clipped[:, 3] <= clipped[:, 1]))
     note(gone, "box outside the picture dropped")
-    note(~empty & ~gone & (outside_px > 1.001), "box reaching outside the picture clipped")
+    reaching = ~empty & ~gone & (boxes != clipped).any(axis=1)
+    outside_px = np.abs(boxes - clipped)[reaching] * index.sizes[pictures[reaching]][:, [1, 0, 1, 0]]
+    reaching[reaching] = outside_px.max(axis=1, initial=0) > 1.001
+    note(reaching, "box reaching outside the picture clipped")
 
     duplicate = _duplicates(pictures, clipped, index.labels) & ~empty & ~gone
     note(duplicate, "duplicate box dropped")
@@ -105,10 +106,19 @@ def check_set_aside(broken: Iterable[tuple[str, str]], *, pictures: int, report:
 
 
 def _duplicates(pictures: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    rows = np.column_stack((pictures, labels, boxes.view(np.int32)))
+    """True for all but the first of equal rows; a sum with random factors finds the few that may be equal."""
+    columns = (pictures, labels, *boxes.view(np.int32).T)
+    sums = np.zeros(len(boxes), dtype=np.uint64)
+    for column, factor in zip(columns, np.random.default_rng(0).integers(2**63, size=6, dtype=np.uint64), strict=True):
+        sums += column.astype(np.uint64) * factor
+    order = np.argsort(sums)
+    same = np.diff(sums[order]) == 0
+    candidates = np.union1d(order[1:][same], order[:-1][same])
+    rows = np.column_stack([column[candidates] for column in columns])
     _, first = np.unique(rows, axis=0, return_index=True)
-    duplicate = np.ones(len(rows), dtype=bool)
-    duplicate[first] = False
+    duplicate = np.zeros(len(boxes), dtype=bool)
+    duplicate[candidates] = True
+    duplicate[candidates[first]] = False
     return duplicate
 
 

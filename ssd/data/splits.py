@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,14 +28,16 @@ class Splits:
 
     def __post_init__(self) -> None:
         owner: dict[str, str] = {}
-        for name, index in self.named():
-            for position in range(len(index)):
-                other = owner.setdefault(index.ids[position], name)
-                if other != name:
-                    raise DataError(
-                        f"{index.ids[position]} is in the {other} and in the {name} split: results would be too good;"
-                        " remove it from one"
-                    )
+        by_size = sorted(self.named(), key=lambda item: len(item[1]))  # the largest, of millions perhaps, is not stored
+        for (name, index), (other, larger) in pairwise(by_size):
+            owner |= dict.fromkeys(index.ids, name)
+            if not owner.keys().isdisjoint(larger.ids):
+                twice = min(owner.keys() & set(larger.ids))
+                first, second = (split for split, _ in self.named() if split in (owner[twice], other))
+                raise DataError(
+                    f"{twice} is in the {first} and in the {second} split: results would be too good;"
+                    " remove it from one"
+                )
 
     def named(self) -> list[tuple[str, DetectionIndex]]:
         """(name, index) of the splits that are there."""
