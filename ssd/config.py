@@ -13,6 +13,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from ssd.command_schemas import COMMANDS
 from ssd.errors import ConfigError
 from ssd.schemas import SCHEMAS
 
@@ -22,7 +23,7 @@ _folders: dict[str, str] = {}
 def register() -> None:
     """Makes the schemas and the `free_folder` resolver known to Hydra."""
     store = ConfigStore.instance()
-    for name, schema in SCHEMAS.items():
+    for name, schema in {**SCHEMAS, **COMMANDS}.items():
         group, _, option = f"schema/{name}".rpartition("/")
         store.store(group=group, name=option, node=schema)
     OmegaConf.register_new_resolver("free_folder", free_folder, replace=True)

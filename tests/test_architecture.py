@@ -16,6 +16,7 @@ LAYERS = [
     {"errors", "files"},
     {"boxes", "cluster", "csv_logger", "frame_meter", "matching", "pipeline", "remote", "runtime", "schedules"},
     {"schemas", "structures"},
+    {"command_schemas"},
     {"average_precision", "config", "finite", "images", "layers", "priors", "tracking"},
     {"answers", "backbones", "coder", "command", "draw", "ema", "html", "meter", "progress", "tide", "video", "window"},
     {"analysis", "fetch", "losses", "model", "postprocess", "sources"},
