@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssd.data.repair import Report
 from ssd.data.splits import class_list, hold_out, seeded_split
 from ssd.errors import ConfigError, DataError
 
@@ -43,23 +44,23 @@ def test_seeded_split_is_80_10_10() -> None:
 
 
 def test_classes_are_those_found_or_those_wanted() -> None:
-    assert class_list(None, ["b", "a", "b"], where="root") == ("a", "b")
-    assert class_list(["b", "a"], ["a", "b", "c"], where="root") == ("b", "a")
+    assert class_list(None, ["b", "a", "b"], where="root", report=Report()) == ("a", "b")
+    assert class_list(["b", "a"], ["a", "b", "c"], where="root", report=Report()) == ("b", "a")
 
 
 def test_absent_class_is_fine_though_another_wanted_one_is_called_almost_the_same() -> None:
     """VOC's chair and car: a folder with cars but no chair must stay readable."""
-    assert class_list(["car", "chair"], ["car", "dog"], where="root") == ("car", "chair")
+    assert class_list(["car", "chair"], ["car", "dog"], where="root", report=Report()) == ("car", "chair")
 
 
 @pytest.mark.parametrize(("wanted", "meant"), [("Person", "person"), ("PERSON", "person"), ("persons", "person")])
 def test_misspelt_class_is_suggested(wanted: str, meant: str) -> None:
     with pytest.raises(DataError, match=f"root: no object of class '{wanted}'; did you mean '{meant}'"):
-        class_list(["bus", wanted], ["bus", "person"], where="root")
+        class_list(["bus", wanted], ["bus", "person"], where="root", report=Report())
 
 
 def test_class_lists_that_cannot_be() -> None:
     with pytest.raises(DataError, match="no object in any annotation"):
-        class_list(None, [], where="root")
+        class_list(None, [], where="root", report=Report())
     with pytest.raises(ConfigError, match="'a' is listed twice"):
-        class_list(["a", "a"], ["a"], where="root")
+        class_list(["a", "a"], ["a"], where="root", report=Report())

@@ -32,7 +32,9 @@ from ssd.errors import DataError
 from ssd.images import IMAGE_SUFFIXES, read_below, read_size
 
 
-def read_openimages(root: str, *, classes: Sequence[str] | None, include_depictions: bool, strict: bool) -> Splits:
+def read_openimages(
+    root: str, *, classes: Sequence[str] | None, include_depictions: bool, strict: bool, report: Report | None = None
+) -> Splits:
     """Reads a folder in the layout of Open Images.
 
     Args:
@@ -40,6 +42,7 @@ def read_openimages(root: str, *, classes: Sequence[str] | None, include_depicti
         classes: names as in the class file, in any case; None takes all that have a box.
         include_depictions: keeps drawings, photographs and statues of objects.
         strict: a box that would have to be mended is an error.
+        report: takes down what is wrong.
 
     Raises:
         ConfigError: a class listed twice.
@@ -49,16 +52,19 @@ def read_openimages(root: str, *, classes: Sequence[str] | None, include_depicti
     if not folder.is_dir():
         raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
     files = find_files(folder)
-    names = read_class_names(folder)
-    class_names = choose_classes(classes, names, where=root)
+    report = Report() if report is None else report
+    names = read_class_names(folder, report)
+    class_names = choose_classes(classes, names, where=root, report=report)
     labels = {mid: class_names.index(name) for mid, name in names.items() if name in class_names}
-    rows = {split: read_rows(path, labels=labels) for split, path in files.items()}
-    report = Report()
+    rows: dict[str, Rows] = {}
+    for split, path in files.items():
+        with report.leaving_out():
+            rows[split] = read_rows(path, labels=labels, report=report)
     if not include_depictions:
-        rows = {split: _without_depictions(rows[split], path.name, report) for split, path in files.items()}
+        rows = {split: _without_depictions(item, files[split].name, report) for split, item in rows.items()}
     if classes is None:
-        class_names, rows = _only_used(class_names, rows, where=root)
-    found = {s: _index(folder, path, SPLITS[s], rows[s], class_names, report) for s, path in files.items()}
+        class_names, rows = _only_used(class_names, rows, where=root, report=report)
+    found = {s: _index(folder, files[s], SPLITS[s], item, class_names, report) for s, item in rows.items()}
     indexes = {split: repair(index, report, strict=strict) for split, index in found.items() if len(index)}
     if "train" not in indexes:
         why = "; ".join(report.summary_lines())
@@ -66,11 +72,13 @@ def read_openimages(root: str, *, classes: Sequence[str] | None, include_depicti
     return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
 
 
-def _only_used(names: tuple[str, ...], rows: dict[str, Rows], *, where: str) -> tuple[tuple[str, ...], dict[str, Rows]]:
+def _only_used(
+    names: tuple[str, ...], rows: dict[str, Rows], *, where: str, report: Report
+) -> tuple[tuple[str, ...], dict[str, Rows]]:
     """The class list without those that have no box in any split, and the rows with labels to fit."""
     used = np.unique(np.concatenate([item.labels for item in rows.values()]))
     labels = {split: np.searchsorted(used, item.labels).astype(np.int32) for split, item in rows.items()}
-    fewer = class_list(None, (names[label] for label in used), where=where)
+    fewer = class_list(None, (names[label] for label in used), where=where, report=report)
     return fewer, {split: replace(item, labels=labels[split]) for split, item in rows.items()}
 
 
@@ -91,7 +99,10 @@ def _index(
     present = [number for number in wanted if rows.ids[number] in on_disk]
     if not wanted:
         report.add(file.name, "no box of the classes, so no such split")
-    if missing := len(wanted) - len(present):
+    if report.keep_going:  # one by one: training counts them, as millions may be missing on purpose
+        for number in sorted(set(wanted) - set(present)):
+            report.add(f"{folder.relative_to(root)}/{rows.ids[number]}", "no such picture; left out")
+    elif missing := len(wanted) - len(present):
         report.add(file.name, f"{missing} of {len(wanted)} pictures left out: not in {folder}")
     paths = {number: (folder / on_disk[rows.ids[number]]).relative_to(root).as_posix() for number in present}
     sizes = _sizes(root, paths, report)

@@ -31,10 +31,11 @@ class Splits:
             for position in range(len(index)):
                 other = owner.setdefault(index.ids[position], name)
                 if other != name:
-                    raise DataError(
-                        f"{index.ids[position]} is in the {other} and in the {name} split: results would be too good;"
-                        " remove it from one"
-                    )
+                    with self.report.leaving_out():
+                        raise DataError(
+                            f"{index.ids[position]}: is in the {other} and in the {name} split, so results would be"
+                            " too good; remove it from one"
+                        )
 
     def named(self) -> list[tuple[str, DetectionIndex]]:
         """(name, index) of the splits that are there."""
@@ -65,7 +66,7 @@ def hold_out(names: Sequence[str], *, share: float, seed: int) -> tuple[list[str
     )
 
 
-def class_list(wanted: Sequence[str] | None, found: Iterable[str], *, where: str) -> tuple[str, ...]:
+def class_list(wanted: Sequence[str] | None, found: Iterable[str], *, where: str, report: Report) -> tuple[str, ...]:
     """The classes asked for, or all those found, sorted; one list for all splits.
 
     Raises:
@@ -85,9 +86,10 @@ def class_list(wanted: Sequence[str] | None, found: Iterable[str], *, where: str
         if name not in found:
             alike = {other.casefold(): other for other in found if other not in wanted}
             close = difflib.get_close_matches(name.casefold(), alike, n=1)
-            if close:
-                raise DataError(
-                    f"{where}: no object of class {name!r}; did you mean {alike[close[0]]!r}?"
-                    f" (dataset.classes; found: {', '.join(found)})"
-                )
+            with report.leaving_out():
+                if close:
+                    raise DataError(
+                        f"{where}: no object of class {name!r}; did you mean {alike[close[0]]!r}?"
+                        f" (dataset.classes; found: {', '.join(found)})"
+                    )
     return tuple(wanted)
