@@ -15,16 +15,20 @@ from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.datamodule import DetectionDataModule
 from ssd.model import SSD, measure
 from ssd.module import SSDModule
+from ssd.priors import Grid, PriorSpec
 
 
-def check_fit(config: DictConfig) -> None:
-    """Priors, backbone and image size, before any data is read.
+def check_fit(config: DictConfig) -> tuple[PriorSpec, list[Grid]]:
+    """Priors, backbone and image size, before any data is read; the priors, and the grids they lie on.
 
     Raises:
         ConfigError: they do not fit together.
     """
     shapes = measure(build_backbone(config), image_size=config.image_size)
-    instantiate(config.priors).build([shape[1:] for shape in shapes], image_size=config.image_size)
+    grids = [shape[1:] for shape in shapes]
+    spec = instantiate(config.priors, _convert_="all")
+    spec.build(grids, image_size=config.image_size)
+    return spec, grids
 
 
 def build_backbone(config: DictConfig) -> Any:

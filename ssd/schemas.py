@@ -216,9 +216,16 @@ class Predict:
     device: str = MISSING
 
 
+@dataclass
+class Inspect(Train):
+    output: str = MISSING
+    fit_priors: Any = MISSING
+
+
 SCHEMAS: dict[str, type] = {
     "train": Train,
     "predict": Predict,
+    "inspect": Inspect,
     "module": Module,
     "backbone/vgg16": VGG16,
     "backbone/mobilenet_v1": MobileNetV1,

@@ -16,12 +16,12 @@ LAYERS = [
     {"errors", "files"},
     {"structures", "boxes", "runtime", "schedules", "csv_logger", "schemas", "cluster"},
     {"priors", "images", "layers", "config", "finite"},
-    {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources"},
+    {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources", "coverage"},
     {"losses", "postprocess", "model", "data"},
-    {"metrics", "checkpoint", "results"},
+    {"metrics", "checkpoint", "results", "prior_fit", "inspection"},
     {"module", "predictor", "pretrained", "recovery"},
     {"runs"},
-    {"prediction", "assemble"},
+    {"prediction", "assemble", "inspection_report"},
 ]
 ENTRY_POINTS = {"download", "inspect", "evaluate", "export", "benchmark", "import_weights"}  # python -m ssd.NAME
 LAYERS.append(ENTRY_POINTS)
