@@ -99,7 +99,7 @@ def _cover(config: DictConfig, splits: Splits, layout: Layout, priors: Path | No
     measure = partial(measure_coverage, boxes=boxes, labels=labels, classes=len(index.class_names))
     before = measure(layout)
     sections = [
-        inspection_report.boxes_section(layout, boxes),
+        inspection_report.boxes_section("boxes", "Boxes and priors", layout, boxes),
         _coverage_section("coverage", "Prior coverage", layout, before, splits, notes),
     ]
     if priors is not None:
@@ -109,7 +109,7 @@ def _cover(config: DictConfig, splits: Splits, layout: Layout, priors: Path | No
         write_priors(fitted.spec, priors, about=[f"Fitted by python -m ssd.inspect: {about}", *_how(config)])
         notes = [f"{about}. Written to {results.from_here(priors)}: give priors={priors.stem} to train.py."]
         sections.append(_coverage_section("fitted", "Coverage of the fitted priors", fitted, after, splits, notes))
-        sections.append(replace(inspection_report.boxes_section(fitted, boxes), id="fitted_boxes"))
+        sections.append(inspection_report.boxes_section("fitted_boxes", "Boxes and fitted priors", fitted, boxes))
     return sections
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssd import html
-from ssd.coverage import FEW, SIZE_NAMES, Coverage, Layout, best_iou
+from ssd.coverage import SIZE_NAMES, Coverage, Layout, best_iou
 from ssd.data.augmentation import Sample
 from ssd.data.index import DetectionIndex
 from ssd.data.repair import Report
@@ -104,37 +104,48 @@ def splits_section(splits: Splits) -> html.Section:
     )
 
 
-def boxes_section(layout: Layout, boxes: Float[np.ndarray, "M 4"]) -> html.Section:
+def boxes_section(id: str, title: str, layout: Layout, boxes: Float[np.ndarray, "M 4"]) -> html.Section:
     """Box shapes, sizes and ratios against the priors."""
-    shown, image_size = boxes[:_MOST_POINTS], layout.image_size
-    sides = (shown[:, 2:] - shown[:, :2]) * image_size
-    matched = best_iou(shown, layout.levels) >= layout.iou_threshold
     figure, (plane, sizes, ratios) = _panels(3)
-    for mask, colour, label in ((matched, _GOOD, "can be matched"), (~matched, _BAD, "cannot")):
-        plane.scatter(
-            sides[mask, 0], sides[mask, 1], s=5, alpha=0.4, color=colour, linewidths=0, label=label, rasterized=True
-        )
-    shapes = np.concatenate([level.shapes for level in layout.levels]) * image_size
-    plane.scatter(shapes[:, 0], shapes[:, 1], s=26, marker="+", color=_DARK, linewidths=1, label="priors")
-    plane.set(xscale="log", yscale="log", xlabel="width, px", ylabel="height, px")
-    plane.legend(frameon=False, fontsize=8)
-    side = layout.sizes_px(shown)
-    low, high = min(8.0, side.min(initial=8.0)), max(image_size * 1.2, side.max(initial=0))
-    sizes.hist(side, np.geomspace(low, high, 40).tolist(), color="#9db7d9")
-    _lines(sizes, [scale * image_size for scale in layout.spec.scales], "scales of the priors")
-    sizes.set(xscale="log", xlabel="size (root of the area), px", ylabel="boxes")
-    ratios.hist((sides[:, 0] / sides[:, 1]).clip(1 / 8, 8), np.geomspace(1 / 8, 8, 40).tolist(), color="#9db7d9")
+    boxes = boxes[:_MOST_POINTS]
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T * layout.image_size
+    _shapes_chart(plane, layout, boxes)
+    scales = [scale * layout.image_size for scale in layout.spec.scales]
+    _histogram(sizes, layout.sizes_px(boxes), lines=scales, label="scales of the priors")
     own = {ratio for level in layout.spec.aspect_ratios for ratio in level}
-    _lines(ratios, sorted({1.0, *own, *(1 / ratio for ratio in own)}), "ratios of the priors")
-    ratios.set(xscale="log", xlabel="width / height", ylabel="boxes")
-    note = f"Boxes of the training split as the network sees them, stretched to {image_size} x {image_size} pixels."
-    return html.Section("boxes", "Boxes and priors", [html.paragraph(note), html.chart(figure)])
+    both = sorted({1.0, *own, *(1 / ratio for ratio in own)})
+    _histogram(ratios, (width / height).clip(1 / 8, 8), lines=both, label="ratios of the priors")
+    sizes.set(xlabel="size (root of the area), px", ylabel="boxes")
+    ratios.set(xlabel="width / height", ylabel="boxes")
+    side = layout.image_size
+    note = f"Boxes as the network sees them without augmentation: pictures stretched to {side} x {side} pixels."
+    return html.Section(id, title, [html.paragraph(note), html.chart(figure)])
 
 
-def _lines(axes: Axes, values: Sequence[float], label: str) -> None:
-    for position, value in enumerate(values):
-        axes.axvline(value, color=_DARK, linewidth=0.9, linestyle=":", label=label if not position else None)
+def _shapes_chart(axes: Axes, layout: Layout, boxes: Float[np.ndarray, "M 4"]) -> None:
+    sides = (boxes[:, 2:] - boxes[:, :2]) * layout.image_size
+    matched = best_iou(boxes, layout.levels) >= layout.iou_threshold
+    for mask, colour, label in ((matched, _GOOD, "can be matched"), (~matched, _BAD, "cannot")):
+        # as pixels: thousands of points would make the page slow
+        axes.scatter(*sides[mask].T, 5, colour, alpha=0.4, linewidths=0, label=label, rasterized=True)
+    shapes = np.concatenate([level.shapes for level in layout.levels]) * layout.image_size
+    axes.scatter(*shapes.T, 26, _DARK, marker="+", linewidths=1, label="priors")
+    axes.set(xlabel="width, px", ylabel="height, px")
     axes.legend(frameon=False, fontsize=8)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.3g}")
+    axes.yaxis.set_major_formatter("{x:.3g}")
+
+
+def _histogram(axes: Axes, values: Float[np.ndarray, "M"], *, lines: Sequence[float], label: str) -> None:
+    low, high = min([*lines, *values]) / 1.1, max([*lines, *values]) * 1.1
+    axes.hist(values, np.geomspace(low, high, 40).tolist(), color="#9db7d9")
+    for position, value in enumerate(lines):
+        axes.axvline(value, color=_DARK, linewidth=0.9, linestyle=":", label=None if position else label)
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.3g}")
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
@@ -206,18 +217,15 @@ def coverage_section(
 def leaks_section(leaks: Sequence[Leak], splits: Splits) -> html.Section:
     """Pairs of pictures that lie in two splits."""
     indexes = dict(splits.named())
-    parts: list[Markup] = [
-        html.row(
-            [_thumbnail(indexes[name], position, name) for name, position in (leak.picture, leak.other)],
-            caption="the same pixels" if leak.likeness == 1 else f"likeness {leak.likeness:.3f}",
-        )
+    pairs = [
+        Markup("").join(_thumbnail(indexes[name], position, name) for name, position in (leak.picture, leak.other))
         for leak in leaks[:_MOST_LEAKS]
     ]
     text = "Results on a split are too good where its pictures were trained on: leave these out of one."
     if len(leaks) > _MOST_LEAKS:
         text += f" Shown are {_MOST_LEAKS} of {len(leaks)}; problems.txt has all."
     found = html.paragraph(text, warning=True) if leaks else html.paragraph("None found.")
-    return html.Section("leaks", f"Pictures in two splits: {len(leaks)}", [found, *parts])
+    return html.Section("leaks", f"Pictures in two splits: {len(leaks)}", [found, html.columns(pairs)])
 
 
 def _thumbnail(index: DetectionIndex, position: int, split: str) -> Markup:
@@ -225,7 +233,7 @@ def _thumbnail(index: DetectionIndex, position: int, split: str) -> Markup:
         image = index.load(index.paths[position])
     except DataError:  # gone since
         image = np.zeros((1, 1, 3), dtype=np.uint8)
-    return html.picture(image, caption=f"{split}: {index.paths[position]}")
+    return html.picture(image, caption=f"{split}: {index.paths[position]}", width=230)
 
 
 def samples_section(samples: Sequence[Sample], class_names: Sequence[str]) -> html.Section:
