@@ -7,6 +7,7 @@ cut to the upper 8, transparency is laid over white.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,3 +172,4 @@ def _naming_damage(name: str) -> Iterator[None]:
 
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns over it and refuses twice as much; ours refuses at once
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

@@ -46,7 +46,10 @@ def inspect(config: DictConfig) -> None:
     splits: Splits | None = None
     with report.leaving_out():
         splits = instantiate(config.dataset, _convert_="all")(report=report)
-    sections = [] if splits is None else [*_look(config, splits), *_cover(config, splits, layout, priors)]
+    sections = []
+    if splits is not None:
+        *pictures, samples = _look(config, splits)
+        sections = [*pictures, *_cover(config, splits, layout, priors), samples]
     root = f"{Path(config.dataset.get('root', ''))}/"
     report.problems = [replace(problem, file=problem.file.removeprefix(root)) for problem in report.problems]
     if report.problems:

@@ -123,13 +123,13 @@ def boxes_section(id: str, title: str, layout: Layout, boxes: Float[np.ndarray, 
 
 
 def _shapes_chart(axes: Axes, layout: Layout, boxes: Float[np.ndarray, "M 4"]) -> None:
-    sides = (boxes[:, 2:] - boxes[:, :2]) * layout.image_size
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T * layout.image_size
     matched = best_iou(boxes, layout.levels) >= layout.iou_threshold
     for mask, colour, label in ((matched, _GOOD, "can be matched"), (~matched, _BAD, "cannot")):
         # as pixels: thousands of points would make the page slow
-        axes.scatter(*sides[mask].T, 5, colour, alpha=0.4, linewidths=0, label=label, rasterized=True)
+        axes.scatter(width[mask], height[mask], s=5, color=colour, alpha=0.4, lw=0, label=label, rasterized=True)
     shapes = np.concatenate([level.shapes for level in layout.levels]) * layout.image_size
-    axes.scatter(*shapes.T, 26, _DARK, marker="+", linewidths=1, label="priors")
+    axes.scatter(shapes[:, 0], shapes[:, 1], s=26, color=_DARK, marker="+", lw=1, label="priors")
     axes.set(xlabel="width, px", ylabel="height, px")
     axes.legend(frameon=False, fontsize=8)
     axes.set_xscale("log", base=2)

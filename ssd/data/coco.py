@@ -59,13 +59,11 @@ def read_coco(
     """Reads a folder in COCO format.
 
     Args:
-        root: the folder.
         classes: the class list; all categories of the files when None. Objects of others are left out and counted.
         train_json, val_json, test_json: below root; found by name when None, no such split when empty. Where there
             is one JSON only, it is split by the seed; where `val` alone is missing, a tenth of `train` is held out.
         images: the folder of the pictures, below root; looked for when None.
-        strict: a box that would have to be mended is an error.
-        seed: of the held-out pictures.
+        strict, seed: a box that would have to be mended is an error; of the held-out pictures.
         report: takes down what is wrong.
 
     Raises:
