@@ -163,9 +163,9 @@ def _write(config: DictConfig, sections: list[Section], report: Report, *, secon
     from ssd.files import write_atomically
 
     stopping = [problem for problem in report.problems if problem.stops]
-    verdict = f"training would stop at {len(stopping)} problems" if stopping else "training would run"
+    verdict = f"training would stop at {len(stopping)}" if stopping else "training would run"
     title = f"Inspection of {config.dataset.get('root', 'the embedded shapes')}"
-    summary = f"{len(report.problems)} problems; {verdict}; {seconds:.1f} s"
+    summary = f"problems: {len(report.problems)}; {verdict}; {seconds:.1f} s"
     lines = [
         f"{'stops' if item.stops else 'goes on'}: {inspection_report.printable(str(item))}" for item in report.problems
     ]

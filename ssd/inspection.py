@@ -154,5 +154,6 @@ def note_leaks(leaks: Sequence[Leak], splits: Splits, report: Report) -> None:
 def note_classes(splits: Splits, report: Report) -> None:
     """Takes down the classes without an object in a split."""
     for name, index in splits.named():
-        for label in np.flatnonzero(index.class_counts() == 0).tolist():
-            report.add(f"{name} split", "class without an object", value=index.class_names[label])
+        absent = [label for label, count in zip(index.class_names, index.class_counts(), strict=True) if not count]
+        if absent:
+            report.add(f"{name} split", "classes without an object", value=", ".join(absent))

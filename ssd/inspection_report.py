@@ -25,6 +25,7 @@ from ssd.inspection import Leak
 _MOST_ROWS = 1000  # of problems on the page; problems.txt has all
 _MOST_POINTS = 5000
 _MOST_LEAKS = 24
+_MOST_CLASSES = 24  # in the terminal
 _NAMED = 8
 _COVERAGE_HEADER = ("class", *SIZE_NAMES, "all sizes")
 _GOOD, _BAD, _DARK = "#1a9850", "#e02f3c", "#1c2330"
@@ -85,9 +86,14 @@ def splits_table(splits: Splits) -> Table:
     table = Table(*header, title="data", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    for row in rows:
+    for row in rows[:_MOST_CLASSES]:
         table.add_row(*(Text(str(cell)) for cell in row))
+    table.caption = _and_more(len(rows) - _MOST_CLASSES)
     return table
+
+
+def _and_more(classes: int) -> str | None:
+    return f"... and {classes} more classes: see report.html" if classes > 0 else None
 
 
 def splits_section(splits: Splits) -> html.Section:
@@ -98,6 +104,7 @@ def splits_section(splits: Splits) -> html.Section:
         bins = np.arange(-0.5, max(2, np.percentile(counts, 99.5)) + 1.5)
         axes.hist(counts.clip(max=bins[-1]), bins.tolist(), density=True, histtype="step", linewidth=1.8, label=name)
     axes.set(xlabel="boxes in a picture", ylabel="share of the pictures")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, fontsize=8)
     return html.Section(
         "splits", "Pictures and classes", [html.columns([html.table(*split_rows(splits)), html.chart(figure)])]
@@ -125,13 +132,14 @@ def boxes_section(id: str, title: str, layout: Layout, boxes: Float[np.ndarray, 
 def _shapes_chart(axes: Axes, layout: Layout, boxes: Float[np.ndarray, "M 4"]) -> None:
     width, height = (boxes[:, 2:] - boxes[:, :2]).T * layout.image_size
     matched = best_iou(boxes, layout.levels) >= layout.iou_threshold
+    size = float(np.clip(20_000 / max(1, len(boxes)), 5, 24))
     for mask, colour, label in ((matched, _GOOD, "can be matched"), (~matched, _BAD, "cannot")):
         # as pixels: thousands of points would make the page slow
-        axes.scatter(width[mask], height[mask], s=5, color=colour, alpha=0.4, lw=0, label=label, rasterized=True)
+        axes.scatter(width[mask], height[mask], s=size, color=colour, alpha=0.4, lw=0, label=label, rasterized=True)
     shapes = np.concatenate([level.shapes for level in layout.levels]) * layout.image_size
     axes.scatter(shapes[:, 0], shapes[:, 1], s=26, color=_DARK, marker="+", lw=1, label="priors")
     axes.set(xlabel="width, px", ylabel="height, px")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, markerscale=1.5)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.3g}")
@@ -162,9 +170,10 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 
 def coverage_rows(coverage: Coverage, class_names: Sequence[str]) -> list[list[str]]:
     """A row for each class that has boxes and one for all: share and number of boxes, by size and in all."""
-    boxes, matched = (np.column_stack((table, table.sum(axis=1))) for table in (coverage.boxes, coverage.matched))
-    rows = [[name, *map(_share, matched[row], boxes[row])] for row, name in enumerate(class_names) if boxes[row, -1]]
-    return [*rows, ["all", *map(_share, matched.sum(axis=0), boxes.sum(axis=0))]]
+    tables = (np.vstack((table, table.sum(axis=0))) for table in (coverage.matched, coverage.boxes))
+    matched, boxes = (np.column_stack((table, table.sum(axis=1))).tolist() for table in tables)
+    rows = [[name, *map(_share, *pair)] for name, *pair in zip([*class_names, "all"], matched, boxes, strict=True)]
+    return [row for row, counts in zip(rows, boxes, strict=True) if counts[-1]]
 
 
 def _share(matched: int, boxes: int) -> str:
@@ -176,8 +185,10 @@ def coverage_table(coverage: Coverage, class_names: Sequence[str], *, title: str
     table = Table("class", *SIZE_NAMES, "all sizes", title=title, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, *cells in coverage_rows(coverage, class_names):
+    *rows, everything = coverage_rows(coverage, class_names)
+    for name, *cells in [*rows[:_MOST_CLASSES], everything]:
         table.add_row(Text(name), *(cell.partition(" of ")[0] for cell in cells))
+    table.caption = _and_more(len(rows) - _MOST_CLASSES)
     return table
 
 
@@ -192,7 +203,10 @@ def coverage_warnings(layout: Layout, coverage: Coverage, class_names: Sequence[
     more = f" and {len(poor) - _NAMED} more classes" if len(poor) > _NAMED else ""
     smallest = layout.spec.scales[0] * layout.image_size
     step = layout.image_size / len(layout.levels[0].centres[0])
-    finer = f"a larger image_size or backbone=vgg16 (cells of 8 px, now {step:.0f}) helps boxes under {2 * step:.0f} px"
+    other = " or backbone=vgg16 (8 px)" if step > 8 else ""
+    finer = (
+        f"cells finer than the {step:.0f} px now, from a larger image_size{other}, help boxes under {2 * step:.0f} px"
+    )
     remedy = finer if fitted else f"fit_priors=true (the smallest prior has {smallest:.0f} px now); {finer}"
     return [f"few boxes can be matched, so they will hardly be learnt: {named}{more}", f"remedy: {remedy}"]
 
@@ -240,9 +254,10 @@ def samples_section(samples: Sequence[Sample], class_names: Sequence[str]) -> ht
     """Augmented samples with their boxes; those to ignore are gray."""
     parts = []
     for sample in samples:
+        rows = zip(sample.boxes.tolist(), sample.labels.tolist(), sample.ignore.tolist(), strict=True)
         marks = [
             html.Mark(tuple(box), "#888" if skip else _colour(label), class_names[label], class_names[label])
-            for box, label, skip in zip(sample.boxes.tolist(), sample.labels, sample.ignore, strict=True)
+            for box, label, skip in rows
         ]
         parts.append(html.picture(sample.image, caption=sample.id, marks=marks, width=sample.image.shape[1]))
     note = (

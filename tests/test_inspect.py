@@ -139,7 +139,7 @@ EXPECTED = [
         "nearly the same picture in the test and in the train split: JPEGImages/alike.jpg",
     ),
     (GOES_ON, "JPEGImages/good.jpg", "the same picture in the val and in the train split: JPEGImages/good.jpg"),
-    *((GOES_ON, f"{split} split", "class without an object: dgo") for split in ("train", "val", "test")),
+    *((GOES_ON, f"{split} split", "classes without an object: dgo") for split in ("train", "val", "test")),
     (GOES_ON, "JPEGImages/alike.jpg", "class 'dog' left out"),
     (STOPS, "", "no object of class 'dgo'; did you mean 'dog'?"),
 ]
