@@ -16,7 +16,7 @@ from ssd.priors import Grid, PriorSpec
 
 SIZES_PX = (16, 32, 64, 128)  # bounds between the sizes, as square roots of areas at the network's input
 SIZE_NAMES = ("< 16 px", "16-32", "32-64", "64-128", "> 128 px")
-FEW = 0.75  # a class of which fewer boxes can be matched gets a warning
+FEW = 0.5  # a class of which fewer boxes can be matched gets a warning
 
 
 @dataclass(frozen=True, slots=True)

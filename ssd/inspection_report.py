@@ -10,6 +10,7 @@ from jaxtyping import Float
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 from rich.text import Text
 
@@ -104,7 +105,7 @@ def splits_section(splits: Splits) -> html.Section:
         bins = np.arange(-0.5, max(2, np.percentile(counts, 99.5)) + 1.5)
         axes.hist(counts.clip(max=bins[-1]), bins.tolist(), density=True, histtype="step", linewidth=1.8, label=name)
     axes.set(xlabel="boxes in a picture", ylabel="share of the pictures")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
     return html.Section(
         "splits", "Pictures and classes", [html.columns([html.table(*split_rows(splits)), html.chart(figure)])]
@@ -208,7 +209,10 @@ def coverage_warnings(layout: Layout, coverage: Coverage, class_names: Sequence[
         f"cells finer than the {step:.0f} px now, from a larger image_size{other}, help boxes under {2 * step:.0f} px"
     )
     remedy = finer if fitted else f"fit_priors=true (the smallest prior has {smallest:.0f} px now); {finer}"
-    return [f"few boxes can be matched, so they will hardly be learnt: {named}{more}", f"remedy: {remedy}"]
+    return [
+        f"most boxes of these classes cannot be matched and will hardly be learnt: {named}{more} can",
+        f"remedy: {remedy}",
+    ]
 
 
 def coverage_section(
