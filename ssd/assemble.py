@@ -20,13 +20,14 @@ from ssd.data.splits import Splits
 from ssd.errors import CheckpointError, ConfigError
 from ssd.model import SSD, measure
 from ssd.module import SSDModule
+from ssd.priors import Grid, PriorSpec
 from ssd.structures import Batch
 
 _NOT_OF_READER = ("cache", "balance")
 
 
-def check_fit(config: DictConfig) -> None:
-    """Priors, backbone, image size and initial weights, before any data is read.
+def check_fit(config: DictConfig) -> tuple[PriorSpec, list[Grid]]:
+    """Priors, backbone, image size and initial weights, before any data is read; the priors, and their grids.
 
     Raises:
         ConfigError: they do not fit together.
@@ -38,7 +39,10 @@ def check_fit(config: DictConfig) -> None:
     if init_from is not None and config.resume is None and not Path(init_from).exists():
         raise CheckpointError(f"init_from={init_from}: no such file")
     shapes = measure(build_backbone(config), image_size=config.image_size)
-    instantiate(config.priors).build([shape[1:] for shape in shapes], image_size=config.image_size)
+    grids = [shape[1:] for shape in shapes]
+    spec = instantiate(config.priors, _convert_="all")
+    spec.build(grids, image_size=config.image_size)
+    return spec, grids
 
 
 def build_backbone(config: DictConfig) -> Any:
@@ -47,12 +51,12 @@ def build_backbone(config: DictConfig) -> Any:
     return instantiate(arguments, _convert_="all")
 
 
-def build_reader(config: DictConfig) -> Callable[[], Splits]:
+def build_reader(config: DictConfig, *, cached: bool = True) -> Callable[..., Splits]:
     """What reads the dataset, from its cache where it can; two settings in `dataset` are not the reader's."""
     read = instantiate(
         {key: value for key, value in config.dataset.items() if key not in _NOT_OF_READER}, _convert_="all"
     )
-    return partial(read_cached, read) if config.dataset.cache else read
+    return partial(read_cached, read) if cached and config.dataset.cache else read
 
 
 def build_datamodule(config: DictConfig) -> DetectionDataModule:

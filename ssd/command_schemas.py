@@ -72,10 +72,17 @@ class Benchmark(Train):
     output: str | None = MISSING
 
 
+@dataclass
+class Inspect(Train):
+    output: str = MISSING
+    fit_priors: Any = MISSING
+
+
 COMMANDS: dict[str, type] = {
     "download": Download,
     "evaluate": Evaluate,
     "predict": Predict,
+    "inspect": Inspect,
     "import_weights": ImportWeights,
     "export": Export,
     "benchmark": Benchmark,

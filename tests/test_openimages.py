@@ -13,6 +13,7 @@ from voc_files import HEIGHT, WIDTH, rules, write_picture
 
 from ssd.data.openimages import read_openimages
 from ssd.data.openimages_rows import read_class_names, read_rows
+from ssd.data.repair import Report
 from ssd.data.splits import Splits
 from ssd.errors import ConfigError, DataError
 
@@ -134,7 +135,7 @@ def test_many_rows_come_in_several_blocks(tmp_path: Path, monkeypatch: pytest.Mo
         tmp_path, "train", [row(f"{n // 3}", "PCAB"[n % 4], XMin=n / 1000) for n in range(300)], pictures=False
     )
     path.write_text(path.read_text().replace(",P,", f",{MIDS['Person']},").replace(",B,", f",{MIDS['Bus']},"))
-    rows = read_rows(path, labels={MIDS["Person"]: 0, MIDS["Bus"]: 5})
+    rows = read_rows(path, labels={MIDS["Person"]: 0, MIDS["Bus"]: 5}, report=Report())
     assert rows.labels.tolist() == [0, 5] * 75
     assert np.allclose(rows.boxes[:, 0] * 1000, [n for n in range(300) if n % 4 in (0, 3)], atol=1e-3)
     assert [rows.ids[number] for number in rows.picture] == [str(n // 3) for n in range(300) if n % 4 in (0, 3)]
@@ -195,7 +196,7 @@ def test_class_listed_twice_or_none_at_all(tmp_path: Path, classes: list[str]) -
 @pytest.mark.parametrize("header", ["", "LabelName,DisplayName\n", "\ufefflabel,name\n"])
 def test_class_file_may_have_a_header(tmp_path: Path, header: str) -> None:
     write_classes(tmp_path, "oidv7-class-descriptions-boxable.csv", header=header)
-    assert read_class_names(tmp_path) == CLASSES
+    assert read_class_names(tmp_path, Report()) == CLASSES
 
 
 def test_wrong_line_of_the_class_file_is_named(tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def test_broken_picture_is_an_error(tmp_path: Path) -> None:
 def test_picture_in_two_splits_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "train", [row("a")])
     write(tmp_path, "test", [row("a")])
-    with pytest.raises(DataError, match="a is in the train and in the test split"):
+    with pytest.raises(DataError, match="a: is in the train and in the test split"):
         read(tmp_path)
 
 
@@ -333,7 +334,7 @@ def test_hostile_id_is_refused_with_its_line(tmp_path: Path, id: str) -> None:
 
 def test_configuration_names_the_arguments() -> None:
     config = OmegaConf.load(Path(__file__).parents[1] / "conf" / "dataset" / "openimages.yaml").dataset
-    assert set(config) - {"_target_"} == set(inspect.signature(read_openimages).parameters)
+    assert set(config) - {"_target_"} == set(inspect.signature(read_openimages).parameters) - {"report"}
 
 
 # The real thing
@@ -367,10 +368,10 @@ def test_files_of_the_downloader_hold_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("split", "boxes", "group_of"), [("train", 13_134, 145), ("test", 2_784, 104)])
 def test_genuine_rows(split: str, boxes: int, group_of: int) -> None:
     folder = DATA / "genuine_v4_excerpt"
-    names = read_class_names(folder)
+    names = read_class_names(folder, Report())
     assert len(names) == 601
     path = folder / f"{split}-annotations-bbox.csv"
-    rows = read_rows(path, labels={mid: label for label, mid in enumerate(names)})
+    rows = read_rows(path, labels={mid: label for label, mid in enumerate(names)}, report=Report())
     assert (len(rows.labels), int(rows.group_of.sum())) == (boxes, group_of)
     written = {line.split(",")[0] for line in path.read_text().splitlines()[1:]}
     assert set(rows.ids) == written

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.repair import Report
 from ssd.data.splits import Splits, class_list, hold_out, seeded_split
 from ssd.errors import ConfigError, DataError
 from ssd.images import read_image
@@ -53,7 +54,7 @@ def test_a_picture_in_two_splits_is_refused(first: str, second: str, sizes: tupl
     names = {split: [f"{split}{n}" for n in range(size)] for split, size in zip(SPLITS, sizes, strict=True)}
     Splits(**{split: holding(ids) for split, ids in names.items()})
     names[first][1] = names[second][0] = "both"
-    with pytest.raises(DataError, match=f"both is in the {first} and in the {second} split"):
+    with pytest.raises(DataError, match=f"both: is in the {first} and in the {second} split"):
         Splits(**{split: holding(ids) for split, ids in names.items()})
 
 
@@ -63,23 +64,23 @@ def holding(ids: list[str]) -> DetectionIndex:
 
 
 def test_classes_are_those_found_or_those_wanted() -> None:
-    assert class_list(None, ["b", "a", "b"], where="root") == ("a", "b")
-    assert class_list(["b", "a"], ["a", "b", "c"], where="root") == ("b", "a")
+    assert class_list(None, ["b", "a", "b"], where="root", report=Report()) == ("a", "b")
+    assert class_list(["b", "a"], ["a", "b", "c"], where="root", report=Report()) == ("b", "a")
 
 
 def test_absent_class_is_fine_though_another_wanted_one_is_called_almost_the_same() -> None:
     """VOC's chair and car: a folder with cars but no chair must stay readable."""
-    assert class_list(["car", "chair"], ["car", "dog"], where="root") == ("car", "chair")
+    assert class_list(["car", "chair"], ["car", "dog"], where="root", report=Report()) == ("car", "chair")
 
 
 @pytest.mark.parametrize(("wanted", "meant"), [("Person", "person"), ("PERSON", "person"), ("persons", "person")])
 def test_misspelt_class_is_suggested(wanted: str, meant: str) -> None:
     with pytest.raises(DataError, match=f"root: no object of class '{wanted}'; did you mean '{meant}'"):
-        class_list(["bus", wanted], ["bus", "person"], where="root")
+        class_list(["bus", wanted], ["bus", "person"], where="root", report=Report())
 
 
 def test_class_lists_that_cannot_be() -> None:
     with pytest.raises(DataError, match="no object in any annotation"):
-        class_list(None, [], where="root")
+        class_list(None, [], where="root", report=Report())
     with pytest.raises(ConfigError, match="'a' is listed twice"):
-        class_list(["a", "a"], ["a"], where="root")
+        class_list(["a", "a"], ["a"], where="root", report=Report())

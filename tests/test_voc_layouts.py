@@ -94,7 +94,7 @@ def test_no_training_picture_is_an_error(tmp_path: Path) -> None:
 
 def test_one_picture_in_two_splits_is_an_error(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": NAMES[:4], "val": NAMES[4:5], "test": NAMES[3:4]})
-    with pytest.raises(DataError, match="Annotations/003 is in the train and in the test split"):
+    with pytest.raises(DataError, match="Annotations/003: is in the train and in the test split"):
         read(tmp_path)
 
 

@@ -14,6 +14,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def _save(splits: Splits, fingerprint: str, path: Path) -> None:
                 file.write(bytes(-file.tell() % _ALIGNMENT))
                 places[name].append((array.dtype.str, array.shape, file.tell()))
                 array.tofile(file)
-        problems = [(problem.file, problem.rule) for problem in splits.report.problems]
+        problems = [astuple(problem) for problem in splits.report.problems]
         about = {"fingerprint": fingerprint, "class_names": splits.class_names, "problems": problems, "places": places}
         text = json.dumps(about).encode()
         file.write(text + len(text).to_bytes(8, "little"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -40,6 +41,9 @@ class _Picture:
     crowd: list[bool] = field(default_factory=list)
 
 
+_Pictures = dict[str, _Picture]  # by path
+
+
 def read_coco(
     root: str,
     *,
@@ -50,17 +54,17 @@ def read_coco(
     images: str | None,
     strict: bool,
     seed: int,
+    report: Report | None = None,
 ) -> Splits:
     """Reads a folder in COCO format.
 
     Args:
-        root: the folder.
         classes: the class list; all categories of the files when None. Objects of others are left out and counted.
         train_json, val_json, test_json: below root; found by name when None, no such split when empty. Where there
             is one JSON only, it is split by the seed; where `val` alone is missing, a tenth of `train` is held out.
         images: the folder of the pictures, below root; looked for when None.
-        strict: a box that would have to be mended is an error.
-        seed: of the held-out pictures.
+        strict, seed: a box that would have to be mended is an error; of the held-out pictures.
+        report: takes down what is wrong.
 
     Raises:
         ConfigError: a JSON that does not exist, or several for one split.
@@ -70,14 +74,15 @@ def read_coco(
     if not folder.is_dir():
         raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
     chosen = {"train": train_json, "val": val_json, "test": test_json}
+    report = Report() if report is None else report
     categories: set[str] = set()
-    files = {
-        split: _parse(path, _picture_folders(folder, path, split, images), root=folder, categories=categories)
-        for split, path in _choose_files(folder, chosen).items()
-    }
-    class_names = class_list(classes, categories, where=root)
+    files: dict[str, _Pictures] = {}
+    for split, path in _choose_files(folder, chosen).items():
+        with report.leaving_out():
+            folders = _picture_folders(folder, path, split, images)
+            files[split] = _parse(path, folders, root=folder, categories=categories, report=report)
+    class_names = class_list(classes, categories, where=root, report=report)
     splits = _split(files, chosen, seed=seed)
-    report = Report()
     build = partial(_index, folder, class_names=class_names, report=report, strict=strict)
     indexes = {split: build(pictures) for split, pictures in splits.items() if pictures}
     if not indexes:
@@ -131,9 +136,7 @@ def _picture_folders(root: Path, path: Path, split: str, images: str | None) -> 
     return [*inside, path.parent, root / "images", root]
 
 
-def _split(
-    files: dict[str, dict[str, _Picture]], chosen: dict[str, str | None], *, seed: int
-) -> dict[str, list[_Picture]]:
+def _split(files: dict[str, _Pictures], chosen: dict[str, str | None], *, seed: int) -> dict[str, list[_Picture]]:
     names = {split: list(pictures) for split, pictures in files.items()}
     if list(names) == ["train"] and chosen["val"] is None and chosen["test"] is None:
         names = seeded_split(names["train"], seed=seed)
@@ -143,23 +146,26 @@ def _split(
     return {split: [owners[split][name] for name in found] for split, found in names.items()}
 
 
-def _parse(path: Path, folders: list[Path], *, root: Path, categories: set[str]) -> dict[str, _Picture]:
-    """The pictures by path; adds the names of all categories, used or not."""
+def _parse(path: Path, folders: list[Path], *, root: Path, categories: set[str], report: Report) -> dict[str, _Picture]:
+    """The pictures; adds the names of all categories, used or not."""
     content = _load_json(path)
-    names = _categories(path, content)
+    names = _categories(path, content, report)
     categories.update(names.values())
     by_id: dict[Any, _Picture] = {}
-    by_path: dict[str, _Picture] = {}
-    for number, item in enumerate(_entries(path, content, "images")):
+    by_path: _Pictures = {}
+    for number, item in enumerate(_entries(path, content, "images", report)):
         where = f"{path}: image {_id(item, number)}"
-        picture = _Picture(_find(_file_name(item, where), folders, root), (item.get("height"), item.get("width")))
-        if _key(item, "id", where) in by_id:
-            raise DataError(f"{where}: the id is used twice; give each image its own")
-        if picture.path in by_path:
-            raise DataError(f"{where}: {picture.path} is listed twice; keep one entry")
-        by_id[item["id"]] = by_path[picture.path] = picture
-    for number, item in enumerate(_entries(path, content, "annotations")):
-        _add_box(item, f"{path}: annotation {_id(item, number)}", by_id, names)
+        with report.leaving_out():
+            if _key(item, "id", where) in by_id:
+                raise DataError(f"{where}: the id is used twice; give each image its own")
+            by_id[item["id"]] = picture = _Picture("", (item.get("height"), item.get("width")))
+            picture.path = _find(_file_name(item, where), folders, root)
+            if picture.path in by_path:
+                raise DataError(f"{where}: {picture.path} is listed twice; keep one entry")
+            by_path[picture.path] = picture
+    for number, item in enumerate(_entries(path, content, "annotations", report)):
+        with report.leaving_out():
+            _add_box(item, f"{path}: annotation {_id(item, number)}", by_id, names)
     return by_path
 
 
@@ -182,27 +188,29 @@ def _without_outline(item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-def _entries(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+def _entries(path: Path, content: dict[str, Any], key: str, report: Report) -> list[dict[str, Any]]:
     entries = content.get(key)
     if not isinstance(entries, list):
         raise DataError(f"{path}: no list {key!r}: not in COCO format, or made without boxes; use instances_*.json")
     for number, item in enumerate(entries):
-        if not isinstance(item, dict):
-            raise DataError(f"{path}: {key}: entry {number + 1} is {str(item)[:40]!r}, not an object")
-    return entries
+        with report.leaving_out():
+            if not isinstance(item, dict):
+                raise DataError(f"{path}: {key}: entry {number + 1} is {str(item)[:40]!r}, not an object")
+    return [item for item in entries if isinstance(item, dict)]
 
 
-def _categories(path: Path, content: dict[str, Any]) -> dict[Any, str]:
+def _categories(path: Path, content: dict[str, Any], report: Report) -> dict[Any, str]:
     """Name by id; ids have gaps, and each file may number its classes differently."""
     names: dict[Any, str] = {}
-    for number, item in enumerate(_entries(path, content, "categories")):
+    for number, item in enumerate(_entries(path, content, "categories", report)):
         where = f"{path}: category {_id(item, number)}"
         name = item.get("name")
-        if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{where}: name is {name!r}; give it one")
-        if _key(item, "id", where) in names:
-            raise DataError(f"{where}: the id is used twice; give each category its own")
-        names[item["id"]] = name.strip()
+        with report.leaving_out():
+            if not isinstance(name, str) or not name.strip():
+                raise DataError(f"{where}: name is {name!r}; give it one")
+            if _key(item, "id", where) in names:
+                raise DataError(f"{where}: the id is used twice; give each category its own")
+            names[item["id"]] = name.strip()
     return names
 
 
@@ -228,10 +236,9 @@ def _file_name(item: dict[str, Any], where: str) -> str:
 
 
 def _find(name: str, folders: list[Path], root: Path) -> str:
-    try:
-        path = next((path for folder in folders if (path := folder / name).is_file()), folders[0] / name)
-    except OSError:  # a name that is too long
-        path = folders[0] / name
+    path = folders[0] / name
+    with suppress(OSError):  # a name that is too long
+        path = next((path for folder in folders if (path := folder / name).is_file()), path)
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
@@ -251,13 +258,11 @@ def _add_box(item: dict[str, Any], where: str, pictures: dict[Any, _Picture], na
 
 
 def _box(value: object, where: str) -> list[float]:
-    try:
+    with suppress(TypeError, OverflowError):
         if isinstance(value, list) and len(value) == 4 and not any(isinstance(edge, str | bool) for edge in value):
             edges = [float(edge) for edge in value]
             if all(abs(edge) < _FAR_PX for edge in edges):  # false for NaN, too
                 return edges
-    except (TypeError, OverflowError):
-        pass
     raise DataError(f"{where}: bbox is {str(value)[:80]}; it must be four numbers: x, y, width, height in pixels")
 
 

@@ -41,7 +41,13 @@ _AT_ONCE, _THREADS = 256, 8  # pictures measured in a go, and how many goes at a
 
 
 def read_openimages(
-    root: str, *, classes: Sequence[str] | None, expand_hierarchy: bool, include_depictions: bool, strict: bool
+    root: str,
+    *,
+    classes: Sequence[str] | None,
+    expand_hierarchy: bool,
+    include_depictions: bool,
+    strict: bool,
+    report: Report | None = None,
 ) -> Splits:
     """Reads a folder in the layout of Open Images.
 
@@ -52,6 +58,7 @@ def read_openimages(
             is one of Person, and of both where both are among the classes.
         include_depictions: keeps drawings, photographs and statues of objects.
         strict: a box that would have to be mended is an error.
+        report: takes down what is wrong.
 
     Raises:
         ConfigError: a class listed twice.
@@ -61,19 +68,22 @@ def read_openimages(
     if not folder.is_dir():
         raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
     files = find_files(folder)
-    names = read_class_names(folder)
-    class_names = choose_classes(classes, names, where=root)
+    report = Report() if report is None else report
+    names = read_class_names(folder, report)
+    class_names = choose_classes(classes, names, where=root, report=report)
     labels = {mid: class_names.index(name) for mid, name in names.items() if name in class_names}
     counting = count_for_parents(folder, labels) if expand_hierarchy else {mid: [own] for mid, own in labels.items()}
-    report = Report()
-    rows = {split: _rows(path, counting, include_depictions, report) for split, path in files.items()}
-    if classes is None:
-        class_names, rows = _only_used(class_names, rows, where=root)
-    elif not expand_hierarchy and (path := find_hierarchy(folder)) and (line := hint(path, labels, names)):
-        report.add(path.name, line)
-    indexes = {}
+    rows: dict[str, Rows] = {}
     for split, path in files.items():
-        index = _index(folder, path, SPLITS[split], rows.pop(split), class_names, report)
+        with report.leaving_out():
+            rows[split] = _rows(path, counting, include_depictions, report)
+    if classes is None:
+        class_names, rows = _only_used(class_names, rows, where=root, report=report)
+    elif not expand_hierarchy and (tree := find_hierarchy(folder)) and (line := hint(tree, labels, names)):
+        report.add(tree.name, line)
+    indexes = {}
+    for split in list(rows):
+        index = _index(folder, files[split], SPLITS[split], rows.pop(split), class_names, report)
         if len(index):
             indexes[split] = repair(index, report, strict=strict)
     if "train" not in indexes:
@@ -83,18 +93,20 @@ def read_openimages(
 
 
 def _rows(path: Path, counting: dict[str, list[int]], include_depictions: bool, report: Report) -> Rows:
-    rows = read_rows(path, labels={mid: place for place, mid in enumerate(counting)})
+    rows = read_rows(path, labels={mid: place for place, mid in enumerate(counting)}, report=report)
     if not include_depictions and rows.depiction.any():
         report.add(path.name, f"{int(rows.depiction.sum())} depictions left out (dataset.include_depictions)")
         rows = rows.take(np.flatnonzero(~rows.depiction))
     return expand(rows, list(counting.values()))
 
 
-def _only_used(names: tuple[str, ...], rows: dict[str, Rows], *, where: str) -> tuple[tuple[str, ...], dict[str, Rows]]:
+def _only_used(
+    names: tuple[str, ...], rows: dict[str, Rows], *, where: str, report: Report
+) -> tuple[tuple[str, ...], dict[str, Rows]]:
     """The class list without those that have no box in any split, and the rows with labels to fit."""
     used = np.unique(np.concatenate([np.unique(item.labels) for item in rows.values()]))
     labels = {split: np.searchsorted(used, item.labels).astype(np.int32) for split, item in rows.items()}
-    fewer = class_list(None, (names[label] for label in used), where=where)
+    fewer = class_list(None, (names[label] for label in used), where=where, report=report)
     return fewer, {split: replace(item, labels=labels[split]) for split, item in rows.items()}
 
 
@@ -107,8 +119,12 @@ def _index(
     present = np.flatnonzero(wanted & np.array([name is not None for name in files], dtype=bool))
     if not wanted.any():
         report.add(file.name, "no box of the classes, so no such split")
-    if missing := int(wanted.sum()) - len(present):
-        report.add(file.name, f"{missing} of {wanted.sum()} pictures left out: not in {folder}")
+    missing = np.flatnonzero(wanted & np.array([name is None for name in files], dtype=bool))
+    if report.keep_going:  # one by one: training counts them, as millions may be missing on purpose
+        for number in missing.tolist():
+            report.add(f"{folder.relative_to(root)}/{rows.ids[number]}", "no such picture; left out")
+    elif len(missing):
+        report.add(file.name, f"{len(missing)} of {wanted.sum()} pictures left out: not in {folder}")
     below = folder.relative_to(root).as_posix()
     paths = PackedStrings.pack(f"{below}/{files[number]}" for number in present.tolist())
     sizes = _sizes(root, paths, report)

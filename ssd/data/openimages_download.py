@@ -23,6 +23,7 @@ from rich.text import Text
 
 from ssd.data.openimages_choice import Choice, choose_pictures, share_out
 from ssd.data.openimages_rows import SPLITS, choose_classes, read_class_names, read_rows
+from ssd.data.repair import Report
 from ssd.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.fetch import Network, RemoteFile, fetch_all
 from ssd.files import write_atomically
@@ -164,8 +165,9 @@ class OpenImagesDownload:
         root = Path(self.root)
         if not any(root.glob(f"*{_CLASSES}")):
             self._get_tables([_CLASSES])
-        names = read_class_names(root)
-        class_names = choose_classes(self.classes, names, where=self.root)
+        report = Report()
+        names = read_class_names(root, report)
+        class_names = choose_classes(self.classes, names, where=self.root, report=report)
         labels = {mid: class_names.index(name) for mid, name in names.items() if name in class_names}
         self._get_tables([f"{split}/{_BOXES[0].format(split)}" for split in self.splits if self._boxes(split) is None])
         _log.info("reading the boxes of %s", ", ".join(self.splits))
@@ -173,7 +175,7 @@ class OpenImagesDownload:
         limits_per_class = share_out(self.max_images_per_class, self.splits)
         choices = {
             split: choose_pictures(
-                read_rows(self._boxes(split) or root, labels=labels),
+                read_rows(self._boxes(split) or root, labels=labels, report=report),
                 num_classes=len(class_names),
                 include_depictions=self.include_depictions,
                 limit=limits[split],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int32, Int64
 from pyarrow import csv as arrow_csv
 
+from ssd.data.repair import Report
 from ssd.data.splits import class_list
 from ssd.errors import ConfigError, DataError
 
@@ -65,7 +67,7 @@ def find_files(root: Path) -> dict[str, Path]:
     return {split: paths[0] for split, paths in found.items() if paths}
 
 
-def read_class_names(root: Path) -> dict[str, str]:
+def read_class_names(root: Path, report: Report) -> dict[str, str]:
     """Name by MID, from the class file, or from the ClassName column of a `sub-` file.
 
     Raises:
@@ -76,10 +78,11 @@ def read_class_names(root: Path) -> dict[str, str]:
         return _names_in_rows(root)
     names = {}
     for line, row in _lines(files[0]):
-        if len(row) >= 2 and row[0].startswith("/"):
-            names[row[0]] = row[1].strip()
-        elif line > 1:  # the first may be a header
-            raise DataError(f"{files[0]}:{line}: {','.join(row)[:80]!r} is not MID,Name; correct the line")
+        with report.leaving_out():
+            if len(row) >= 2 and row[0].startswith("/"):
+                names[row[0]] = row[1].strip()
+            elif line > 1:  # the first may be a header
+                raise DataError(f"{files[0]}:{line}: {','.join(row)[:80]!r} is not MID,Name; correct the line")
     return names
 
 
@@ -96,7 +99,9 @@ def _names_in_rows(root: Path) -> dict[str, str]:
     return names
 
 
-def choose_classes(wanted: Sequence[str] | None, names: dict[str, str], *, where: str) -> tuple[str, ...]:
+def choose_classes(
+    wanted: Sequence[str] | None, names: dict[str, str], *, where: str, report: Report
+) -> tuple[str, ...]:
     """The class list: the names asked for, in any case, spelt as in `names`; or all of them, sorted.
 
     Raises:
@@ -104,30 +109,41 @@ def choose_classes(wanted: Sequence[str] | None, names: dict[str, str], *, where
     """
     known = {name.casefold(): name for name in names.values()}
     if wanted is None:
-        return class_list(None, known.values(), where=where)
+        return class_list(None, known.values(), where=where, report=report)
     chosen = []
     for name in wanted:
-        if name.casefold() not in known:
-            close = difflib.get_close_matches(name.casefold(), known, n=1)
-            hint = f"did you mean {known[close[0]]!r}?" if close else f"see {_CLASS_FILES} for the {len(known)} names"
-            raise DataError(f"{where}: no class {name!r}; {hint} (dataset.classes)")
-        chosen.append(known[name.casefold()])
-    if not chosen:
+        with report.leaving_out():
+            if name.casefold() not in known:
+                close = difflib.get_close_matches(name.casefold(), known, n=1)
+                there = f"see {_CLASS_FILES} for the {len(known)} names"
+                hint = f"did you mean {known[close[0]]!r}?" if close else there
+                raise DataError(f"{where}: no class {name!r}; {hint} (dataset.classes)")
+            chosen.append(known[name.casefold()])
+    if not wanted:
         raise ConfigError("dataset.classes=[]: name a class, or null for all")
-    return class_list(chosen, known.values(), where=where)
+    return class_list(chosen, known.values(), where=where, report=report)
 
 
-def read_rows(path: Path, *, labels: dict[str, int]) -> Rows:
+def read_rows(path: Path, *, labels: dict[str, int], report: Report) -> Rows:
     """Reads the boxes of the classes in `labels` (by MID such as /m/0k4j); the rest never fills the memory.
 
     Raises:
         DataError: a column is missing, a number is none, or an id could be a path; names file and line.
     """
+    try:
+        return _read(path, path, labels)
+    except DataError:
+        if not report.keep_going:
+            raise
+    return _read(path, _good_lines(path, labels, report), labels)
+
+
+def _read(path: Path, source: Path | io.BytesIO, labels: dict[str, int]) -> Rows:
     types = {name: _TYPES.get(name, pa.float32()) for name in _columns(path)}
     label_of_mid = np.array(list(labels.values()), dtype=np.int32)
     numbers: dict[str, int] = {}
     try:
-        batches = _batches(path, types, pa.array(list(labels), pa.string()), numbers)
+        batches = _batches(source, types, pa.array(list(labels), pa.string()), numbers)
         table = pa.Table.from_batches(batches, schema=pa.schema(types | dict.fromkeys(_TEXTS, pa.int32())))
     except pa.ArrowInvalid as error:
         raise _located(path, str(error).splitlines()[0]) from error
@@ -153,11 +169,11 @@ def read_rows(path: Path, *, labels: dict[str, int]) -> Rows:
 
 
 def _batches(
-    path: Path, types: dict[str, pa.DataType], mids: pa.Array, numbers: dict[str, int]
+    source: Path | io.BytesIO, types: dict[str, pa.DataType], mids: pa.Array, numbers: dict[str, int]
 ) -> Iterator[pa.RecordBatch]:
     """Rows of the classes without text: ids are numbered in `numbers`, which grows, and classes by `mids`."""
     reader = arrow_csv.open_csv(
-        path,
+        source,
         read_options=arrow_csv.ReadOptions(block_size=_BLOCK, use_threads=False),
         # null_values: "NaN" would become a null, which no rule would meet
         convert_options=arrow_csv.ConvertOptions(include_columns=list(types), column_types=types, null_values=[]),
@@ -193,18 +209,35 @@ def _located(path: Path, otherwise: str) -> DataError:
     """The error with its line, found by reading again, slowly: the fast reader does not know."""
     rows = _lines(path)
     header = next(rows, (1, []))[1]
-    tests: dict[str, tuple[Callable[[str], bool], str]] = {
-        "ImageID": (lambda text: bool(re.fullmatch(_ID, text)), "refused: only letters, digits, - and _"),
-        **dict.fromkeys(_EDGES, (_is_number, "not a number (a point marks decimals)")),
-        **dict.fromkeys(_FLAGS, (lambda text: text.strip() in ("-1", "0", "1"), "not 0, 1 or -1")),
-    }
-    for line, row in rows:
-        if len(row) != len(header):
-            return DataError(f"{path}:{line}: {len(row)} columns where the header has {len(header)}; correct the line")
-        for name, text in zip(header, row, strict=True):
-            if name in tests and not tests[name][0](text):
-                return DataError(f"{path}:{line}: {name} is {text[:80]!r}: {tests[name][1]}; correct the line")
+    try:
+        for line, row in rows:
+            _check_row(path, line, row, header)
+    except DataError as error:
+        return error
     return DataError(f"{path}: {otherwise}; fetch the file again")
+
+
+def _good_lines(path: Path, labels: dict[str, int], report: Report) -> io.BytesIO:
+    """The file without its wrong lines, which go to `report`, and without other classes."""
+    rows = _lines(path)
+    header = next(rows, (1, []))[1]
+    good = io.StringIO()
+    writer = csv.writer(good)
+    writer.writerow(header)
+    for line, row in rows:
+        with report.leaving_out():
+            _check_row(path, line, row, header)
+            if row[header.index("LabelName")] in labels:
+                writer.writerow(row)
+    return io.BytesIO(good.getvalue().encode(errors="surrogateescape"))
+
+
+def _check_row(path: Path, line: int, row: list[str], header: list[str]) -> None:
+    if len(row) != len(header):
+        raise DataError(f"{path}:{line}: {len(row)} columns where the header has {len(header)}; correct the line")
+    for name, text in zip(header, row, strict=True):
+        if name in _TESTS and not _TESTS[name][0](text):
+            raise DataError(f"{path}:{line}: {name} is {text[:80]!r}: {_TESTS[name][1]}; correct the line")
 
 
 def _is_number(text: str) -> bool:
@@ -212,3 +245,10 @@ def _is_number(text: str) -> bool:
         return abs(float(text)) < float(np.finfo(np.float32).max)  # false for NaN, too
     except ValueError:
         return False
+
+
+_TESTS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "ImageID": (lambda text: bool(re.fullmatch(_ID, text)), "refused: only letters, digits, - and _"),
+    **dict.fromkeys(_EDGES, (_is_number, "not a number (a point marks decimals)")),
+    **dict.fromkeys(_FLAGS, (lambda text: text.strip() in ("-1", "0", "1"), "not 0, 1 or -1")),
+}

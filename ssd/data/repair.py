@@ -6,7 +6,8 @@ An inverted box would make log() NaN and kill the weights; it never gets past he
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,23 +21,40 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with the data: where (file, and line or object), which rule, what was done."""
+    """Something wrong with the data: the file (and line), which rule, what was done; the value that breaks it."""
 
     file: str
     rule: str
+    value: str = ""
+    stops: bool = False  # training stops at it
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.rule}"
+        return f"{self.file}: {self.rule}" + (f": {self.value}" if self.value else "")
 
 
 @dataclass(slots=True)
 class Report:
-    """The problems of a dataset, in the order found."""
+    """The problems of a dataset, in the order found.
+
+    Reading stops at the first that cannot be mended; with `keep_going` it leaves the part out, and lists all.
+    """
 
     problems: list[Problem] = field(default_factory=list)
+    keep_going: bool = False
 
-    def add(self, file: str, rule: str) -> None:
-        self.problems.append(Problem(file, rule))
+    def add(self, file: str, rule: str, *, value: str = "", stops: bool = False) -> None:
+        self.problems.append(Problem(file, rule, value, stops))
+
+    @contextmanager
+    def leaving_out(self) -> Iterator[None]:
+        """Around the reading of one part: an error is raised, or with `keep_going` taken down."""
+        try:
+            yield
+        except DataError as error:
+            if not self.keep_going:
+                raise
+            file, _, rule = str(error).partition(": ")
+            self.add(file, rule, stops=True)
 
     def merge(self, other: Report) -> None:
         self.problems.extend(other.problems)
@@ -61,13 +79,16 @@ def repair(index: DetectionIndex, report: Report, *, strict: bool) -> DetectionI
     found = Report()
 
     def note(mask: np.ndarray, rule: str) -> None:
-        for picture in pictures[mask].tolist():
-            found.add(index.paths[picture], rule)
+        for row in np.flatnonzero(mask).tolist():
+            picture = int(pictures[row])
+            sides = index.sizes[picture][[1, 0, 1, 0]]
+            value = ", ".join(f"{edge:.4g}" for edge in boxes[row] * sides)
+            found.add(index.paths[picture], rule, value=f"({value}) px", stops=strict)
 
     not_numbers = ~np.isfinite(boxes).all(axis=1)
-    if not_numbers.any():
-        row = int(not_numbers.argmax())
-        raise DataError(f"{index.paths[int(pictures[row])]}: box {boxes[row]}: not a number")
+    for row in np.flatnonzero(not_numbers).tolist():
+        with report.leaving_out():
+            raise DataError(f"{index.paths[int(pictures[row])]}: box {boxes[row]}: not a number")
     empty = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     note(empty, "box without area (x2 <= x1 or y2 <= y1) dropped")
 
@@ -81,10 +102,10 @@ def repair(index: DetectionIndex, report: Report, *, strict: bool) -> DetectionI
 
     duplicate = _duplicates(pictures, clipped, index.labels) & ~empty & ~gone
     note(duplicate, "duplicate box dropped")
-    if strict and found.problems:
+    if strict and found.problems and not report.keep_going:
         raise DataError(f"{found.problems[0]} (dataset.strict=true)")
     report.merge(found)
-    keep = ~(empty | gone | duplicate)
+    keep = ~(not_numbers | empty | gone | duplicate)
     return replace(index, boxes=clipped).keep_boxes(keep)
 
 
@@ -95,9 +116,10 @@ def check_set_aside(broken: Iterable[tuple[str, str]], *, pictures: int, report:
         DataError: over MAX_SET_ASIDE of the pictures are unreadable; names the first ones.
     """
     broken = list(broken)
+    too_many = len(broken) > MAX_SET_ASIDE * pictures
     for path, reason in broken:
-        report.add(path, reason)
-    if len(broken) > MAX_SET_ASIDE * pictures:
+        report.add(path, reason.partition(": ")[2], stops=too_many)
+    if too_many and not report.keep_going:
         raise DataError(
             f"{len(broken)} of {pictures} pictures cannot be used (at most {MAX_SET_ASIDE:.1%} may be set aside): "
             + "; ".join(reason for _, reason in broken[:_NAMED])

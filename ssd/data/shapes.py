@@ -18,6 +18,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from ssd.data.index import PictureRecord, build_index
+from ssd.data.repair import Report
 from ssd.data.splits import Splits
 from ssd.errors import DataError
 from ssd.images import Picture
@@ -49,7 +50,7 @@ class _Shape:
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
-def read_shapes(*, train: int, val: int, test: int, side_px: int, seed: int) -> Splits:
+def read_shapes(*, train: int, val: int, test: int, side_px: int, seed: int, report: Report | None = None) -> Splits:
     """The indexes of so many pictures of about `side_px` pixels a side, which are rendered when loaded."""
     indexes = {}
     for split, count in (("train", train), ("val", val), ("test", test)):
@@ -59,7 +60,7 @@ def read_shapes(*, train: int, val: int, test: int, side_px: int, seed: int) -> 
         indexes[split] = build_index(records, class_names=CLASS_NAMES, load=load) if count else None
     if indexes["train"] is None:
         raise DataError("dataset.train=0: there is no picture to train on")
-    return Splits(indexes["train"], indexes["val"], indexes["test"])
+    return Splits(indexes["train"], indexes["val"], indexes["test"], Report() if report is None else report)
 
 
 def render(path: str, *, side_px: int, seed: int) -> Picture:

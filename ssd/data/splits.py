@@ -31,13 +31,15 @@ class Splits:
         by_size = sorted(self.named(), key=lambda item: len(item[1]))  # the largest, of millions perhaps, is not stored
         for (name, index), (other, larger) in pairwise(by_size):
             owner |= dict.fromkeys(index.ids, name)
-            if not owner.keys().isdisjoint(larger.ids):
-                twice = min(owner.keys() & set(larger.ids))
+            if owner.keys().isdisjoint(larger.ids):
+                continue
+            for twice in sorted(owner.keys() & set(larger.ids)):
                 first, second = (split for split, _ in self.named() if split in (owner[twice], other))
-                raise DataError(
-                    f"{twice} is in the {first} and in the {second} split: results would be too good;"
-                    " remove it from one"
-                )
+                with self.report.leaving_out():
+                    raise DataError(
+                        f"{twice}: is in the {first} and in the {second} split, so results would be too good;"
+                        " remove it from one"
+                    )
 
     def named(self) -> list[tuple[str, DetectionIndex]]:
         """(name, index) of the splits that are there."""
@@ -68,7 +70,7 @@ def hold_out(names: Sequence[str], *, share: float, seed: int) -> tuple[list[str
     )
 
 
-def class_list(wanted: Sequence[str] | None, found: Iterable[str], *, where: str) -> tuple[str, ...]:
+def class_list(wanted: Sequence[str] | None, found: Iterable[str], *, where: str, report: Report) -> tuple[str, ...]:
     """The classes asked for, or all those found, sorted; one list for all splits.
 
     Raises:
@@ -88,9 +90,10 @@ def class_list(wanted: Sequence[str] | None, found: Iterable[str], *, where: str
         if name not in found:
             alike = {other.casefold(): other for other in found if other not in wanted}
             close = difflib.get_close_matches(name.casefold(), alike, n=1)
-            if close:
-                raise DataError(
-                    f"{where}: no object of class {name!r}; did you mean {alike[close[0]]!r}?"
-                    f" (dataset.classes; found: {', '.join(found)})"
-                )
+            with report.leaving_out():
+                if close:
+                    raise DataError(
+                        f"{where}: no object of class {name!r}; did you mean {alike[close[0]]!r}?"
+                        f" (dataset.classes; found: {', '.join(found)})"
+                    )
     return tuple(wanted)

@@ -55,6 +55,7 @@ def read_voc(
     test_splits: Sequence[str] | None,
     strict: bool,
     seed: int,
+    report: Report | None = None,
 ) -> Splits:
     """Reads a folder in VOC format.
 
@@ -66,6 +67,7 @@ def read_voc(
             pictures for validation where nothing is.
         strict: a box that would have to be mended is an error.
         seed: of the held-out pictures.
+        report: takes down what is wrong.
 
     Raises:
         ConfigError: a split list that does not exist.
@@ -74,14 +76,16 @@ def read_voc(
     folder = Path(root)
     if not folder.is_dir():
         raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
-    names = choose_splits(folder, seed=seed, chosen={"train": train_splits, "val": val_splits, "test": test_splits})
-    report = Report()
+    report = Report() if report is None else report
+    chosen = {"train": train_splits, "val": val_splits, "test": test_splits}
+    names = choose_splits(folder, seed=seed, chosen=chosen, report=report)
     pictures = _Pictures(folder)
-    annotations = {
-        split: [_parse(folder, name, pictures) for name in split_names] for split, split_names in names.items()
-    }
+    annotations: dict[str, list[_Annotation]] = {split: [] for split in names}
+    for split, name in ((split, name) for split, split_names in names.items() for name in split_names):
+        with report.leaving_out():
+            annotations[split].append(_parse(folder, name, pictures, report))
     found = (item.name for split in annotations.values() for annotation in split for item in annotation.objects)
-    class_names = class_list(classes, found, where=root)
+    class_names = class_list(classes, found, where=root, report=report)
     build = partial(_index, folder, class_names=class_names, report=report, strict=strict)
     indexes = {split: build(items) for split, items in annotations.items() if items}
     return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
@@ -113,7 +117,7 @@ class _Pictures:
         return self._folders[folder]
 
 
-def _parse(root: Path, name: str, pictures: _Pictures) -> _Annotation:
+def _parse(root: Path, name: str, pictures: _Pictures, report: Report) -> _Annotation:
     path = next((file for suffix in (".xml", ".XML") if (file := root / f"{name}{suffix}").is_file()), None)
     if path is None:
         raise DataError(f"{root / name}.xml: no such annotation, but it is listed in ImageSets/Main")
@@ -125,7 +129,10 @@ def _parse(root: Path, name: str, pictures: _Pictures) -> _Annotation:
     except (DefusedXmlException, ValueError) as error:
         raise DataError(f"{path}: refused: {error}") from error
     picture = pictures.find(name) or str(Path(name).parent.parent / "JPEGImages" / Path(name).name) + ".jpg"
-    objects = [_object(path, text, number, item) for number, item in enumerate(tree.iter("object"))]
+    objects = []
+    for number, item in enumerate(tree.iter("object")):
+        with report.leaving_out():
+            objects.append(_object(path, text, number, item))
     return _Annotation(name, picture, _written_size(tree), objects)
 
 

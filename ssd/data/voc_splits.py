@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ssd.data.repair import Report
 from ssd.data.splits import VALIDATION_SHARE, hold_out, seeded_split
 from ssd.errors import ConfigError, DataError
 
@@ -22,7 +23,9 @@ DOWNLOAD_HELP = (
 )
 
 
-def choose_splits(root: Path, *, chosen: dict[str, Sequence[str] | None], seed: int) -> dict[str, list[str]]:
+def choose_splits(
+    root: Path, *, chosen: dict[str, Sequence[str] | None], seed: int, report: Report
+) -> dict[str, list[str]]:
     """For each split the annotations: paths below root without .xml."""
     lists = _split_lists(root)
     if not lists:
@@ -33,7 +36,8 @@ def choose_splits(root: Path, *, chosen: dict[str, Sequence[str] | None], seed: 
     names: dict[str, list[str]] = {}
     for split, wanted in chosen.items():
         entries = automatic[split] if wanted is None else list(wanted)
-        names[split] = list(dict.fromkeys(name for entry in entries for name in _read_list(root, entry, lists)))
+        found = (name for entry in entries for name in _read_list(root, entry, lists, report))
+        names[split] = list(dict.fromkeys(found))
     if not names["train"]:
         raise DataError(f"{root}/ImageSets/Main: no picture in the training split; give dataset.train_splits=[...]")
     if not names["val"] and chosen["val"] is None:
@@ -66,7 +70,7 @@ def _automatic_lists(lists: dict[str, Path]) -> dict[str, list[str]]:
     }
 
 
-def _read_list(root: Path, entry: str, lists: dict[str, Path]) -> Iterator[str]:
+def _read_list(root: Path, entry: str, lists: dict[str, Path], report: Report) -> Iterator[str]:
     if entry not in lists:
         raise ConfigError(f"dataset.root={root}: no split {entry!r}; there are {', '.join(lists)}")
     year = lists[entry].parents[2].relative_to(root)
@@ -77,9 +81,10 @@ def _read_list(root: Path, entry: str, lists: dict[str, Path]) -> Iterator[str]:
         if not name or flag == "-1":
             continue
         name = name.strip()
-        if not _is_plain_name(name):
-            raise DataError(f"{lists[entry]}:{number}: {name!r} is not a picture's name")
-        yield (year / "Annotations" / name).as_posix()
+        with report.leaving_out():
+            if not _is_plain_name(name):
+                raise DataError(f"{lists[entry]}:{number}: {name!r} is not a picture's name")
+            yield (year / "Annotations" / name).as_posix()
 
 
 def _read_text(path: Path) -> str:
