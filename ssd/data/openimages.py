@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ssd.data.index import DetectionIndex, PackedStrings
-from ssd.data.openimages_hierarchy import count_for_parents, expand, find_hierarchy, hint
+from ssd.data.openimages_hierarchy import count_for_parents, expand, hint
 from ssd.data.openimages_rows import (
     DOWNLOAD_HELP,
     SPLITS,
@@ -69,8 +69,8 @@ def read_openimages(
     rows = {split: _rows(path, counting, include_depictions, report) for split, path in files.items()}
     if classes is None:
         class_names, rows = _only_used(class_names, rows, where=root)
-    elif not expand_hierarchy and (path := find_hierarchy(folder)) and (line := hint(path, labels, names)):
-        report.add(path.name, line)
+    elif not expand_hierarchy and (line := hint(folder, labels, names)):
+        report.add(root, line)
     indexes = {}
     for split, path in files.items():
         index = _index(folder, path, SPLITS[split], rows.pop(split), class_names, report)
