@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ WIDTHS = {"ImageID": 16, "Source": 6, "LabelName": 8, "Confidence": 1}
 WIDTHS |= dict.fromkeys(["XMin", "XMax", "YMin", "YMax"], 8) | dict.fromkeys(FLAGS, 1) | dict.fromkeys(CLICKS, 8)
 CHUNK = 200_000
 LINKS = 30_000  # to one file: file systems allow 65,000
-SAMPLES = 100_000  # of an epoch, for the memory of a loader worker
+SAMPLES, BATCH = 100_000, 100  # of an epoch, for the memory of a loader worker
 
 
 def make_csv(root: Path, rows: int) -> np.ndarray:
@@ -116,14 +117,15 @@ def worker(root: str, classes: str) -> None:
 
     train = read(root, classes).train
     data = DetectionDataset(train, Augmentation([SSDWindow.resize(32)]), seed=0)
-    keys = list(EpochSampler(len(train), shuffle=True, seed=0))[:SAMPLES]
-    batches = iter(DataLoader(data, batch_size=100, sampler=keys, num_workers=1, collate_fn=collate))
+    sampler = EpochSampler(len(train), shuffle=True, seed=0)
+    batches = iter(DataLoader(data, batch_size=BATCH, sampler=sampler, num_workers=1, collate_fn=collate))
+    count = min(SAMPLES, len(train)) // BATCH
     private = []
-    for number, _ in enumerate(batches):
-        if number % (len(keys) // 400) == 0:
+    for number, _ in enumerate(islice(batches, count), start=1):
+        if number in (10, count // 4, count // 2, count):
             lines = Path(f"/proc/{batches._workers[0].pid}/smaps_rollup").read_text().splitlines()
-            private.append(sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024)
-    print(f"loader worker, private MiB over {len(keys):,} samples: {', '.join(f'{mib:.1f}' for mib in private)}")
+            private.append(sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024 / 1e6)
+    print(f"loader worker, private MB over {count * BATCH:,} samples: {', '.join(f'{size:.1f}' for size in private)}")
 
 
 def read(root: str, classes: str) -> Splits:

@@ -95,6 +95,7 @@ def test_missing_file_says_what_to_get(tmp_path: Path) -> None:
 def test_what_is_no_hierarchy_is_named(tmp_path: Path, tree: object) -> None:
     with pytest.raises(DataError, match=r"hierarchy\.json: no tree of LabelName and Subcategory"):
         read(folder(tmp_path, of("a", "Person"), tree=tree), expand_hierarchy=True)
+    assert rules(read(tmp_path)) == []
 
 
 def test_class_at_two_places_has_both_lines(tmp_path: Path) -> None:

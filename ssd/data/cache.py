@@ -121,11 +121,9 @@ def _load(path: Path, fingerprint: str, load: Callable[[str], Picture]) -> Split
     """None where there is no such file, it is damaged, or its sources have changed."""
     try:
         data = np.asarray(np.memmap(path, mode="c"))  # "c": torch warns of arrays that cannot be written
-        length = int.from_bytes(data[-_END:-4].tobytes(), "little")
+        length, checksum = (int.from_bytes(part.tobytes(), "little") for part in (data[-_END:-4], data[-4:]))
         about = json.loads(data[-_END - length : -_END].tobytes())
-        if about["fingerprint"] != fingerprint or zlib.crc32(data[:-4].data) != int.from_bytes(
-            data[-4:].tobytes(), "little"
-        ):
+        if about["fingerprint"] != fingerprint or zlib.crc32(data[:-4].data) != checksum:
             return None
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ssd.data.index import DetectionIndex, PackedStrings
-from ssd.data.openimages_hierarchy import count_for_parents, expand, find_hierarchy, hint
+from ssd.data.openimages_hierarchy import count_for_parents, expand, hint
 from ssd.data.openimages_rows import (
     DOWNLOAD_HELP,
     SPLITS,
@@ -79,8 +79,8 @@ def read_openimages(
             rows[split] = _rows(path, counting, include_depictions, report)
     if classes is None:
         class_names, rows = _only_used(class_names, rows, where=root, report=report)
-    elif not expand_hierarchy and (tree := find_hierarchy(folder)) and (line := hint(tree, labels, names)):
-        report.add(tree.name, line)
+    elif not expand_hierarchy and (line := hint(folder, labels, names)):
+        report.add(root, line)
     indexes = {}
     for split in list(rows):
         index = _index(folder, files[split], SPLITS[split], rows.pop(split), class_names, report)

@@ -61,9 +61,14 @@ def read_lineage(path: Path) -> dict[str, set[str]]:
     return lineage
 
 
-def hint(path: Path, labels: dict[str, int], names: dict[str, str]) -> str | None:
-    """What is left out when the hierarchy is not used, if anything."""
-    left_out = [mid for mid, line in read_lineage(path).items() if mid not in labels and line & labels.keys()]
+def hint(root: Path, labels: dict[str, int], names: dict[str, str]) -> str | None:
+    """What is left out when the hierarchy is not used, if it is there."""
+    path = find_hierarchy(root)
+    try:
+        lineage = read_lineage(path) if path else {}
+    except DataError:  # nobody asked for it
+        lineage = {}
+    left_out = [mid for mid, line in lineage.items() if mid not in labels and line & labels.keys()]
     if not left_out:
         return None
     kinds = sorted(names.get(mid, mid) for mid in left_out)
