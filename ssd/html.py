@@ -27,7 +27,7 @@ _PAGE = _ENVIRONMENT.from_string("""<!doctype html>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2330; background: #f5f6f8; margin: 0 auto; max-width: 1120px;
   padding: 24px; }
-h1 { font-size: 26px; margin: 0 0 4px; }
+h1 { font-size: 26px; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 19px; margin: 0 0 10px; }
 section { background: #fff; border: 1px solid #dfe3ea; border-radius: 8px; padding: 18px 22px; margin: 18px 0;
   overflow-x: auto; }
@@ -37,7 +37,17 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 figure { display: inline-block; margin: 6px 10px 6px 0; vertical-align: top; }
 figure img { display: block; max-width: 100%; border-radius: 4px; }
 figcaption { font-size: 13px; color: #556; max-width: 340px; overflow-wrap: anywhere; }
+figure.row { display: flex; flex-wrap: wrap; gap: 0 10px; margin: 14px 0; }
+figure.row > figure { flex: 1 1 300px; margin: 0; }
+figure.row > figcaption { flex-basis: 100%; max-width: none; margin-bottom: 4px; font-weight: 600; }
+figure .marked { position: relative; }
+figure.row > figure img { width: 100%; }
+.marked svg { position: absolute; inset: 0; width: 100%; height: 100%; font: 600 13px system-ui, sans-serif; }
+.marked rect { fill: transparent; stroke-width: 2px; vector-effect: non-scaling-stroke; }
+.marked text { stroke: #fff; stroke-width: 3px; paint-order: stroke; }
+.columns { display: flex; flex-wrap: wrap; gap: 8px 28px; align-items: flex-start; }
 svg { max-width: 100%; height: auto; }
+@media (max-width: 600px) { body { padding: 10px; } section { padding: 12px; } }
 .note { color: #556; }
 .warning { background: #fff4e0; border-left: 4px solid #e69a17; padding: 6px 12px; margin: 8px 0; }
 </style>
@@ -62,6 +72,34 @@ _TABLE = _ENVIRONMENT.from_string("""<table>
 <tr>{% for cell in row %}<td{{ classes[loop.index0] }}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>""")
+
+
+_PICTURE = _ENVIRONMENT.from_string("""<figure><div class="marked">
+<img alt="" src="data:image/jpeg;base64,{{ data }}">
+{% if marks %}
+<svg viewBox="0 0 {{ width }} {{ height }}">
+{% for x, y, w, h, mark in marks %}
+<g><rect x="{{ x }}" y="{{ y }}" width="{{ w }}" height="{{ h }}" stroke="{{ mark.colour }}"/>
+<text x="{{ x + 2 }}" y="{{ y - 4 if y > 16 else y + 13 }}" fill="{{ mark.colour }}">{{ mark.text }}</text>
+<title>{{ mark.title }}</title></g>
+{% endfor %}
+</svg>
+{% endif %}
+</div><figcaption>{{ caption }}</figcaption></figure>
+""")
+
+
+_BLOCK = Markup("<div>{}</div>")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A box (xyxy fractions) over a picture, with its text; the title shows when one points at it."""
+
+    box: tuple[float, float, float, float]
+    colour: str
+    text: str
+    title: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +137,31 @@ def chart(figure: Figure) -> Markup:
     return Markup(buffer.getvalue()[buffer.getvalue().index("<svg") :])
 
 
-def picture(image: Picture, *, caption: str = "", width: int = 320) -> Markup:
-    """A picture as an embedded JPEG, not wider than `width` pixels, with a line below."""
+def picture(image: Picture, *, caption: str = "", width: int = 320, marks: Sequence[Mark] = ()) -> Markup:
+    """A picture as an embedded JPEG, not wider than `width` pixels, with boxes over it and a line below."""
     shown = Image.fromarray(image)
     shown.thumbnail((width, width * 4))
     buffer = io.BytesIO()
     shown.save(buffer, format="JPEG", quality=85)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return Markup('<figure><img alt="" src="data:image/jpeg;base64,{}"><figcaption>{}</figcaption></figure>').format(
-        data, caption
-    )
+    placed = [
+        (*(round(edge * side, 1) for edge, side in zip((x1, y1, x2 - x1, y2 - y1), shown.size * 2, strict=True)), mark)
+        for mark in marks
+        for x1, y1, x2, y2 in [mark.box]
+    ]
+    width, height = shown.size
+    return Markup(_PICTURE.render(data=data, width=width, height=height, marks=placed, caption=caption))
+
+
+def row(pictures: Sequence[Markup], *, caption: str) -> Markup:
+    """Pictures side by side under a line; one below the other where there is no room."""
+    parts = Markup("").join(pictures)
+    return Markup('<figure class="row"><figcaption>{}</figcaption>{}</figure>').format(caption, parts)
+
+
+def columns(parts: Sequence[Markup]) -> Markup:
+    """Parts side by side, as many as there is room for."""
+    return Markup('<div class="columns">{}</div>').format(Markup("").join(map(_BLOCK.format, parts)))
 
 
 def _shown(cell: object) -> object:

@@ -8,14 +8,19 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics.detection import MeanAveragePrecision
 
+from ssd.matching import Scene
 from ssd.structures import PADDING_LABEL, Batch, Detections
 
-_NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
+_SIZES = ("small", "medium", "large")
+_NAMES = (
+    *("map", "map_50", "map_75", *(f"map_{size}" for size in _SIZES)),
+    *("mar_1", "mar_10", "mar_100", *(f"mar_{size}" for size in _SIZES)),
+)
 _Boxes = dict[str, Tensor]
 
 
 class DetectionMetrics:
-    """COCO average precision in original pixels (so that small, medium and large mean what they say).
+    """COCO average precision and recall in original pixels (so that small, medium and large mean what they say).
 
     Ignored objects count as COCO's crowds: what is detected there is neither right nor wrong. Pictures are kept by
     their id until the end of the epoch, when the processes of a distributed run exchange them: their shares may be of
@@ -47,8 +52,12 @@ class DetectionMetrics:
             }
             self._pictures[batch.ids[row]] = (predicted, true)
 
+    def scenes(self) -> dict[str, Scene]:
+        """What was taken in so far, by picture id, for the analysis of errors."""
+        return {name: _scene(*boxes) for name, boxes in sorted(_gathered(self._pictures).items())}
+
     def results(self) -> dict[str, float]:
-        """`map`, `map_50`, ..., `map_class/<name>`; what has no ground truth is undefined and left out.
+        """`map`, `map_50`, ..., `mar_100`, ..., `map_class/<name>`; what has no ground truth is undefined and left out.
 
         Starts anew afterwards.
         """
@@ -78,3 +87,14 @@ def _gathered(pictures: dict[str, tuple[_Boxes, _Boxes]]) -> dict[str, tuple[_Bo
     shares: list[dict[str, tuple[_Boxes, _Boxes]]] = [{} for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(shares, pictures)
     return {name: boxes for share in shares for name, boxes in share.items()}
+
+
+def _scene(predicted: _Boxes, true: _Boxes) -> Scene:
+    return Scene(
+        boxes=true["boxes"].numpy(),
+        labels=true["labels"].numpy(),
+        ignore=true["iscrowd"].bool().numpy(),
+        found_boxes=predicted["boxes"].numpy(),
+        found_labels=predicted["labels"].numpy(),
+        found_scores=predicted["scores"].numpy(),
+    )

@@ -16,7 +16,7 @@ from ssd.data.splits import Splits
 from ssd.runtime import is_first_process
 
 _log = logging.getLogger("ssd")
-_TITLES = {
+TITLES = {
     "map": "mAP@[.5:.95]",
     "map_50": "mAP@0.5",
     "map_75": "mAP@0.75",
@@ -59,13 +59,18 @@ def show(scores: dict[str, float], class_names: tuple[str, ...], *, stage: str) 
     table = Table(title=f"{stage} results", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for name, title in _TITLES.items():
+    for name, title in TITLES.items():
         if f"{stage}/{name}" in scores:
             table.add_row(title, f"{scores[f'{stage}/{name}']:.3f}")
     table.add_section()
     for name in class_names:
         score = scores.get(f"{stage}/map_class/{name}")
         table.add_row(f"AP {name}", "no objects" if score is None else f"{score:.3f}")
+    say_table(table)
+
+
+def say_table(table: Table) -> None:
+    """A table for the terminal and train.log."""
     console = Console(soft_wrap=True)
     with console.capture() as captured:
         console.print(table)

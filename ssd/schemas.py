@@ -42,6 +42,16 @@ class Train:
 
 
 @dataclass
+class Evaluate(Train):
+    checkpoint: Any = MISSING
+    split: str = MISSING
+    output: str = MISSING
+    device: str = MISSING
+    resamples: int = bounded(10, 1_000_000)
+    worst: int = bounded(0, 1000)
+
+
+@dataclass
 class Module:
     freeze: str = MISSING
     base_lr_multiplier: float = bounded(0)
@@ -218,6 +228,7 @@ class Predict:
 
 SCHEMAS: dict[str, type] = {
     "train": Train,
+    "evaluate": Evaluate,
     "predict": Predict,
     "module": Module,
     "backbone/vgg16": VGG16,

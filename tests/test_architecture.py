@@ -14,14 +14,14 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 # A module imports only from rows above its own.
 LAYERS = [
     {"errors", "files"},
-    {"structures", "boxes", "runtime", "schedules", "csv_logger", "schemas", "cluster"},
-    {"priors", "images", "layers", "config", "finite"},
-    {"coder", "backbones", "draw", "html", "ema", "command", "progress", "sources"},
-    {"losses", "postprocess", "model", "data"},
-    {"metrics", "checkpoint", "results"},
-    {"module", "predictor", "pretrained", "recovery"},
+    {"boxes", "cluster", "csv_logger", "matching", "runtime", "schedules", "schemas", "structures"},
+    {"average_precision", "config", "finite", "images", "layers", "priors"},
+    {"backbones", "coder", "command", "draw", "ema", "html", "progress", "sources", "tide"},
+    {"analysis", "data", "losses", "model", "postprocess"},
+    {"charts", "checkpoint", "metrics", "results"},
+    {"evaluation", "module", "predictor", "pretrained", "recovery"},
     {"runs"},
-    {"prediction", "assemble"},
+    {"assemble", "evaluation_report", "prediction"},
 ]
 ENTRY_POINTS = {"download", "inspect", "evaluate", "export", "benchmark", "import_weights"}  # python -m ssd.NAME
 LAYERS.append(ENTRY_POINTS)

@@ -1,0 +1,169 @@
+"""Measures detectors: python -m ssd.evaluate checkpoint=FILE dataset=... split=test; see --help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssd.command import run
+from ssd.errors import ConfigError, MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from omegaconf import DictConfig
+
+    from ssd.data.index import DetectionIndex
+    from ssd.data.splits import Splits
+    from ssd.evaluation import Evaluation
+
+
+def evaluate(config: DictConfig) -> None:
+    """Shows the tables; writes report.html and evaluation.json."""
+    from omegaconf import ListConfig
+
+    from ssd import checkpoint, evaluation, evaluation_report, runtime
+
+    runtime.keep_freed_memory()
+    runtime.quiet_libraries()
+    paths = list(config.checkpoint) if isinstance(config.checkpoint, ListConfig) else [config.checkpoint]
+    names = short_names(paths)
+    models = [checkpoint.load(path) for path in paths]
+    index = read_split(config, common_classes([model.class_names for model in models], names))
+    folder = _make_folder(config.output)
+    evaluations = [_measure(config, name, model, index) for name, model in zip(names, models, strict=True)]
+    comparisons = evaluation.compare(evaluations)
+    evaluation_report.show(evaluations, comparisons)
+    data = _describe(config)
+    page = evaluation_report.as_page(
+        evaluations,
+        comparisons,
+        index,
+        title=f"{', '.join(names)} on {data}",
+        subtitle=f"{config.split} split: {len(index)} pictures, {len(index.boxes)} objects; {', '.join(paths)}",
+        worst=config.worst,
+    )
+    facts = {"checkpoints": paths, "dataset": data, "split": config.split, "pictures": len(index)}
+    _write(folder / "report.html", page)
+    _write(folder / "evaluation.json", evaluation_report.as_json(evaluations, comparisons, facts))
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Names for the tables: what the paths do not share, or the end of a single one.
+
+    Raises:
+        ConfigError: a path is there twice, or none at all.
+    """
+    if not paths or len({Path(path).resolve() for path in paths}) < len(paths):
+        raise ConfigError(f"checkpoint={list(paths)}: give one file, or several different ones")
+    parts = [Path(path).parts for path in paths]
+    if len(parts) == 1:
+        return [str(Path(*parts[0][-2:]))]
+    while len({part[0] for part in parts}) == 1:
+        parts = [part[1:] for part in parts]
+    while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[:-1] for part in parts]
+    return [str(Path(*part)) for part in parts]
+
+
+def common_classes(class_lists: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[str, ...]:
+    """The classes that all detectors know, in the order of the first.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from ssd.results import say
+
+    common = tuple(name for name in class_lists[0] if all(name in known for known in class_lists))
+    if not common:
+        lists = "; ".join(f"{name} knows {', '.join(known)}" for name, known in zip(names, class_lists, strict=True))
+        raise ConfigError(f"checkpoint: no class in common: {lists}")
+    if any(set(known) != set(common) for known in class_lists):
+        say(f"compared by the classes that all know: {', '.join(common)}")
+    return common
+
+
+def read_split(config: DictConfig, class_names: tuple[str, ...]) -> DetectionIndex:
+    """The split of the dataset, with the labels of the detectors.
+
+    Raises:
+        ConfigError: the dataset has no such split, or no object of these classes but of others.
+    """
+    from ssd import assemble
+    from ssd.data.splits import Splits
+    from ssd.evaluation import with_classes
+    from ssd.results import describe_data, say
+
+    if "classes" in config.dataset:
+        config.dataset.classes = list(class_names)
+    datamodule = assemble.build_datamodule(config)
+    datamodule.prepare_data()
+    splits = datamodule.splits
+    indexes = dict(splits.named())
+    if config.split not in indexes:
+        raise ConfigError(f"split={config.split}: the dataset has no such split; there are {', '.join(indexes)}")
+    _check_classes(splits, class_names)
+    index = with_classes(indexes[config.split], class_names)
+    for line in describe_data(
+        Splits(**{**dict.fromkeys(("train", "val", "test")), config.split: index}, report=splits.report)
+    ):
+        say(line)
+    return index
+
+
+def _check_classes(splits: Splits, class_names: tuple[str, ...]) -> None:
+    """Readers that were given the classes leave others out and report it; the rest names its own."""
+    from ssd.results import say
+
+    known = [name for name in splits.class_names if name in class_names]
+    others = [name for name in splits.class_names if name not in class_names]
+    left_out = [line for line in splits.report.summary_lines() if "left out" in line]
+    if not known or (left_out and not any(len(index.boxes) for _, index in splits.named())):
+        there = "; ".join(left_out[:3]) or f"the dataset has {', '.join(others)}"
+        raise ConfigError(f"no class in common: the checkpoint knows {', '.join(class_names)}; {there}")
+    if others:
+        say(f"left out, since the checkpoint does not know them: objects of {', '.join(others)}")
+
+
+def _measure(config: DictConfig, name: str, model: Any, index: DetectionIndex) -> Evaluation:
+    import os
+
+    from hydra.utils import instantiate
+
+    from ssd import evaluation
+    from ssd.average_precision import resampled
+    from ssd.predictor import Predictor
+
+    predictor = Predictor(model, instantiate(config.postprocess), device=config.device)
+    threads = min(8, os.cpu_count() or 1) if config.num_workers is None else max(1, config.num_workers)
+    found, speed = evaluation.detect(predictor, index, batch_size=config.batch_size, threads=threads)
+    found = [evaluation.relabelled(item, model.class_names, index.class_names) for item in found]
+    weights = resampled(len(index), times=config.resamples, seed=config.seed)
+    return evaluation.measure(name, found, index, speed=speed, weights=weights)
+
+
+def _make_folder(output: str) -> Path:
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"output={output}: cannot be written: {error.strerror or error}") from error
+    return Path(output)
+
+
+def _write(path: Path, text: str) -> None:
+    from ssd.checkpoint import write_atomically
+    from ssd.results import say
+
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    say(f"written: {path}")
+
+
+def _describe(config: DictConfig) -> str:
+    from hydra.core.hydra_config import HydraConfig
+
+    root = config.dataset.get("root")
+    return HydraConfig.get().runtime.choices["dataset"] + (f" in {root}" if root else "")
+
+
+if __name__ == "__main__":
+    run(evaluate, config_name="evaluate")
