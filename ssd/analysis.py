@@ -19,13 +19,16 @@ ALL_CLASSES = "all classes"  # the name of their common curve
 class ScoreCurve:
     """Precision, recall and F1 of the K best detections, for each K; at IoU 0.5. K1 is K + 1: the first row is none.
 
-    `scores` are those of the last detection that is kept, descending; equal scores are kept together.
+    `scores` are those of the last detection that is kept, descending; equal scores are kept together. `objects` are
+    those to be found.
     """
 
     scores: Float[np.ndarray, "K1"]
+    kept: Int[np.ndarray, "K1"]
     precision: Float[np.ndarray, "K1"]
     recall: Float[np.ndarray, "K1"]
     f1: Float[np.ndarray, "K1"]
+    objects: int
 
     @property
     def best_threshold(self) -> float:
@@ -53,9 +56,11 @@ def score_curve(matches: Matches, label: int | None = None) -> ScoreCurve:
     kept = np.append(0, np.flatnonzero(last_of_equal) + 1)
     return ScoreCurve(
         scores=np.append(np.inf, scores[last_of_equal]),
+        kept=kept,
         precision=np.where(kept > 0, hits / np.maximum(kept, 1), 1.0),
         recall=hits / max(objects, 1),
         f1=2 * hits / np.maximum(kept + objects, 1),
+        objects=objects,
     )
 
 

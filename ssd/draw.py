@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from ssd.images import Picture
@@ -23,18 +24,26 @@ def draw(image: Picture, detections: Detections, class_names: Sequence[str]) -> 
 
     Line and text follow the size of the picture; labels stay inside it and move aside for one another.
     """
+    labels, scores = detections.labels.tolist(), detections.scores.tolist()
+    texts = [f"{class_names[label]} {score:.0%}" for label, score in zip(labels, scores, strict=True)]
+    return draw_boxes(image, detections.boxes.cpu().numpy(), texts, [class_colour(label) for label in labels])
+
+
+def draw_boxes(
+    image: Picture, boxes: Float[np.ndarray, "D 4"], texts: Sequence[str], colours: Sequence[Colour]
+) -> Picture:
+    """A copy of `image` with boxes (fractions of the image), each with its text and colour; the first lie on top."""
     height, width = image.shape[:2]
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
     line = max(2, round((height + width) / 600))
-    font = _font(max(11, round((height + width) / 70)))
-    boxes = (detections.boxes.cpu().numpy() * (width, height, width, height)).tolist()
-    labels = detections.labels.tolist()
-    for box, label in zip(reversed(boxes), reversed(labels), strict=True):  # the best on top
-        pen.rectangle(_valid(box), outline=class_colour(label), width=line)
+    font = label_font(max(11, round((height + width) / 70)))
+    rectangles = (boxes * (width, height, width, height)).tolist()
+    for box, colour in zip(reversed(rectangles), reversed(colours), strict=True):
+        pen.rectangle(_valid(box), outline=colour, width=line)
     taken: list[_Rectangle] = []
-    for box, label, score in zip(boxes, labels, detections.scores.tolist(), strict=True):
-        _write_label(pen, box, f"{class_names[label]} {score:.0%}", class_colour(label), font, (width, height), taken)
+    for box, text, colour in zip(rectangles, texts, colours, strict=True):
+        _write_label(pen, box, text, colour, font, (width, height), taken)
     return np.array(canvas)
 
 
@@ -78,5 +87,6 @@ def _valid(box: Sequence[float]) -> _Rectangle:
 
 
 @lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def label_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font."""
     return ImageFont.load_default(size)

@@ -156,6 +156,7 @@ def measure(
     metrics = DetectionMetrics(index.class_names)
     for position, detections in enumerate(found):
         metrics.add([detections], _truth(index, position))
+    values = metrics.results()
     by_id = metrics.scenes()
     scenes = [by_id[index.ids[position]] for position in range(len(index))]
     classes = len(index.class_names)
@@ -164,7 +165,6 @@ def measure(
         average_precision(matches, points=points)[0]
         for matches, points in ((coco, COCO_POINTS), (voc, VOC07_POINTS), (voc, AREA))
     )
-    values = metrics.results()
     if coco.objects.any():
         values |= {"voc07_map": _mean(voc07_ap), "voc_map": _mean(voc_ap)}
     resampled = mean_over_classes(average_precision(coco, points=COCO_POINTS, weights=weights))

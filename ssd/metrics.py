@@ -30,6 +30,7 @@ class DetectionMetrics:
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
         self._pictures: dict[str, tuple[_Boxes, _Boxes]] = {}
+        self._finished: dict[str, tuple[_Boxes, _Boxes]] = {}
 
     def add(self, detections: Sequence[Detections], batch: Batch) -> None:
         """Takes in a batch: its detections (fractions) against its objects.
@@ -53,15 +54,15 @@ class DetectionMetrics:
             self._pictures[batch.ids[row]] = (predicted, true)
 
     def scenes(self) -> dict[str, Scene]:
-        """What was taken in so far, by picture id, for the analysis of errors."""
-        return {name: _scene(*boxes) for name, boxes in sorted(_gathered(self._pictures).items())}
+        """The pictures of the last `results`, by id, for the analysis of errors."""
+        return {name: _scene(*boxes) for name, boxes in self._finished.items()}
 
     def results(self) -> dict[str, float]:
         """`map`, `map_50`, ..., `mar_100`, ..., `map_class/<name>`; what has no ground truth is undefined and left out.
 
         Starts anew afterwards.
         """
-        pictures = dict(sorted(_gathered(self._pictures).items()))
+        pictures = self._finished = dict(sorted(_gathered(self._pictures).items()))
         self._pictures = {}
         if not pictures:
             return {}

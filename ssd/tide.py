@@ -46,6 +46,14 @@ class Judgement:
     found: Bool[np.ndarray, "G"]
     missed: Bool[np.ndarray, "G"]
 
+    def of_objects(self, ignore: Bool[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
+        """The kind of each object: that of the detection that hits or means it."""
+        kinds = np.where(ignore, Kind.LEFT_OUT, Kind.MISSED)
+        meant = np.isin(self.kinds, (Kind.POOR_BOX, Kind.WRONG_CLASS))
+        kinds[self.targets[meant]] = self.kinds[meant]
+        kinds[self.found] = Kind.HIT
+        return kinds
+
 
 def judge(scene: Scene) -> Judgement:
     """The kind of each detection of a picture; the first that fits, in this order.
