@@ -31,7 +31,6 @@ from ssd.metrics import DetectionMetrics
 from ssd.structures import Batch, Detections
 from ssd.tide import ERRORS, Kind, error_costs, judge
 
-WITHOUT_A_HIT = 0.5  # the score to cut at where no score is better than another
 _BATCHES_AHEAD = 2
 
 
@@ -170,8 +169,8 @@ def measure(
     resampled = mean_over_classes(average_precision(coco, points=COCO_POINTS, weights=weights))
     samples = {"map": resampled.mean(axis=1), "map_50": resampled[:, 0]}
     curves = {label: score_curve(coco, row) for row, label in enumerate(index.class_names)}
-    best = score_curve(coco).best_threshold
-    threshold = WITHOUT_A_HIT if math.isnan(best) else best
+    common = score_curve(coco)
+    threshold = common.suggested_threshold
     cut = [scene.above(threshold) for scene in scenes]
     return Evaluation(
         name=name,
@@ -186,7 +185,7 @@ def measure(
         counts=_count_errors(cut),
         confusion=confusion_matrix(cut, classes),
         speed=speed,
-        curves=curves | {ALL_CLASSES: score_curve(coco)},
+        curves=curves | {ALL_CLASSES: common},
         scenes=scenes,
         samples=samples,
     )

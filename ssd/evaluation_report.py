@@ -228,7 +228,7 @@ def _pair(evaluation: Evaluation, index: DetectionIndex, verdict: Verdict) -> Ma
                 [f" {score:.0%}" for score in scene.found_scores.tolist()],
             ),
         ],
-        caption=f"{index.ids[verdict.picture]}: {verdict.reason}",
+        caption=f"{index.ids[verdict.picture]}: {verdict.judgement.reason}",
     )
 
 

@@ -39,19 +39,7 @@ class DetectionMetrics:
             ValueError: a box or score is not finite (the metric would count it as a hit).
         """
         for row, found in enumerate(detections):
-            height, width = batch.sizes[row].tolist()
-            scale = torch.tensor([width, height, width, height])
-            boxes, scores = found.boxes.cpu(), found.scores.cpu()
-            if not bool(boxes.isfinite().all() and scores.isfinite().all()):
-                raise ValueError(f"{batch.ids[row]}: a detection is not finite")
-            real = (batch.labels[row] != PADDING_LABEL).cpu()
-            predicted = {"boxes": boxes * scale, "scores": scores, "labels": found.labels.cpu()}
-            true = {
-                "boxes": batch.boxes[row].cpu()[real] * scale,
-                "labels": batch.labels[row].cpu()[real],
-                "iscrowd": batch.ignore[row].cpu()[real].long(),
-            }
-            self._pictures[batch.ids[row]] = (predicted, true)
+            self._pictures[batch.ids[row]] = _in_pixels(found, batch, row)
 
     def scenes(self) -> dict[str, Scene]:
         """The pictures of the last `results`, by id, for the analysis of errors."""
@@ -79,6 +67,27 @@ class DetectionMetrics:
         table = precision[:, :, :, 0, -1].permute(2, 0, 1).flatten(1)
         names = (self.class_names[int(label)] for label in classes.flatten())
         return {f"map_class/{name}": row.mean() for name, row in zip(names, table, strict=True)}
+
+
+def scenes_of(detections: Sequence[Detections], batch: Batch) -> list[Scene]:
+    """The pictures of a batch with what was found in them (fractions)."""
+    return [_scene(*_in_pixels(found, batch, row)) for row, found in enumerate(detections)]
+
+
+def _in_pixels(found: Detections, batch: Batch, row: int) -> tuple[_Boxes, _Boxes]:
+    height, width = batch.sizes[row].tolist()
+    scale = torch.tensor([width, height, width, height])
+    boxes, scores = found.boxes.cpu(), found.scores.cpu()
+    if not bool(boxes.isfinite().all() and scores.isfinite().all()):
+        raise ValueError(f"{batch.ids[row]}: a detection is not finite")
+    real = (batch.labels[row] != PADDING_LABEL).cpu()
+    predicted = {"boxes": boxes * scale, "scores": scores, "labels": found.labels.cpu()}
+    true = {
+        "boxes": batch.boxes[row].cpu()[real] * scale,
+        "labels": batch.labels[row].cpu()[real],
+        "iscrowd": batch.ignore[row].cpu()[real].long(),
+    }
+    return predicted, true
 
 
 def _gathered(pictures: dict[str, tuple[_Boxes, _Boxes]]) -> dict[str, tuple[_Boxes, _Boxes]]:

@@ -216,6 +216,15 @@ class Ema:
 
 
 @dataclass
+class Watch:
+    _target_: str = MISSING
+    pictures: int = bounded(0)
+    worst: int = bounded(0)
+    side_px: int = bounded(64, 2048)
+    raw_pictures: int = bounded(0)
+
+
+@dataclass
 class Predict:
     checkpoint: str = MISSING
     source: str = MISSING
@@ -246,4 +255,5 @@ SCHEMAS: dict[str, type] = {
     "postprocess": PostProcess,
     "trainer": Trainer,
     "ema": Ema,
+    "watch": Watch,
 }

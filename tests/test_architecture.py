@@ -15,13 +15,13 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 LAYERS = [
     {"errors", "files"},
     {"boxes", "cluster", "csv_logger", "matching", "runtime", "schedules", "schemas", "structures"},
-    {"average_precision", "config", "finite", "images", "layers", "priors"},
+    {"average_precision", "config", "finite", "images", "layers", "pace", "priors"},
     {"backbones", "coder", "command", "draw", "ema", "html", "progress", "sources", "tide"},
     {"analysis", "data", "losses", "model", "postprocess"},
-    {"charts", "checkpoint", "metrics", "results"},
-    {"evaluation", "module", "predictor", "pretrained", "recovery"},
-    {"runs"},
-    {"assemble", "evaluation_report", "prediction"},
+    {"charts", "checkpoint", "match_rates", "metrics", "results"},
+    {"board", "evaluation", "gallery", "module", "predictor", "pretrained", "recovery"},
+    {"facts", "raw_weights", "runs", "showing"},
+    {"assemble", "evaluation_report", "prediction", "watch"},
 ]
 ENTRY_POINTS = {"download", "inspect", "evaluate", "export", "benchmark", "import_weights"}  # python -m ssd.NAME
 LAYERS.append(ENTRY_POINTS)
