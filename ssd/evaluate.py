@@ -151,7 +151,7 @@ def _make_folder(output: str) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    from ssd.checkpoint import write_atomically
+    from ssd.files import write_atomically
     from ssd.results import say
 
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

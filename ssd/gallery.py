@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
-from collections.abc import Sequence
 from PIL import Image, ImageColor, ImageDraw
 
 from ssd.charts import KIND_COLOURS

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,16 +24,16 @@ _PLAIN_SECONDS = 30.0
 _BAR_WIDTH = 8  # everything fits into 80 columns
 _HEADER_EVERY = 12  # rows
 _COLUMNS = {
-    "loss": "val/loss",
     "mAP": "val/map",
     "AP50": "val/map_50",
     "AP75": "val/map_75",
-    "small": "val/map_small",
-    "medium": "val/map_medium",
-    "large": "val/map_large",
+    "APs": "val/map_small",
+    "APm": "val/map_medium",
+    "APl": "val/map_large",
     "AR": "val/mar_100",
 }
-_CELL = 6  # characters
+_CLASS = "val/map_class/"
+_LONGEST_NAME = 8
 _BAR_STEPS = 5  # between readings of the loss, each of which waits for the device
 
 
@@ -95,12 +95,7 @@ class Progress(ProgressBar):
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self._map = metrics.get("val/map")
-        columns = _COLUMNS | self._class_columns(metrics)
-        if self._rows % _HEADER_EVERY == 0:
-            self._print(" epoch   step" + "".join(f" {title:>{_CELL}}" for title in columns))
-        self._rows += 1
-        cells = (f" {metrics[key]:{_CELL}.3f}" if key in metrics else f" {'-':>{_CELL}}" for key in columns.values())
-        self._print(f"{trainer.current_epoch + 1:6} {trainer.global_step:6}{''.join(cells)}")
+        self._print_row(trainer, metrics)
         advice = None if self._advised else self._pace.advice(trainer, cores=os.cpu_count() or 1)
         if advice is not None:
             self._advised = True
@@ -127,11 +122,19 @@ class Progress(ProgressBar):
         quality = "" if self._map is None else f"  mAP {self._map:.3f}"
         return f"loss {self._loss:.2f}{quality}  {self._pace.rate:.0f} img/s  wait {self._pace.wait_share:.0%}"
 
-    def _class_columns(self, metrics: Iterable[str]) -> dict[str, str]:
-        """AP of each class, if there is room for all of them."""
-        columns = {key.rpartition("/")[2][:_CELL]: key for key in metrics if key.startswith("val/map_class/")}
-        room = self._console.width - 13 - len(_COLUMNS) * (_CELL + 1)
-        return columns if len(columns) * (_CELL + 1) <= room else {}
+    def _print_row(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
+        """With AP of each class, if there is room for all of them."""
+        columns = {title: (key, 5) for title, key in _COLUMNS.items()}
+        classes = {key.removeprefix(_CLASS)[:_LONGEST_NAME]: key for key in metrics if key.startswith(_CLASS)}
+        wide = columns | {name: (key, max(5, len(name) + 1)) for name, key in classes.items()}
+        start = f"{trainer.current_epoch + 1:6} {trainer.global_step:6} {metrics['val/loss']:6.3f}"
+        if len(start) + sum(width for _, width in wide.values()) <= self._console.width:
+            columns = wide
+        if self._rows % _HEADER_EVERY == 0:
+            titles = "".join(f"{title:>{width}}" for title, (_, width) in columns.items())
+            self._print(f"{'epoch':>6} {'step':>6} {'loss':>6}{titles}")
+        self._rows += 1
+        self._print(start + "".join(f"{_cell(metrics.get(key)):>{width}}" for key, width in columns.values()))
 
     def _done(self, trainer: pl.Trainer) -> int:
         return trainer.fit_loop.total_batch_idx + 1
@@ -148,3 +151,8 @@ class Progress(ProgressBar):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _cell(score: float | None) -> str:
+    """Four characters: .412, 1.00, or - where it is undefined."""
+    return "-" if score is None else f"{score:.2f}" if score >= 0.9995 else f"{score:.3f}"[1:]

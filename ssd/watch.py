@@ -7,8 +7,8 @@ pictures wait for a later validation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import mmap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
