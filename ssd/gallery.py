@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageColor, ImageDraw
 
 from ssd.charts import KIND_COLOURS
@@ -20,7 +21,7 @@ _LEAST_WIDTH = 640  # the words above need it
 
 def side_by_side(
     image: Picture, scene: Scene, judgement: Judgement, *, class_names: Sequence[str], title: str, side_px: int
-) -> Picture:
+) -> UInt8[np.ndarray, "H2 W2 3"]:
     """Both views, each with its longer side scaled to `side_px`, under the title and a legend."""
     height, width = image.shape[:2]
     scale = side_px / max(height, width)

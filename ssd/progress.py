@@ -23,6 +23,7 @@ from ssd.structures import Batch
 _PLAIN_SECONDS = 30.0
 _BAR_WIDTH = 8  # everything fits into 80 columns
 _HEADER_EVERY = 12  # rows
+_ENOUGH_STEPS = 20  # to say that the run waits for data
 _COLUMNS = {
     "mAP": "val/map",
     "AP50": "val/map_50",
@@ -96,7 +97,8 @@ class Progress(ProgressBar):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self._map = metrics.get("val/map")
         self._print_row(trainer, metrics)
-        advice = None if self._advised else self._pace.advice(trainer, cores=os.cpu_count() or 1)
+        sure = self._steps_here >= _ENOUGH_STEPS and not self._advised
+        advice = self._pace.advice(trainer, cores=os.cpu_count() or 1) if sure else None
         if advice is not None:
             self._advised = True
             self._print(f"slow: {advice}")
