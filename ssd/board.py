@@ -54,7 +54,6 @@ def add_picture(writer: SummaryWriter, tag: str, picture: Picture, step: int) ->
 
 def add_figure(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
     """A chart as PNG."""
-    figure.set_layout_engine("tight")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     width, height = (figure.get_size_inches() * _DPI).astype(int)
@@ -85,7 +84,7 @@ def overview(class_names: Sequence[str], *, levels: int) -> Layout:
         "mAP by size of the objects": ["val/map_small", "val/map_medium", "val/map_large"],
         "AP by class": [f"val/map_class/{name}" for name in class_names[:_NAMED_CLASSES]],
         "average recall": ["val/mar_1", "val/mar_10", "val/mar_100"],
-        "mAP@0.5 of the shown pictures: averaged and raw weights": ["ema/map_50_average", "ema/map_50_raw"],
+        "mAP@0.5 of some pictures: averaged and raw weights": ["ema/map_50_average", "ema/map_50_raw"],
         "AP@0.5 lost by kind of error": [f"errors/{kind.title}" for kind in ERRORS],
         "loss": ["train/loss", "val/loss"],
         "parts of the training loss": [

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 from torch.utils.tensorboard.summary import hparams
 
 from ssd.board import writer_of
@@ -93,7 +94,18 @@ def git_state(folder: Path) -> str:
 def _hparams(config: DictConfig) -> tuple[Summary, Summary, Summary]:
     """The experiment with its columns, and the start and the end of the session."""
     experiment, start, finish = hparams(hyperparameters(config), dict.fromkeys(_METRICS, 0.0))
+    content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in _swept()  # these columns come first
+    experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
     return experiment, start, finish
+
+
+def _swept() -> set[str]:
+    """What a sweep varies: the overrides of this job that were not given as they are."""
+    sweep = Path(HydraConfig.get().runtime.output_dir).parent / "multirun.yaml"
+    given = OmegaConf.load(sweep).hydra.overrides.task if sweep.exists() else _overrides()
+    return {item.partition("=")[0] for item in _overrides() if item not in given}
 
 
 def _overrides() -> list[str]:
