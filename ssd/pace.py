@@ -53,12 +53,11 @@ class Pace(pl.Callback):
             return None
         workers = getattr(trainer.train_dataloader, "num_workers", 0)
         remedy = (
-            f"num_workers={max(1, cores - 1)} reads more at once (now {workers})"
+            f"try num_workers={max(1, cores - 1)} (now {workers})"
             if workers < cores - 1
-            else f"all {cores} cores read already: store the pictures smaller (the network sees image_size), or try "
-            "augmentation=light"
+            else "store them smaller (the network sees image_size), or try augmentation=light"
         )
-        return f"{self.wait_share:.0%} of the time goes into waiting for pictures: {remedy}"
+        return f"waiting for pictures takes {self.wait_share:.0%} of the time: {remedy}"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = self._step_ended = time.perf_counter()

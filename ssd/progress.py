@@ -101,7 +101,7 @@ class Progress(ProgressBar):
         advice = self._pace.advice(trainer, cores=os.cpu_count() or 1) if sure else None
         if advice is not None:
             self._advised = True
-            self._print(f"slow: {advice}")
+            self._print(advice)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stop()
@@ -121,7 +121,7 @@ class Progress(ProgressBar):
             self._loss = float(loss)
 
     def _status(self) -> str:
-        quality = "" if self._map is None else f"  mAP {self._map:.3f}"
+        quality = "" if self._map is None else f"  mAP {_cell(self._map)}"
         return f"loss {self._loss:.2f}{quality}  {self._pace.rate:.0f} img/s  wait {self._pace.wait_share:.0%}"
 
     def _print_row(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:

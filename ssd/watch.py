@@ -49,16 +49,16 @@ class Watch(pl.Callback):
         self.worst = worst
         self.side_px = side_px
         self.raw_pictures = raw_pictures
-        self._showing = -1
+        self._shown_step = -1
         self._last_step = 0
         self._pace = Pace()
         self._writer: SummaryWriter | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"showing": self._showing}
+        return {"shown_step": self._shown_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._showing = state_dict["showing"]
+        self._shown_step = state_dict["shown_step"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._pace, self._writer = Pace.of(trainer), writer_of(trainer)
@@ -82,10 +82,10 @@ class Watch(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._writer is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        scenes = _ours(pl_module).metrics["val"].scenes()
-        showing = int(_SHOWINGS * trainer.global_step / trainer.estimated_stepping_batches)
-        if showing > self._showing and any((~scene.ignore).any() for scene in scenes.values()):
-            self._showing = showing
+        now, before = (_part_of_run(trainer, step) for step in (trainer.global_step, self._shown_step))
+        scenes = _ours(pl_module).metrics["val"].scenes() if now > before else {}
+        if any((~scene.ignore).any() for scene in scenes.values()):
+            self._shown_step = trainer.global_step
             with self._pace.watching():
                 self._show(trainer, _ours(pl_module), scenes, self._writer)
 
@@ -98,7 +98,8 @@ class Watch(pl.Callback):
             with trainer.precision_plugin.forward_context():
                 values = compare_weights(module, data, scenes, evenly_spaced(scenes, self.raw_pictures))
             add_scalars(writer, values, showing.step)
-        if self._pace.watch_share < _MOST_TIME or self._showing >= _SHOWINGS:
+        last = _part_of_run(trainer, trainer.global_step) == _SHOWINGS
+        if last or self._pace.watch_share < _MOST_TIME:
             showing.charts()
             showing.pictures(count=self.pictures, worst=self.worst, side_px=self.side_px)
 
@@ -114,6 +115,11 @@ class Watch(pl.Callback):
             pages = int(statistics.read_text().split()[1])
             values["memory/process_gb"] = pages * mmap.PAGESIZE / _GB
         return values
+
+
+def _part_of_run(trainer: pl.Trainer, step: int) -> int:
+    """Which of the _SHOWINGS parts of the run a step belongs to."""
+    return int(_SHOWINGS * step // trainer.estimated_stepping_batches)
 
 
 def _ours(module: pl.LightningModule) -> SSDModule:

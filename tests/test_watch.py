@@ -175,9 +175,7 @@ def test_advice_names_the_setting(tmp_path: Path) -> None:
     trainer, pace = pl.Trainer(default_root_dir=tmp_path, logger=False, accelerator="cpu"), Pace()
     assert pace.advice(trainer, cores=4) is None
     pace.wait_share = 0.6
-    assert pace.advice(trainer, cores=4) == (
-        "60% of the time goes into waiting for pictures: num_workers=3 reads more at once (now 0)"
-    )
+    assert pace.advice(trainer, cores=4) == "waiting for pictures takes 60% of the time: try num_workers=3 (now 0)"
     assert "augmentation=light" in str(pace.advice(trainer, cores=1))
 
 
