@@ -22,7 +22,7 @@ def train(config: DictConfig) -> float | None:
     import pytorch_lightning as pl
     from hydra.core.hydra_config import HydraConfig
 
-    from ssd import assemble, results, runs, runtime
+    from ssd import assemble, facts, results, runs, runtime
 
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
@@ -43,13 +43,14 @@ def train(config: DictConfig) -> float | None:
         config, folder, validates=datamodule.splits.val is not None, first_step=resumed.step if resumed else None
     )
 
+    facts.begin(trainer, config, datamodule.splits, step=resumed.step if resumed else 0)
     trainer.fit(module, datamodule, ckpt_path=resumed.checkpoint if resumed else None)
     return finish(config, trainer, datamodule, folder)
 
 
 def finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataModule, folder: Path) -> float | None:
     """Writes the release file from the best weights, tests them, and says what came out."""
-    from ssd import assemble, checkpoint, results, runs
+    from ssd import assemble, checkpoint, facts, results, runs
 
     best = runs.best_checkpoint(folder)
     model = checkpoint.load(best)
@@ -63,7 +64,7 @@ def finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMod
         test = dict(trainer.test(module, datamodule, verbose=False)[0])
     results.show(test or scores, model.class_names, stage="test" if test else "val")
     results.show_files(folder, best)
-    results.log_hyperparameters(trainer, config, {"best/map": objective, **test})
+    facts.end(trainer, config, best=runs.best_score(trainer))
     return objective
 
 

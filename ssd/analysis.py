@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,22 +10,26 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ssd.matching import NO_OBJECT, Matches, Scene, match_scene
-from ssd.tide import ERRORS, FOREGROUND_IOU, Judgement, Kind, judge
+from ssd.tide import FOREGROUND_IOU, Judgement, Kind, judge
 
 ALL_CLASSES = "all classes"  # the name of their common curve
+_WITHOUT_A_HIT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreCurve:
     """Precision, recall and F1 of the K best detections, for each K; at IoU 0.5. K1 is K + 1: the first row is none.
 
-    `scores` are those of the last detection that is kept, descending; equal scores are kept together.
+    `scores` are those of the last detection that is kept, descending; equal scores are kept together. `objects` are
+    those to be found.
     """
 
     scores: Float[np.ndarray, "K1"]
+    kept: Int[np.ndarray, "K1"]
     precision: Float[np.ndarray, "K1"]
     recall: Float[np.ndarray, "K1"]
     f1: Float[np.ndarray, "K1"]
+    objects: int
 
     @property
     def best_threshold(self) -> float:
@@ -35,6 +39,12 @@ class ScoreCurve:
             return float("nan")
         following = self.scores[row + 1] if row + 1 < len(self.scores) else 0.0
         return float(self.scores[row] + following) / 2
+
+    @property
+    def suggested_threshold(self) -> float:
+        """The best, or 0.5 where no score is better than another."""
+        best = self.best_threshold
+        return _WITHOUT_A_HIT if math.isnan(best) else best
 
     def at(self, thresholds: Float[np.ndarray, "K"]) -> Int[np.ndarray, "K"]:
         """The rows that hold what is over the thresholds."""
@@ -53,9 +63,11 @@ def score_curve(matches: Matches, label: int | None = None) -> ScoreCurve:
     kept = np.append(0, np.flatnonzero(last_of_equal) + 1)
     return ScoreCurve(
         scores=np.append(np.inf, scores[last_of_equal]),
+        kept=kept,
         precision=np.where(kept > 0, hits / np.maximum(kept, 1), 1.0),
         recall=hits / max(objects, 1),
         f1=2 * hits / np.maximum(kept + objects, 1),
+        objects=objects,
     )
 
 
@@ -93,19 +105,11 @@ def _without_classes(scene: Scene, objects: Int[np.ndarray, "G"]) -> Scene:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How wrong a picture is, and why; `picture` is its place in the scenes."""
+    """How wrong a picture is; `picture` is its place in the scenes."""
 
     picture: int
     cost: float
     judgement: Judgement
-
-    @property
-    def reason(self) -> str:
-        """Such as: 2 missed, 1 background."""
-        counts = Counter(self.judgement.kinds.tolist()) | Counter({int(Kind.MISSED): int(self.judgement.missed.sum())})
-        return ", ".join(
-            f"{counts[kind]} {kind.title}" for kind in sorted(ERRORS, key=lambda kind: -counts[kind]) if counts[kind]
-        )
 
 
 def worst_pictures(scenes: Sequence[Scene], *, count: int) -> list[Verdict]:

@@ -53,7 +53,7 @@ def confusion(matrix: Int[np.ndarray, "C1 C1"], class_names: Sequence[str]) -> F
     """Shares of each true class by colour, counts as numbers; the last row and column are background."""
     names = [*map(_plain, class_names), "background"]
     side = max(3.2, min(9.0, 1.6 + 0.55 * len(names)))
-    figure = Figure(figsize=(side, side))
+    figure = Figure(figsize=(side, side), layout="tight")
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -85,7 +85,7 @@ def error_bars(costs: Mapping[str, float]) -> Figure:
 
 def _panel(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.2, 3.6))
-    axes = figure.subplots()
+    axes = figure.subplots(gridspec_kw={"left": 0.11, "right": 0.97, "bottom": 0.14, "top": 0.92})
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
     axes.grid(color="#e8ebf0")
     axes.tick_params(labelsize=8)

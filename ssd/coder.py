@@ -32,11 +32,13 @@ class Targets:
     """What each prior shall predict.
 
     `columns` are columns of the logits: BACKGROUND, 1..C for a positive, IGNORED for a prior that counts as neither.
-    `objects` index the object that a positive stands for; of no meaning elsewhere.
+    `objects` index the object that a positive stands for; of no meaning elsewhere. `best_iou` is that of each object
+    with the prior nearest to it: under the threshold, it has only the prior that is forced on it.
     """
 
     columns: Int64[Tensor, "B P"]
     objects: Int64[Tensor, "B P"]
+    best_iou: Float[Tensor, "B G"]
 
 
 def column(label: int) -> int:
@@ -94,7 +96,7 @@ def match(
     if not _surely_none(ignore):
         covered = _covered(_hide(boxes_xyxy, ~ignore), priors_xyxy, threshold=iou_threshold)
         columns.masked_fill_(covered & ~positive, IGNORED)
-    return Targets(columns, best_object)
+    return Targets(columns, best_object, overlaps.best_prior_iou)
 
 
 def _hide(boxes: Float[Tensor, "B G 4"], mask: Bool[Tensor, "B G"]) -> Float[Tensor, "B G 4"]:

@@ -32,7 +32,6 @@ from ssd.metrics import DetectionMetrics
 from ssd.structures import Batch, Detections
 from ssd.tide import ERRORS, Kind, error_costs, judge
 
-WITHOUT_A_HIT = 0.5  # the score to cut at where no score is better than another
 _BATCHES_AHEAD = 2
 
 
@@ -158,14 +157,14 @@ def measure(
     metrics = DetectionMetrics(index.class_names)
     for position, detections in enumerate(found):
         metrics.add([detections], _truth(index, position))
+    values = metrics.results()
     by_id = metrics.scenes()
     scenes = [by_id[index.ids[position]] for position in range(len(index))]
     classes = len(index.class_names)
     matches = match_coco(scenes, classes)
     curves = {label: score_curve(matches, row) for row, label in enumerate(index.class_names)}
     curves[ALL_CLASSES] = score_curve(matches)
-    best = curves[ALL_CLASSES].best_threshold
-    threshold = WITHOUT_A_HIT if math.isnan(best) else best
+    threshold = curves[ALL_CLASSES].suggested_threshold
     cut = [scene.above(threshold) for scene in scenes]
     per_class = _class_results(scenes, matches, curves)
     resampled = mean_over_classes(average_precision(matches, points=COCO_POINTS, weights=weights))

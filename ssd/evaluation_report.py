@@ -216,13 +216,9 @@ def _pair(evaluation: Evaluation, index: DetectionIndex, verdict: Verdict) -> Ma
         return html.picture(image, width=_PICTURE_WIDTH, marks=marks[::-1])  # the best on top
 
     judged = verdict.judgement
-    outcome = np.where(scene.ignore, Kind.LEFT_OUT, Kind.MISSED)
-    meant = np.isin(judged.kinds, (Kind.POOR_BOX, Kind.WRONG_CLASS))
-    outcome[judged.targets[meant]] = judged.kinds[meant]
-    outcome[judged.found] = Kind.HIT
     return html.row(
         [
-            marked(scene.boxes, scene.labels, outcome, [""] * len(scene.boxes)),
+            marked(scene.boxes, scene.labels, judged.of_objects(scene.ignore), [""] * len(scene.boxes)),
             marked(
                 scene.found_boxes,
                 scene.found_labels,
@@ -230,7 +226,7 @@ def _pair(evaluation: Evaluation, index: DetectionIndex, verdict: Verdict) -> Ma
                 [f" {score:.0%}" for score in scene.found_scores.tolist()],
             ),
         ],
-        caption=f"{index.ids[verdict.picture]}: {verdict.reason}",
+        caption=f"{index.ids[verdict.picture]}: {verdict.judgement.reason}",
     )
 
 

@@ -9,18 +9,25 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ssd.coder import BACKGROUND, encode, match
+from ssd.coder import BACKGROUND, Targets, encode, match
 from ssd.structures import Predictions
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Scalars of one batch, each already divided by the number of positives; `positives` is that number."""
+    """Scalars of one batch, each already divided by the number of positives; `positives` is that number.
+
+    `positive_classification` is the share of `classification` that comes from positives; the rest is that of the
+    `negatives` hard negatives. `targets` is the matching behind it all.
+    """
 
     total: Float[Tensor, ""]
     classification: Float[Tensor, ""]
+    positive_classification: Float[Tensor, ""]
     localization: Float[Tensor, ""]
     positives: Int64[Tensor, ""]
+    negatives: Int64[Tensor, ""]
+    targets: Targets
 
 
 class MultiBoxLoss(nn.Module):
@@ -62,12 +69,21 @@ class MultiBoxLoss(nn.Module):
             errors = F.cross_entropy(_rows(logits, chosen).flatten(0, 1), columns.flatten(), reduction="none")
             # where, not a product: an infinite loss of a prior that was not chosen stays out
             classification = torch.where(is_chosen.flatten(), errors, 0.0).sum() / divisor
+            of_positives = torch.where(positive.flatten(), errors.detach(), 0.0).sum() / divisor
 
             wanted = encode(_rows(_with_dummy(boxes), targets.objects.gather(1, chosen)), priors[chosen])
             deviation = F.smooth_l1_loss(_rows(offsets, chosen), wanted, reduction="none").sum(dim=-1)
             localization = torch.where(positive, deviation, 0.0).sum() / divisor
         total = classification + self.localization_weight * localization
-        return Losses(total, classification.detach(), localization.detach(), positives)
+        return Losses(
+            total=total,
+            classification=classification.detach(),
+            positive_classification=of_positives,
+            localization=localization.detach(),
+            positives=positives,
+            negatives=is_chosen.sum() - positives,
+            targets=targets,
+        )
 
     @torch.no_grad()
     def choose(

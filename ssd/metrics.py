@@ -31,6 +31,7 @@ class DetectionMetrics:
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
         self._pictures: dict[str, tuple[_Boxes, _Boxes]] = {}
+        self._finished: dict[str, tuple[_Boxes, _Boxes]] = {}
 
     def add(self, detections: Sequence[Detections], batch: Batch) -> None:
         """Takes in a batch: its detections (fractions) against its objects.
@@ -39,30 +40,18 @@ class DetectionMetrics:
             ValueError: a box or score is not finite (the metric would count it as a hit).
         """
         for row, found in enumerate(detections):
-            height, width = batch.sizes[row].tolist()
-            scale = torch.tensor([width, height, width, height])
-            boxes, scores = found.boxes.cpu(), found.scores.cpu()
-            if not bool(boxes.isfinite().all() and scores.isfinite().all()):
-                raise ValueError(f"{batch.ids[row]}: a detection is not finite")
-            real = (batch.labels[row] != PADDING_LABEL).cpu()
-            predicted = {"boxes": boxes * scale, "scores": scores, "labels": found.labels.cpu()}
-            true = {
-                "boxes": batch.boxes[row].cpu()[real] * scale,
-                "labels": batch.labels[row].cpu()[real],
-                "iscrowd": batch.ignore[row].cpu()[real].long(),
-            }
-            self._pictures[batch.ids[row]] = (predicted, true)
+            self._pictures[batch.ids[row]] = _in_pixels(found, batch, row)
 
     def scenes(self) -> dict[str, Scene]:
-        """What was taken in so far, by picture id, for the analysis of errors."""
-        return {name: _scene(*boxes) for name, boxes in sorted(_gathered(self._pictures).items())}
+        """The pictures of the last `results`, by id, for the analysis of errors."""
+        return {name: _scene(*boxes) for name, boxes in self._finished.items()}
 
     def results(self) -> dict[str, float]:
         """`map`, `map_50`, ..., `mar_100`, ..., `map_class/<name>`; what has no ground truth is undefined and left out.
 
         Starts anew afterwards.
         """
-        pictures = dict(sorted(_gathered(self._pictures).items()))
+        pictures = self._finished = dict(sorted(_gathered(self._pictures).items()))
         self._pictures = {}
         if not pictures:
             return {}
@@ -89,6 +78,27 @@ def score(
     for batch in batches:
         metrics.add(predict(list(batch.images.permute(0, 2, 3, 1).numpy())), batch)
     return metrics.results()
+
+
+def scenes_of(detections: Sequence[Detections], batch: Batch) -> list[Scene]:
+    """The pictures of a batch with what was found in them (fractions)."""
+    return [_scene(*_in_pixels(found, batch, row)) for row, found in enumerate(detections)]
+
+
+def _in_pixels(found: Detections, batch: Batch, row: int) -> tuple[_Boxes, _Boxes]:
+    height, width = batch.sizes[row].tolist()
+    scale = torch.tensor([width, height, width, height])
+    boxes, scores = found.boxes.cpu(), found.scores.cpu()
+    if not bool(boxes.isfinite().all() and scores.isfinite().all()):
+        raise ValueError(f"{batch.ids[row]}: a detection is not finite")
+    real = (batch.labels[row] != PADDING_LABEL).cpu()
+    predicted = {"boxes": boxes * scale, "scores": scores, "labels": found.labels.cpu()}
+    true = {
+        "boxes": batch.boxes[row].cpu()[real] * scale,
+        "labels": batch.labels[row].cpu()[real],
+        "iscrowd": batch.ignore[row].cpu()[real].long(),
+    }
+    return predicted, true
 
 
 def _gathered(pictures: dict[str, tuple[_Boxes, _Boxes]]) -> dict[str, tuple[_Boxes, _Boxes]]:

@@ -53,12 +53,13 @@ class SSDModule(pl.LightningModule):
         self._base_lr_multiplier = base_lr_multiplier
         self._head_lr_multiplier = head_lr_multiplier
         self._guard = FiniteGuard()
-        self._step_loss: Tensor
+        self.step_losses: Losses  # of the last training step
         self._step_ids: tuple[str, ...]
+        self._skipped = torch.zeros((), dtype=torch.int64)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         losses = self._losses(self.model(batch.images), batch)
-        self._step_loss, self._step_ids = losses.total, batch.ids
+        self.step_losses, self._step_ids = losses, batch.ids
         self._log_losses("train", losses, batch)
         return losses.total
 
@@ -84,9 +85,13 @@ class SSDModule(pl.LightningModule):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = clip_grad_norm_(parameters, gradient_clip_val or float("inf"), foreach=True)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it handles infinite gradients itself
-        values = [self._step_loss] if scaler is not None else [self._step_loss, norm]
+        loss = self.step_losses.total
+        values = [loss, norm] if scaler is None else [loss]
         self._guard.check(optimizer, values, step=self.global_step + 1, ids=self._step_ids)
         self.log("train/gradient_norm", norm)
+        if scaler is not None:
+            self._skipped = self._skipped.to(norm.device) + ~norm.isfinite()
+            self.log("train/skipped_steps", self._skipped.float())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._guard.settle()
@@ -136,6 +141,8 @@ class SSDModule(pl.LightningModule):
         values = {
             f"{stage}/loss": losses.total,
             f"{stage}/loss_classification": losses.classification,
+            f"{stage}/loss_classification_positive": losses.positive_classification,
+            f"{stage}/loss_classification_negative": losses.classification - losses.positive_classification,
             f"{stage}/loss_localization": losses.localization,
         }
         training = stage == "train"

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
@@ -98,17 +94,3 @@ def show_files(folder: Path, best: Path) -> None:
     say("next:")
     say(f"  python predict.py checkpoint={shown}/model.safetensors source=FOLDER output=predictions")
     say(f"  tensorboard --logdir {shown.parent}")
-
-
-def log_hyperparameters(trainer: pl.Trainer, config: DictConfig, scores: dict[str, Any]) -> None:
-    """A row in TensorBoard's HPARAMS tab with the real results."""
-    numbers = {name: float(value) for name, value in scores.items() if value is not None and "/map" in name}
-    flat = {
-        key: OmegaConf.select(config, key)
-        for key in ("optimizer.lr", "optimizer.weight_decay", "batch_size", "epochs", "image_size", "seed")
-    }
-    chosen = {"backbone": config.backbone._target_, "optimizer": config.optimizer._target_}
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams({**flat, **chosen}, numbers)
-            logger.save()

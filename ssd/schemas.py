@@ -238,6 +238,15 @@ class Ema:
     decay: float = bounded(0, 1)
 
 
+@dataclass
+class Watch:
+    _target_: str = MISSING
+    pictures: int = bounded(0)
+    worst: int = bounded(0)
+    side_px: int = bounded(64, 2048)
+    raw_pictures: int = bounded(0)
+
+
 SCHEMAS: dict[str, type] = {
     "train": Train,
     "module": Module,
@@ -257,4 +266,5 @@ SCHEMAS: dict[str, type] = {
     "postprocess": PostProcess,
     "trainer": Trainer,
     "ema": Ema,
+    "watch": Watch,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -45,6 +46,22 @@ class Judgement:
     targets: Int[np.ndarray, "D"]
     found: Bool[np.ndarray, "G"]
     missed: Bool[np.ndarray, "G"]
+
+    @property
+    def reason(self) -> str:
+        """The errors, such as: 2 missed, 1 background."""
+        counts = Counter(self.kinds.tolist()) | Counter({int(Kind.MISSED): int(self.missed.sum())})
+        return ", ".join(
+            f"{counts[kind]} {kind.title}" for kind in sorted(ERRORS, key=lambda kind: -counts[kind]) if counts[kind]
+        )
+
+    def of_objects(self, ignore: Bool[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
+        """The kind of each object: that of the detection that hits or means it."""
+        kinds = np.where(ignore, Kind.LEFT_OUT, Kind.MISSED)
+        meant = np.isin(self.kinds, (Kind.POOR_BOX, Kind.WRONG_CLASS))
+        kinds[self.targets[meant]] = self.kinds[meant]
+        kinds[self.found] = Kind.HIT
+        return kinds
 
 
 def judge(scene: Scene) -> Judgement:

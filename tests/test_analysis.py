@@ -253,6 +253,9 @@ def test_the_worst_picture_comes_first_and_says_why() -> None:
     false = scene([(PLACE, CAT)], [(PLACE, CAT, 0.9), (FAR, CAT, 0.7)])
     bad = scene([(PLACE, CAT), (FAR, DOG), ((200, 0, 300, 90), DOG)], [(PLACE, DOG, 0.9)])
     worst = worst_pictures([good, false, bad], count=5)
-    assert [(item.picture, item.reason) for item in worst] == [(2, "2 missed, 1 wrong class"), (1, "1 background")]
+    assert [(item.picture, item.judgement.reason) for item in worst] == [
+        (2, "2 missed, 1 wrong class"),
+        (1, "1 background"),
+    ]
     assert [item.cost for item in worst] == [pytest.approx(2.9), pytest.approx(0.7)]
     assert len(worst_pictures([false, bad], count=1)) == 1

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
 from ssd.data.shapes import save_pictures
 
@@ -79,6 +81,29 @@ def test_metrics_csv_has_losses_and_map(trained: tuple[Path, str]) -> None:
     assert {"step", "epoch", "train/loss", "val/loss", "val/map", "val/map_50", "test/map", "test/map_50"} <= set(
         header
     )
+
+
+def test_tensorboard_has_the_text_and_a_row_of_hyperparameters_with_metrics(trained: tuple[Path, str]) -> None:
+    events = EventAccumulator(str(trained[0] / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+    text = {
+        name: events.Tensors(f"run/{name}/text_summary")[-1].tensor_proto.string_val[0].decode()
+        for name in ("command", "overrides", "code", "data", "configuration")
+    }
+    assert "python train.py backbone.width_multiplier=0.25 image_size=96" in text["command"]
+    assert "fingerprint" in text["data"]
+    assert "width_multiplier: 0.25" in text["configuration"]
+    experiment, start, _ = (
+        metadata.parse_experiment_plugin_data(events.summary_metadata[metadata.EXPERIMENT_TAG].plugin_data.content),
+        metadata.parse_session_start_info_plugin_data(
+            events.summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
+        ),
+        events.summary_metadata[metadata.SESSION_END_INFO_TAG],
+    )
+    assert start.hparams["backbone"].string_value == "mobilenet_v1"
+    assert start.hparams["dataset.train"].number_value == 16
+    metrics = {info.name.tag for info in experiment.metric_infos}
+    assert metrics <= set(events.Tags()["scalars"])
+    assert {"best/map", "test/map"} <= metrics
 
 
 def test_a_folder_with_a_run_is_not_overwritten(trained: tuple[Path, str]) -> None:

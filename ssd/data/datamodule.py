@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import cv2
@@ -20,6 +21,19 @@ from ssd.errors import MachineError
 from ssd.structures import Batch
 
 _GRACE_SECONDS = 30
+
+
+class TimedLoader(DataLoader[Batch]):
+    """Counts in `waited` the seconds for which the training had to wait for a batch."""
+
+    waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator is enough for Lightning
+        start = time.perf_counter()
+        for batch in super().__iter__():
+            self.waited += time.perf_counter() - start
+            yield batch
+            start = time.perf_counter()
 
 
 class DetectionDataModule(pl.LightningDataModule):
@@ -99,7 +113,7 @@ class DetectionDataModule(pl.LightningDataModule):
         )
         if training:
             sampler.go_on(**self._go_on)
-        return DataLoader(
+        return TimedLoader(
             cast(Dataset[Batch], DetectionDataset(index, augmentation, seed=self.seed)),
             batch_size=self.batch_size,
             sampler=sampler,
