@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ssd.checkpoint import AtomicCheckpointIO
 from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.cache import read_cached
 from ssd.data.datamodule import DetectionDataModule
+from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
 from ssd.errors import CheckpointError, ConfigError
 from ssd.model import SSD, measure
@@ -74,38 +76,30 @@ def build_datamodule(config: DictConfig) -> DetectionDataModule:
     )
 
 
-def build_datamodule_for(model: SSD, config: DictConfig) -> DetectionDataModule:
-    """The data at the size and with the classes of a trained network.
+def build_evaluation(model: SSD, config: DictConfig) -> tuple[DetectionIndex, Iterable[Batch]]:
+    """What a trained network can be calibrated on, and the batches of config.split, at its size and with its classes.
 
     Raises:
-        ConfigError: no dataset, or one of other classes.
+        ConfigError: no dataset, none of its classes in it, or no such split.
     """
     if config.dataset is None:
         raise ConfigError("dataset is missing: give dataset=voc dataset.root=DIR, or another of conf/dataset")
-    config = config.copy()
+    config = deepcopy(config)
     config.image_size = model.image_size
     if "classes" in config.dataset:
         config.dataset.classes = config.dataset.classes or list(model.class_names)
     datamodule = build_datamodule(config)
     datamodule.prepare_data()
-    if datamodule.class_names != model.class_names:
+    splits = dict(datamodule.splits.named())
+    if datamodule.class_names != model.class_names or not any(len(index.boxes) for index in splits.values()):
         raise ConfigError(
-            f"dataset: its classes are {', '.join(datamodule.class_names)}, those of the checkpoint "
-            f"{', '.join(model.class_names)}; give dataset.classes=[...] in the checkpoint's order"
+            f"dataset: has no objects of the checkpoint's classes ({', '.join(model.class_names)}), or others, or "
+            "another order; give dataset.classes=[...] as in the checkpoint"
         )
-    return datamodule
-
-
-def evaluation_loader(datamodule: DetectionDataModule, split: str) -> Iterable[Batch]:
-    """The pictures of the val or test split, unaugmented.
-
-    Raises:
-        ConfigError: there is no such split.
-    """
     loaders = {"val": datamodule.val_dataloader, "test": datamodule.test_dataloader}
-    if split not in loaders or getattr(datamodule.splits, split) is None:
-        raise ConfigError(f"split={split}: the dataset has no such split; give split=val or split=test")
-    return loaders[split]()
+    if config.split not in loaders or config.split not in splits:
+        raise ConfigError(f"split={config.split}: give split=val or split=test, one that the dataset has")
+    return splits.get("train", splits[config.split]), loaders[config.split]()
 
 
 def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bool = False) -> SSD:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-    from ssd.data.datamodule import DetectionDataModule
+    from ssd.data.index import DetectionIndex
     from ssd.model import SSD
     from ssd.parity import Predict
     from ssd.postprocess import PostProcess
@@ -32,16 +32,15 @@ def benchmark(config: DictConfig) -> None:
 
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
-    datamodule = assemble.build_datamodule_for(model, config) if config.dataset is not None else None
-    loader = assemble.evaluation_loader(datamodule, config.split) if datamodule is not None else None
+    index, batches = assemble.build_evaluation(model, config) if config.dataset is not None else (None, None)
     postprocess = instantiate(config.postprocess)
     with TemporaryDirectory() as folder:
-        made = list(contenders(model, postprocess, Path(folder), datamodule, config.calibration_pictures))
+        made = list(contenders(model, postprocess, Path(folder), index, config.calibration_pictures))
         predictors = {name: predict for name, predict, _ in made}
         timings = timing.race(
             predictors, parity.pictures_to_compare(None), rounds=config.rounds, batch_size=config.throughput_batch
         )
-        quality = scores(predictors, loader, model.class_names) if loader is not None else {}
+        quality = scores(predictors, batches, model.class_names) if batches is not None else {}
     rows = {name: {"map": quality.get(name), "megabytes": size, **asdict(timings[name])} for name, _, size in made}
     title = (
         f"{model.backbone.name} at {model.image_size} pixels, CPU; pictures/s in batches of {config.throughput_batch}"
@@ -53,7 +52,7 @@ def benchmark(config: DictConfig) -> None:
 
 
 def contenders(
-    model: SSD, postprocess: PostProcess, folder: Path, datamodule: DetectionDataModule | None, pictures: int
+    model: SSD, postprocess: PostProcess, folder: Path, index: DetectionIndex | None, pictures: int
 ) -> Iterator[tuple[str, Predict, float]]:
     """(name, predictor, megabytes) of each runtime that is there; says what the others need."""
     from copy import deepcopy
@@ -81,9 +80,9 @@ def contenders(
         file = folder / "model.onnx"
         file.write_bytes(graph.SerializeToString())
         yield "ONNX Runtime", OnnxPredictor(file), file.stat().st_size / 1e6
-        if datamodule is not None:
+        if index is not None:
             int8 = folder / "int8.onnx"
-            quantize_int8(graph, int8, index=datamodule.splits.named()[0][1], pictures=pictures)
+            quantize_int8(graph, int8, index=index, pictures=pictures)
             yield "ONNX Runtime int8", OnnxPredictor(int8), int8.stat().st_size / 1e6
         else:
             results.say("ONNX Runtime int8: not measured, needs dataset=")
@@ -97,7 +96,7 @@ def contenders(
 
 
 def scores(
-    predictors: dict[str, Predict], loader: Iterable[Batch], class_names: tuple[str, ...]
+    predictors: dict[str, Predict], batches: Iterable[Batch], class_names: tuple[str, ...]
 ) -> dict[str, float | None]:
     """mAP of each, one picture at a time, as their latency is measured."""
     from ssd import metrics
@@ -105,7 +104,9 @@ def scores(
     def alone(predict: Predict) -> Predict:
         return lambda images: [predict([image])[0] for image in images]
 
-    return {name: metrics.score(alone(predict), loader, class_names).get("map") for name, predict in predictors.items()}
+    return {
+        name: metrics.score(alone(predict), batches, class_names).get("map") for name, predict in predictors.items()
+    }
 
 
 def show(rows: dict[str, dict[str, Any]], *, title: str) -> None:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from ssd.command import run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from omegaconf import DictConfig
 
-    from ssd.data.datamodule import DetectionDataModule
+    from ssd.data.index import DetectionIndex
     from ssd.predictor import Predictor
+    from ssd.structures import Batch
 
 
 def export(config: DictConfig) -> None:
@@ -37,7 +39,7 @@ def export(config: DictConfig) -> None:
         raise ConfigError(f"{error.name} is missing: pip install 'ssd-detector[export]'") from None
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
-    datamodule = assemble.build_datamodule_for(model, config) if config.quantize else None
+    data = assemble.build_evaluation(model, config) if config.quantize else None
     predictor = Predictor(model, instantiate(config.postprocess), device="cpu")
     report: dict[str, Any] = {"checkpoint": config.checkpoint}
 
@@ -45,8 +47,8 @@ def export(config: DictConfig) -> None:
         graph = to_onnx(model, predictor.postprocess)
         temporary.write_bytes(graph.SerializeToString())
         report.update(check(predictor, temporary, config))
-        if datamodule is not None:
-            report.update(quantize(graph, temporary, datamodule, config))
+        if data is not None:
+            report.update(quantize(graph, temporary, *data, config))
 
     files.write_atomically(output, write)
     text = json.dumps(report, indent=2) + "\n"
@@ -74,7 +76,8 @@ def check(predictor: Predictor, file: Path, config: DictConfig) -> dict[str, Any
     if not found.agrees:
         raise MachineError(
             f"output={config.output}: not written: onnxruntime {versions['onnxruntime']} and torch {versions['torch']} "
-            f"disagree on {found.share_without_like:.0%} of {found.detections} detections; try other versions of them"
+            f"disagree on {found.share_without_like:.0%} of {found.detections} detections; try other versions of them, "
+            "or other pictures=FOLDER"
         )
     results.say(
         f"agrees with PyTorch on {found.detections} detections in {found.pictures} pictures "
@@ -83,21 +86,20 @@ def check(predictor: Predictor, file: Path, config: DictConfig) -> dict[str, Any
     return {"versions": versions, "parity": found.as_dict()}
 
 
-def quantize(graph: Any, file: Path, datamodule: DetectionDataModule, config: DictConfig) -> dict[str, Any]:
+def quantize(
+    graph: Any, file: Path, index: DetectionIndex, batches: Iterable[Batch], config: DictConfig
+) -> dict[str, Any]:
     """Puts the int8 graph in the place of the float32 one, and measures what that costs."""
-    from ssd import assemble, metrics, results
+    from ssd import metrics, results
     from ssd.onnx_predictor import OnnxPredictor
     from ssd.quantize import quantize_int8
 
-    loader = assemble.evaluation_loader(datamodule, config.split)
     before = OnnxPredictor(file)
-    quantize_int8(graph, file, index=datamodule.splits.named()[0][1], pictures=config.calibration_pictures)
+    quantize_int8(graph, file, index=index, pictures=config.calibration_pictures)
     predictors = {"float32": before, "int8": OnnxPredictor(file)}
-    scores = {
-        name: metrics.score(each, loader, each.class_names).get("map", float("nan"))
-        for name, each in predictors.items()
-    }
-    results.say(f"mAP on {config.split}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    scores = {name: metrics.score(each, batches, each.class_names).get("map") for name, each in predictors.items()}
+    shown = (f"{name} {'undefined' if value is None else round(value, 3)}" for name, value in scores.items())
+    results.say(f"mAP on {config.split}: {', '.join(shown)}")
     return {"split": config.split, "map": scores}
 
 

@@ -44,8 +44,8 @@ def to_onnx(model: SSD, postprocess: PostProcess) -> onnx.ModelProto:
     _strip(proto)
     if proto.ByteSize() > onnx_file.MAX_BYTES:
         raise ConfigError("the network is over 2 GB, too large for one .onnx file; export a smaller one")
-    settings = {name: getattr(postprocess, name) for name in ("score_threshold", "iou_threshold", "max_detections")}
-    onnx_file.describe(proto, recipe=model.recipe(), postprocess=settings)
+    names = ("score_threshold", "iou_threshold", "candidates", "max_detections")
+    onnx_file.describe(proto, recipe=model.recipe(), postprocess={name: getattr(postprocess, name) for name in names})
     return proto
 
 

@@ -76,8 +76,8 @@ class OnnxPredictor:
             extra = "export" if self._runtime == "onnxruntime" else self._runtime
             raise ConfigError(f"{self._path}: needs {self._runtime}: pip install 'ssd-detector[{extra}]'") from None
         except Exception as error:  # the runtimes raise many kinds without a common base
-            message = f"{self._path}: {self._runtime} refuses it: {str(error).splitlines()[0]}"
-            raise CheckpointError(message) from error
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{self._path}: {self._runtime} refuses it: {reason}") from error
 
 
 def _onnxruntime(data: bytes) -> _Run:

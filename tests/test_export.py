@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from onnx import numpy_helper
 from torchvision.ops import box_iou
 from torchvision_ssd import assert_same_in_any_order, rows
+from voc_files import add, object_xml
 
 from ssd import checkpoint, parity
 from ssd.backbones import MobileNetV1
@@ -247,11 +248,14 @@ def test_the_command(
         (["output=model.pt"], "must end in .onnx"),
         (["output=model.onnx", "quantize=int4"], "must be null or int8"),
         (["output=model.onnx", "quantize=int8"], "give dataset=voc"),
-        (["output=model.onnx", "quantize=int8", "dataset=voc", "dataset.root=."], "VOC|XML|xml"),
+        (["output=model.onnx", "quantize=int8", "dataset=shapes", "split=train"], "give split=val"),
+        (["output=model.onnx", "quantize=int8", "dataset=voc", "dataset.root=cats"], "no objects of the checkpoint"),
     ],
 )
 def test_wrong_settings(model: SSD, tmp_path: Path, configuration: Compose, overrides: list[str], message: str) -> None:
     checkpoint.save_release(model, tmp_path / "model.safetensors")
+    for number in range(4):
+        add(tmp_path / "cats", f"cat{number}", object_xml())
     with pytest.raises(SSDError, match=message):
         export(configuration("export", f"checkpoint={tmp_path}/model.safetensors", *overrides))
     assert not (tmp_path / "model.onnx").exists()
