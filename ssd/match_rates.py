@@ -24,7 +24,7 @@ def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: floa
     levels = [part.sum() / len(positive) for part in positive.split(cells, dim=1)]
     real = (batch.labels != PADDING_LABEL) & ~batch.ignore
     objects = real.sum()
-    priors = torch.zeros_like(batch.labels).clone()
+    priors = torch.zeros_like(batch.labels)
     if priors.numel():
         priors.scatter_add_(1, losses.targets.objects, positive.long())
     near = losses.targets.best_iou >= iou_threshold

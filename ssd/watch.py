@@ -58,7 +58,7 @@ class Watch(pl.Callback):
         return {"shown_step": self._shown_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._shown_step = state_dict["shown_step"]
+        self._shown_step = state_dict.get("shown_step", -1)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._pace, self._writer = Pace.of(trainer), writer_of(trainer)

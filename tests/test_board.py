@@ -58,8 +58,8 @@ def test_both_views_are_scaled_and_say_the_reason() -> None:
     white = np.full((300, 600, 3), 255, dtype=np.uint8)
     seen = scene([(PLACE, 0), (FAR, 0)], [(PLACE, 0, 0.9)])
     picture = side_by_side(white, seen, judge(seen), class_names=["cat"], title="1 missed", side_px=400)
-    assert picture.shape == (240, 808, 3)
-    left, right = picture[40:, :400], picture[40:, 408:]
+    assert picture.shape == (252, 808, 3)
+    left, right = picture[52:, :400], picture[52:, 408:]
     hit, missed = (26, 152, 80), (224, 47, 60)  # colours of the charts
     assert [bool((view == colour).all(axis=-1).any()) for view in (left, right) for colour in (hit, missed)] == [
         True,

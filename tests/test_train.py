@@ -99,7 +99,7 @@ def test_tensorboard_has_the_text_and_a_row_of_hyperparameters_with_metrics(trai
         ),
         events.summary_metadata[metadata.SESSION_END_INFO_TAG],
     )
-    assert start.hparams["backbone"].string_value == "mobilenet_v1"
+    assert start.hparams["backbone"].string_value == "mobilenet_v1_half"
     assert start.hparams["dataset.train"].number_value == 16
     metrics = {info.name.tag for info in experiment.metric_infos}
     assert metrics <= set(events.Tags()["scalars"])
