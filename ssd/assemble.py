@@ -82,7 +82,7 @@ def build_evaluation(model: SSD, config: DictConfig) -> tuple[DetectionIndex, It
     Raises:
         ConfigError: no dataset, none of its classes in it, or no such split.
     """
-    if config.dataset is None:
+    if "_target_" not in config.dataset:
         raise ConfigError("dataset is missing: give dataset=voc dataset.root=DIR, or another of conf/dataset")
     config = deepcopy(config)
     config.image_size = model.image_size

@@ -169,7 +169,7 @@ def measure(
     per_class = _class_results(scenes, matches, curves)
     resampled = mean_over_classes(average_precision(matches, points=COCO_POINTS, weights=weights))
     samples = {"map": resampled.mean(axis=1), "map_50": resampled[:, 0]}
-    values = metrics.results() | _voc_means(per_class)
+    values |= _voc_means(per_class)
     return Evaluation(
         name=name,
         metrics=values,

@@ -229,7 +229,7 @@ def test_the_command(
     report = json.loads((tmp_path / "out/int8.onnx.json").read_text())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["int8.onnx", "int8.onnx.json"]
     assert report["parity"]["agrees"]
-    assert report["parity"]["pictures"] == 12
+    assert report["parity"]["pictures"] == 11
     assert report["split"] == "val"
     assert set(report["map"]) == {"float32", "int8"}
     assert "agrees with PyTorch on" in caplog.text

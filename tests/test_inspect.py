@@ -223,7 +223,14 @@ def test_all_wrong_rows_of_a_csv_are_listed_by_line(tmp_path: Path) -> None:
     for name in "abcdghi":
         voc_files.write_picture(tmp_path / "train" / f"{name}.jpg")
     report = Report(keep_going=True)
-    read_openimages(str(tmp_path), classes=["Person", "Caar"], include_depictions=False, strict=False, report=report)
+    read_openimages(
+        str(tmp_path),
+        classes=["Person", "Caar"],
+        expand_hierarchy=False,
+        include_depictions=False,
+        strict=False,
+        report=report,
+    )
     lines = {problem.file.rpartition(":")[2]: problem.rule for problem in report.problems if problem.stops}
     assert [lines[line].split(" is ")[0] for line in ("5", "7", "8", "10")] == ["XMin", "YMin", "ImageID", "IsGroupOf"]
     assert "15 columns" in lines["6"] or "14 columns" in lines["6"]

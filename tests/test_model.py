@@ -274,9 +274,9 @@ def test_a_recipe_holds_the_backbones_arguments(ssd300: SSD) -> None:
         ({"backbone": None}, "TypeError"),
         ({"priors": {}}, "scales"),
         ({"priors": {"scales": [0.1, 0.2], "aspect_ratios": [[2]], "clip": "sizes"}}, "1 levels of priors"),
-        ({"class_names": None}, "NoneType"),
-        ({"image_size": "300"}, "TypeError"),
-        ({"image_size": -1}, "image_size=-1"),
+        ({"class_names": None}, "class_names: must be a list of text"),
+        ({"image_size": "300"}, "image_size '300': must be from 32"),
+        ({"image_size": -1}, "image_size -1: must be from 32"),
     ],
 )
 def test_a_wrong_recipe_is_refused(change: dict[str, Any], message: str, small: SSD) -> None:

@@ -22,7 +22,7 @@ def make_rows(pictures: int = 400, *, seed: int = 0, order: int = 0) -> Rows:
     shuffled = np.random.default_rng(order).permutation(len(labels)) if order else np.arange(len(labels))
     return Rows(
         ids=[f"{number:04x}" for number in range(pictures)],
-        picture=picture[shuffled],
+        picture=picture[shuffled].astype(np.int32),
         boxes=np.zeros((len(labels), 4), dtype=np.float32),
         labels=labels[shuffled],
         group_of=(rng.random(len(labels)) < 0.1)[shuffled],

@@ -48,7 +48,9 @@ def source(server: FaultyServer, root: Path, **changes: Any) -> OpenImagesDownlo
 
 
 def read(root: Path, classes: list[str] | None = None) -> Splits:
-    return read_openimages(str(root), classes=classes or CLASSES, include_depictions=False, strict=True)
+    return read_openimages(
+        str(root), classes=classes or CLASSES, expand_hierarchy=False, include_depictions=False, strict=True
+    )
 
 
 def pictures(root: Path) -> set[str]:

@@ -54,7 +54,7 @@ def choose_pictures(
         balance: the next picture is always one of the class that the fewest chosen pictures hold; else any.
     """
     counted = ~rows.group_of & (include_depictions | ~rows.depiction)
-    pairs = np.unique(rows.picture[counted] * num_classes + rows.labels[counted])
+    pairs = np.unique(rows.picture[counted].astype(np.int64) * num_classes + rows.labels[counted])
     numbers, position = np.unique(pairs // num_classes, return_inverse=True)
     held = _Held(position, pairs % num_classes)
     order = np.argsort([_key(rows.ids[number], seed) for number in numbers.tolist()], kind="stable")
