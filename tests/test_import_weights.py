@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from ssd.errors import CheckpointError, ConfigError
 from ssd.import_weights import import_weights
 
 ROOT = Path(__file__).parents[1]
+PHOTOGRAPHS = ROOT.parent / "shared/data/media/photos"
 
 
 def composed(name: str, *overrides: str) -> DictConfig:
@@ -33,6 +35,15 @@ def composed(name: str, *overrides: str) -> DictConfig:
         config = hydra.compose(name, overrides=list(overrides))
     GlobalHydra.instance().clear()
     return config
+
+
+def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m ssd.command` in the current folder."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", f"ssd.{command}", *arguments]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.fixture(autouse=True)
@@ -46,12 +57,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_from_a_weight_file_to_detections(folder: Path) -> None:
     """The file, imported, predicts what it predicts directly, but for the names."""
-    command = [sys.executable, "-m", "ssd.import_weights", "source=mb1.pth", "output=new.safetensors"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "labels=names.txt"], env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = run("import_weights", "source=mb1.pth", "output=new.safetensors", "labels=names.txt")
     *report, last = done.stdout.splitlines()
     assert last.startswith("written to new.safetensors; next: python predict.py checkpoint=new.safetensors ")
     assert report == [
@@ -62,14 +68,19 @@ def test_from_a_weight_file_to_detections(folder: Path) -> None:
         "keys: 202 used; not used: none",
     ]
     save_pictures(str(folder / "pictures"), 1)
+    for photograph in sorted(PHOTOGRAPHS.glob("*.jpg"))[:1]:  # where the reference data is at hand
+        shutil.copy(photograph, folder / "pictures")
+    run("export", "checkpoint=new.safetensors", "output=new.onnx", "pictures=pictures")
     found = {}
-    for name in ("new.safetensors", "mb1.pth"):
+    for name in ("new.safetensors", "mb1.pth", "new.onnx"):
         predict.predict(composed("predict", f"checkpoint={name}", "source=pictures", f"output=out_{name}"))
-        found[name] = json.loads(Path(f"out_{name}/predictions.jsonl").read_text())["detections"]
+        lines = Path(f"out_{name}/predictions.jsonl").read_text().splitlines()
+        found[name] = [detection for line in lines for detection in json.loads(line)["detections"]]
     assert {detection["label"] for detection in found["new.safetensors"]} == {"cat", "dog"}
     numbers = [[(d["class_id"], d["score"], d["box"]) for d in detections] for detections in found.values()]
     assert numbers[0] == numbers[1] != []
-    # Here the export of new.safetensors follows.
+    assert len(numbers[2]) == pytest.approx(len(numbers[0]), rel=0.01)
+    assert json.loads(Path("new.onnx.json").read_text())["parity"]["agrees"]
 
 
 def test_weights_for_bgr_are_turned() -> None:
