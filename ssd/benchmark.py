@@ -55,6 +55,7 @@ def contenders(
     model: SSD, postprocess: PostProcess, folder: Path, index: DetectionIndex | None, pictures: int
 ) -> Iterator[tuple[str, Predict, float]]:
     """(name, predictor, megabytes) of each runtime that is there; says what the others need."""
+    import logging
     from copy import deepcopy
 
     from ssd import parity, results
@@ -65,6 +66,7 @@ def contenders(
     yield "PyTorch", Predictor(model, postprocess, device="cpu"), megabytes
     compiled = Predictor(deepcopy(model), postprocess, device="cpu")
     compiled.model.compile(dynamic=False)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no GPU
     try:
         compiled(parity.pictures_to_compare(None)[:1])
     except RuntimeError as error:
