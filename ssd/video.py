@@ -168,6 +168,6 @@ class VideoWriter:
         """
         self._writer.release()
         written = cv2.VideoCapture(str(self._partial.resolve()), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT)
-        if written != self._count:
+        if written < self._count:  # one more after an interrupt within `write`
             raise MachineError(f"{self._path}: {max(0, int(written))} of {self._count} frames were written; disk full?")
         self._partial.replace(self._path)
