@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import hydra
 import legacy_reference as reference
 import pytest
 import torch
+from forked import run
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from safetensors import safe_open
@@ -37,15 +35,6 @@ def composed(name: str, *overrides: str) -> DictConfig:
     return config
 
 
-def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m ssd.command` in the current folder."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    line = [sys.executable, "-m", f"ssd.{command}", *arguments]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With a weight file and a list of classes, as the current folder."""
@@ -57,7 +46,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_from_a_weight_file_to_detections(folder: Path) -> None:
     """The file, imported, predicts what it predicts directly, but for the names."""
-    done = run("import_weights", "source=mb1.pth", "output=new.safetensors", "labels=names.txt")
+    done = run(folder, "ssd/import_weights.py", "source=mb1.pth", "output=new.safetensors", "labels=names.txt")
+    assert done.returncode == 0, done.stderr
     *report, last = done.stdout.splitlines()
     assert last.startswith("written to new.safetensors; next: python predict.py checkpoint=new.safetensors ")
     assert report == [
@@ -70,7 +60,8 @@ def test_from_a_weight_file_to_detections(folder: Path) -> None:
     save_pictures(str(folder / "pictures"), 1)
     for photograph in sorted(PHOTOGRAPHS.glob("*.jpg"))[:1]:  # where the reference data is at hand
         shutil.copy(photograph, folder / "pictures")
-    run("export", "checkpoint=new.safetensors", "output=new.onnx", "pictures=pictures")
+    exported = run(folder, "ssd/export.py", "checkpoint=new.safetensors", "output=new.onnx", "pictures=pictures")
+    assert exported.returncode == 0, exported.stderr
     found = {}
     for name in ("new.safetensors", "mb1.pth", "new.onnx"):
         predict.predict(composed("predict", f"checkpoint={name}", "source=pictures", f"output=out_{name}"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import run
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
@@ -30,7 +31,8 @@ TINY = [
 ]
 
 
-def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_afresh(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a process that imports everything itself, as a user's does."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "150"}
     command = [sys.executable, str(ROOT / script), *arguments]
     return subprocess.run(
@@ -42,7 +44,7 @@ def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProce
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished tiny run and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
-    done = run(folder, "train.py", *TINY, "hydra.run.dir=run")
+    done = run_afresh(folder, "train.py", *TINY, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     return folder / "run", done.stdout
 
@@ -118,7 +120,7 @@ def test_a_folder_with_a_run_is_not_overwritten(trained: tuple[Path, str]) -> No
 def test_predict_writes_jsonl_and_pictures(trained: tuple[Path, str], tmp_path: Path) -> None:
     save_pictures(str(tmp_path / "pictures"), 3)
     arguments = [f"checkpoint={trained[0]}/model.safetensors", "source=pictures", "output=out"]
-    done = run(tmp_path, "predict.py", *arguments, "postprocess.score_threshold=0.1")
+    done = run_afresh(tmp_path, "predict.py", *arguments, "postprocess.score_threshold=0.1")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
     assert [Path(line["source"]).name for line in lines] == [f"shapes_00{number}.png" for number in range(3)]
@@ -189,9 +191,9 @@ def test_a_sweep_gives_each_job_a_folder_and_returns_the_objective(tmp_path: Pat
 
 
 def test_help_answers_quickly(tmp_path: Path) -> None:
-    run(tmp_path, "train.py", "--help")  # fills the page cache
+    run_afresh(tmp_path, "train.py", "--help")  # fills the page cache
     before = os.times()
-    done = run(tmp_path, "train.py", "--help")
+    done = run_afresh(tmp_path, "train.py", "--help")
     after = os.times()
     seconds = after.children_user - before.children_user + after.children_system - before.children_system
     assert seconds < 3  # of processor time: on a busy machine the clock says nothing; about 1

@@ -9,8 +9,9 @@ import hydra
 import legacy_reference as reference
 import pytest
 import torch
+from forked import run
 from hydra.core.global_hydra import GlobalHydra
-from test_train import TINY, run
+from test_train import TINY
 from torch import Tensor
 
 from ssd import assemble, checkpoint
