@@ -159,6 +159,8 @@ class AtomicCheckpointIO(CheckpointIO):
         try:
             write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
         except (OSError, RuntimeError) as error:  # the second is how torch says that the disk is full
+            if "DataLoader worker" in str(error):  # the death of one is told wherever the main process is
+                raise
             raise MachineError(
                 f"{path}: cannot be written: {_reason(error)}; what was saved before is intact"
             ) from error

@@ -29,9 +29,17 @@ from ssd.errors import ConfigError, MachineError, SSDError
 OVERRIDES_FILE = ".hydra/overrides.yaml"  # in a run's folder
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
-_INTERRUPTED = 130
+_INTERRUPTED, _READER_GONE = 130, 141
 _UNSAFE = re.compile(r"_target_|^[+~]*hydra|^[+~]*logger\.")  # calls, other configurations, files elsewhere
-_MEMORY_SIGNS = ("can't allocate memory", "out of memory", "not enough memory")
+_MACHINE = {  # what libraries say: what to do
+    r"MemoryError|can't allocate memory|out of memory|not enough memory|bad_alloc|insufficient memory": (
+        "out of memory: halve batch_size (or image_size)"
+    ),
+    r"DataLoader worker.*(killed|exited|bus error)|shared memory": (
+        "a loader worker was lost: memory or shared memory (/dev/shm) ran out; use num_workers=0 or fewer, a smaller "
+        "batch_size, or a larger --shm-size"
+    ),
+}
 
 
 def run(main: Callable[[DictConfig], object], *, config_name: str) -> None:
@@ -54,12 +62,20 @@ def run(main: Callable[[DictConfig], object], *, config_name: str) -> None:
         if config_name == "train":
             sys.argv = with_saved_overrides(sys.argv)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+        sys.stdout.flush()  # where nobody reads it, say so here
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
-    except SystemExit as stop:  # Lightning turns Ctrl-C into exit code 1
-        sys.exit(_INTERRUPTED if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
+    except SystemExit as stop:
+        sys.exit(_exit_code(stop))
     except Exception as error:
         _leave(error, config_name)
+
+
+def _exit_code(stop: SystemExit) -> str | int | None:
+    """Lightning turns Ctrl-C into exit code 1, and rich does so where nobody reads the output any more."""
+    if isinstance(stop.__context__, KeyboardInterrupt):
+        return _INTERRUPTED
+    return _READER_GONE if isinstance(stop.__context__, BrokenPipeError) else stop.code
 
 
 def with_saved_overrides(argv: list[str]) -> list[str]:
@@ -120,6 +136,9 @@ def _quoted(text: str) -> str:
 
 
 def _leave(error: Exception, config_name: str) -> NoReturn:
+    if any(isinstance(cause, BrokenPipeError) for cause in _causes(error)):  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_READER_GONE)
     code, line = explain(error, config_name=config_name)
     if line is None:
         traceback.print_exception(error)
@@ -139,10 +158,13 @@ def explain(error: BaseException, *, config_name: str) -> tuple[int, str | None]
             return MachineError.exit_code, f"{cause.filename or 'output'}: the disk is full; free some space"
         if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return MachineError.exit_code, f"{cause.filename}: no permission to write here ({cause.strerror})"
+        for signs, remedy in _MACHINE.items():
+            if re.search(signs, f"{type(cause).__name__} {cause}", re.IGNORECASE | re.DOTALL):
+                return MachineError.exit_code, remedy
     if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
         return ConfigError.exit_code, _explain_config(error, config_name)
-    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _MEMORY_SIGNS):
-        return MachineError.exit_code, "out of memory: halve batch_size (or image_size)"
+    if isinstance(error, OSError) and error.filename is not None:
+        return MachineError.exit_code, f"{error.filename}: {error.strerror}; name a place that can be used"
     return 1, None
 
 

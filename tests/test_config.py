@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -211,6 +214,25 @@ def test_a_ring_of_causes_is_walked_once() -> None:
     first, second = OSError(28, "No space left on device", "here"), RuntimeError("first")
     first.__context__, second.__context__ = second, first
     assert explain(second, config_name="train") == (5, "here: the disk is full; free some space")
+
+
+@pytest.mark.parametrize("place", ["/proc/none/of/this", f"{__file__}/below", "/" + "x" * 300])
+def test_a_place_that_cannot_be_used_is_the_machines(place: str) -> None:
+    with pytest.raises(OSError) as caught:  # noqa: PT011  each has another errno
+        Path(place).mkdir(parents=True)
+    code, line = explain(caught.value, config_name="train")
+    assert code == 5
+    assert line is not None
+    assert caught.value.filename in line
+
+
+def test_nobody_reads_the_output_any_more() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, str(CONF.parent / "train.py"), "--cfg", "job"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize(

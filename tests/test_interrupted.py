@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import random
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import TINY, start
+from forked import ROOT, TINY, start
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -213,6 +215,43 @@ def test_a_read_only_folder_is_said_before_anything_starts(tmp_path: Path, small
         process.join()
         assert process.exitcode == 5, (tmp_path / "output").read_text()
     assert "step" not in (tmp_path / "output").read_text()
+
+
+def test_a_loader_worker_that_is_killed_names_the_remedy(tmp_path: Path) -> None:
+    process = start(tmp_path, *TINY, "hydra.run.dir=run", "epochs=200", "num_workers=2")
+    wait_for_step(tmp_path / "run", 2)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(workers[0]), signal.SIGKILL)  # as the kernel does where memory runs out
+    process.join()
+    output = (tmp_path / "output").read_text()
+    assert process.exitcode == 5, output
+    assert "use num_workers=0 or fewer" in output.splitlines()[-1]
+    assert "Traceback" not in output
+    checkpoint.load(tmp_path / "run/checkpoints/last.ckpt")
+
+
+def test_full_shared_memory_names_the_remedy(tmp_path: Path) -> None:
+    command = ["mount -t tmpfs -o size=64k tmpfs /dev/shm && exec", sys.executable, str(ROOT / "train.py"), *TINY]
+    unshare = ["unshare", "--mount", "sh", "-c", " ".join(command) + " hydra.run.dir=run num_workers=1"]
+    if subprocess.run([*unshare[:2], "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], check=False).returncode:
+        pytest.skip("no permission to mount")
+    done = subprocess.run(unshare, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 5, done.stderr
+    assert "--shm-size" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_too_little_memory_suggests_a_smaller_batch(tmp_path: Path) -> None:
+    start(tmp_path, "--help").join()  # the fork server has imported everything
+    large = ["dataset.train=256", "batch_size=256", "image_size=512", "num_workers=0", "hydra.run.dir=run"]
+    process = start(tmp_path, "backbone=mobilenet_v1", *large)
+    used = int(re.search(r"VmSize:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())[1]) * 1024
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+    process.join()
+    output = (tmp_path / "output").read_text()
+    assert process.exitcode == 5, output
+    assert output.splitlines()[-1] == "error: out of memory: halve batch_size (or image_size)"
+    assert "Traceback" not in output
 
 
 SAVER = """

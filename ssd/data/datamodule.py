@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Any, cast
 
 import cv2
@@ -17,10 +18,7 @@ from ssd.data.augmentation import Augmentation
 from ssd.data.balance import draws_per_epoch
 from ssd.data.dataset import DetectionDataset, EpochSampler, collate
 from ssd.data.splits import Splits
-from ssd.errors import MachineError
 from ssd.structures import Batch
-
-_GRACE_SECONDS = 30
 
 
 class TimedLoader(DataLoader[Batch]):
@@ -137,22 +135,19 @@ class DetectionDataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._go_on = dict(state_dict)
 
-    def on_exception(self, exception: BaseException) -> None:
-        """Says what to do when a worker was killed or shared memory is full."""
-        text = str(exception)
-        if "DataLoader worker" in text and ("killed" in text or "exited" in text or "bus error" in text.lower()):
-            raise MachineError(
-                f"{text.splitlines()[0]}: memory or shared memory (/dev/shm) ran out; use num_workers=0 or fewer, "
-                "a smaller batch_size, or a larger --shm-size"
-            ) from exception
-
 
 def _prepare_worker(_worker: int) -> None:
-    """One thread: the cores belong to the training. Signals are for the main process, which has a step to end.
-
-    A worker that nobody stops within _GRACE_SECONDS of a SIGTERM leaves by itself.
-    """
+    """One thread: the cores belong to the training. Signals are for the main process, which has a step to end."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_leave_when_told, daemon=True).start()
+
+
+def _leave_when_told() -> None:
+    """A SIGTERM of the main process ends a worker; one for the whole process group does not."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

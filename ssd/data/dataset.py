@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float64
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ssd.data.augmentation import Augmentation, Sample
 from ssd.data.balance import draw
@@ -109,7 +109,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         count = len(sample.labels)
         boxes[row, :count], labels[row, :count], ignore[row, :count] = sample.boxes, sample.labels, sample.ignore
     images = torch.from_numpy(np.stack([sample.image for sample in samples]))
-    return Batch(
+    batch = Batch(
         images=images.permute(0, 3, 1, 2),
         boxes=torch.from_numpy(boxes),
         labels=torch.from_numpy(labels),
@@ -117,3 +117,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         sizes=torch.tensor([sample.size for sample in samples], dtype=torch.int64),
         ids=tuple(sample.id for sample in samples),
     )
+    if get_worker_info() is not None:  # now: where sending it finds no room, the main process would wait for ever
+        for tensor in (batch.images, batch.boxes, batch.labels, batch.ignore, batch.sizes):
+            tensor.share_memory_()
+    return batch
