@@ -94,9 +94,12 @@ def make_pictures(folder: Path, ids: np.ndarray) -> None:
 
 def rows(root: str, classes: str) -> None:
     from ssd.data.openimages_rows import read_class_names, read_rows
+    from ssd.data.repair import Report
 
-    labels = {mid: label for label, mid in enumerate(read_class_names(Path(root))) if classes == "all" or label < 3}
-    measure("CSV to arrays", classes, lambda: read_rows(Path(root, "train-annotations-bbox.csv"), labels=labels))
+    names = read_class_names(Path(root), Report())
+    labels = {mid: label for label, mid in enumerate(names) if classes == "all" or label < len(SOME)}
+    file = Path(root, "train-annotations-bbox.csv")
+    measure("CSV to arrays", classes, lambda: read_rows(file, labels=labels, report=Report()))
 
 
 def index(root: str, classes: str) -> None:
