@@ -22,9 +22,9 @@ def predict(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from ssd import runtime
-    from ssd.detector import open_predictor
-    from ssd.prediction import predict_media
-    from ssd.sources import find_media
+    from ssd.prediction.detector import open_predictor
+    from ssd.prediction.media import predict_media
+    from ssd.prediction.sources import find_media
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # files are finished on the way out
     runtime.keep_freed_memory()

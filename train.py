@@ -22,7 +22,9 @@ def train(config: DictConfig) -> float | None:
     import pytorch_lightning as pl
     from hydra.core.hydra_config import HydraConfig
 
-    from ssd import assemble, facts, results, runs, runtime
+    from ssd import assemble, results, runtime
+    from ssd.monitoring import facts
+    from ssd.runs import folder as runs
 
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
@@ -50,7 +52,10 @@ def train(config: DictConfig) -> float | None:
 
 def finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataModule, folder: Path) -> float | None:
     """Writes the release file from the best weights, tests them, and says what came out."""
-    from ssd import assemble, checkpoint, facts, results, runs
+    from ssd import assemble, results
+    from ssd.monitoring import facts
+    from ssd.runs import folder as runs
+    from ssd.weights import checkpoint
 
     best = runs.best_checkpoint(folder)
     model = checkpoint.load(best)

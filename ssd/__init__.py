@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssd.detector import Detector, PictureDetections, load
+    from ssd.prediction.detector import Detector, PictureDetections, load
 
 __all__ = ["Detector", "PictureDetections", "load"]
 
@@ -18,6 +18,6 @@ __all__ = ["Detector", "PictureDetections", "load"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ssd import detector  # here, so that `import ssd.x` stays light
+    from ssd.prediction import detector  # here, so that `import ssd.x` stays light
 
     return getattr(detector, name)

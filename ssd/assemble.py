@@ -12,8 +12,7 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from ssd import pretrained, results, runs, runtime, transfer
-from ssd.checkpoint import AtomicCheckpointIO
+from ssd import results, runtime
 from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.cache import read_cached
 from ssd.data.datamodule import DetectionDataModule
@@ -23,7 +22,10 @@ from ssd.errors import CheckpointError, ConfigError
 from ssd.model import SSD, measure
 from ssd.module import SSDModule
 from ssd.priors import Grid, PriorSpec
+from ssd.runs import folder as runs
 from ssd.structures import Batch
+from ssd.weights import pretrained, transfer
+from ssd.weights.checkpoint import AtomicCheckpointIO
 
 _NOT_OF_READER = ("cache", "balance")
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from ssd.data.index import DetectionIndex
+    from ssd.deployment.parity import Predict
     from ssd.model import SSD
-    from ssd.parity import Predict
     from ssd.postprocess import PostProcess
     from ssd.structures import Batch
 
@@ -28,7 +28,10 @@ def benchmark(config: DictConfig) -> None:
 
     from hydra.utils import instantiate
 
-    from ssd import assemble, checkpoint, files, parity, runtime, timing
+    from ssd import assemble, files, runtime
+    from ssd.deployment import timing
+    from ssd.prediction.examples import example_pictures
+    from ssd.weights import checkpoint
 
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
@@ -38,7 +41,7 @@ def benchmark(config: DictConfig) -> None:
         made = list(contenders(model, postprocess, Path(folder), index, config.calibration_pictures))
         predictors = {name: predict for name, predict, _ in made}
         timings = timing.race(
-            predictors, parity.pictures_to_compare(None), rounds=config.rounds, batch_size=config.throughput_batch
+            predictors, example_pictures(None), rounds=config.rounds, batch_size=config.throughput_batch
         )
         quality = scores(predictors, batches, model.class_names) if batches is not None else {}
     rows = {name: {"map": quality.get(name), "megabytes": size, **asdict(timings[name])} for name, _, size in made}
@@ -58,8 +61,9 @@ def contenders(
     import logging
     from copy import deepcopy
 
-    from ssd import parity, results
+    from ssd import results
     from ssd.errors import ConfigError
+    from ssd.prediction.examples import example_pictures
     from ssd.predictor import Predictor
 
     megabytes = sum(value.nbytes for value in model.state_dict().values()) / 1e6
@@ -68,15 +72,15 @@ def contenders(
     compiled.model.compile(dynamic=False)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no GPU
     try:
-        compiled(parity.pictures_to_compare(None)[:1])
+        compiled(example_pictures(None)[:1])
     except RuntimeError as error:
         results.say(f"PyTorch compiled: not measured, {str(error).splitlines()[0]}")
     else:
         yield "PyTorch compiled", compiled, megabytes
     try:
-        from ssd.onnx_export import to_onnx
-        from ssd.onnx_predictor import OnnxPredictor
-        from ssd.quantize import quantize_int8
+        from ssd.deployment.onnx_export import to_onnx
+        from ssd.deployment.onnx_predictor import OnnxPredictor
+        from ssd.deployment.quantize import quantize_int8
 
         graph = to_onnx(model, postprocess)
         file = folder / "model.onnx"
@@ -101,7 +105,7 @@ def scores(
     predictors: dict[str, Predict], batches: Iterable[Batch], class_names: tuple[str, ...]
 ) -> dict[str, float | None]:
     """mAP of each, one picture at a time, as their latency is measured."""
-    from ssd import metrics
+    from ssd.evaluation import metrics
 
     def alone(predict: Predict) -> Predict:
         return lambda images: [predict([image])[0] for image in images]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ssd.data.index import DetectionIndex
     from ssd.data.splits import Splits
-    from ssd.evaluation import Evaluation
+    from ssd.evaluation.measures import Evaluation
     from ssd.predictor import PicturePredictor
 
 
@@ -24,7 +24,9 @@ def evaluate(config: DictConfig) -> None:
     """Shows the tables; writes report.html and evaluation.json."""
     from omegaconf import ListConfig
 
-    from ssd import evaluation, evaluation_report, runtime
+    from ssd import runtime
+    from ssd.evaluation import measures as evaluation
+    from ssd.evaluation import report as evaluation_report
 
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
@@ -94,7 +96,7 @@ def read_split(config: DictConfig, class_names: tuple[str, ...]) -> DetectionInd
     """
     from ssd import assemble
     from ssd.data.splits import Splits
-    from ssd.evaluation import with_classes
+    from ssd.evaluation.measures import with_classes
     from ssd.results import describe_data, say
 
     if "classes" in config.dataset:
@@ -130,14 +132,14 @@ def _check_classes(splits: Splits, class_names: tuple[str, ...]) -> None:
 def _open(config: DictConfig, path: str) -> PicturePredictor:
     from hydra.utils import instantiate
 
-    from ssd.detector import open_predictor
+    from ssd.prediction.detector import open_predictor
 
     return open_predictor(path, instantiate(config.postprocess), device=config.device)
 
 
 def _measure(config: DictConfig, name: str, predictor: PicturePredictor, index: DetectionIndex) -> Evaluation:
-    from ssd import evaluation
-    from ssd.average_precision import resampled
+    from ssd.evaluation import measures as evaluation
+    from ssd.evaluation.average_precision import resampled
 
     threads = min(8, os.cpu_count() or 1) if config.num_workers is None else max(1, config.num_workers)
     found, speed = evaluation.detect(predictor, index, batch_size=config.batch_size, threads=threads)

@@ -24,9 +24,10 @@ def export(config: DictConfig) -> None:
 
     from hydra.utils import instantiate
 
-    from ssd import assemble, checkpoint, files, results, runtime
+    from ssd import assemble, files, results, runtime
     from ssd.errors import ConfigError
     from ssd.predictor import Predictor
+    from ssd.weights import checkpoint
 
     output = Path(config.output)
     if output.suffix != ".onnx":
@@ -34,7 +35,7 @@ def export(config: DictConfig) -> None:
     if config.quantize not in (None, "int8"):
         raise ConfigError(f"quantize={config.quantize}: must be null or int8")
     try:
-        from ssd.onnx_export import to_onnx
+        from ssd.deployment.onnx_export import to_onnx
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'ssd-detector[export]'") from None
     runtime.quiet_libraries()
@@ -66,11 +67,13 @@ def check(predictor: Predictor, file: Path, config: DictConfig) -> dict[str, Any
     import onnxruntime
     import torch
 
-    from ssd import parity, results
+    from ssd import results
+    from ssd.deployment import parity
+    from ssd.deployment.onnx_predictor import OnnxPredictor
     from ssd.errors import MachineError
-    from ssd.onnx_predictor import OnnxPredictor
+    from ssd.prediction.examples import example_pictures
 
-    pictures = parity.pictures_to_compare(config.pictures)
+    pictures = example_pictures(config.pictures)
     found = parity.compare(predictor, OnnxPredictor(file), pictures)
     versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     if not found.agrees:
@@ -90,9 +93,10 @@ def quantize(
     graph: Any, file: Path, index: DetectionIndex, batches: Iterable[Batch], config: DictConfig
 ) -> dict[str, Any]:
     """Puts the int8 graph in the place of the float32 one, and measures what that costs."""
-    from ssd import metrics, results
-    from ssd.onnx_predictor import OnnxPredictor
-    from ssd.quantize import quantize_int8
+    from ssd import results
+    from ssd.deployment.onnx_predictor import OnnxPredictor
+    from ssd.deployment.quantize import quantize_int8
+    from ssd.evaluation import metrics
 
     before = OnnxPredictor(file)
     quantize_int8(graph, file, index=index, pictures=config.calibration_pictures)

@@ -14,9 +14,10 @@ def import_weights(config: DictConfig) -> None:
     """Writes the release file and says what was understood."""
     from pathlib import Path
 
-    from ssd import checkpoint, legacy, results
+    from ssd import results
     from ssd.errors import ConfigError
     from ssd.model import build
+    from ssd.weights import checkpoint, legacy
 
     source, output = Path(config.source), Path(config.output)
     if output.suffix != ".safetensors":

@@ -16,10 +16,10 @@ from ssd.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from ssd.coverage import Coverage, Layout
     from ssd.data.repair import Report
     from ssd.data.splits import Splits
     from ssd.html import Section
+    from ssd.inspection.coverage import Coverage, Layout
 
 _MOST_BOXES = 100_000  # more are sampled for the coverage
 _SAMPLES = 12
@@ -31,9 +31,10 @@ def inspect(config: DictConfig) -> None:
     Raises:
         DataError: at the end, where there is something that training would stop at.
     """
-    from ssd import assemble, inspection_report, results, runtime
-    from ssd.coverage import Layout
+    from ssd import assemble, results, runtime
     from ssd.data.repair import Report
+    from ssd.inspection import report as inspection_report
+    from ssd.inspection.coverage import Layout
 
     started = time.perf_counter()
     runtime.quiet_libraries()
@@ -61,8 +62,10 @@ def _look(config: DictConfig, splits: Splits) -> list[Section]:
     import numpy as np
     from hydra.utils import instantiate
 
-    from ssd import inspection, inspection_report, results
+    from ssd import results
     from ssd.data.dataset import DetectionDataset
+    from ssd.inspection import problems as inspection
+    from ssd.inspection import report as inspection_report
 
     results.say_table(inspection_report.splits_table(splits))
     root = Path(config.dataset.root) if "root" in config.dataset else None
@@ -84,9 +87,10 @@ def _cover(config: DictConfig, splits: Splits, layout: Layout, priors: Path | No
     """What the priors can match, and what fitted ones could."""
     import numpy as np
 
-    from ssd import inspection_report, results
-    from ssd.coverage import measure_coverage
-    from ssd.prior_fit import fit, write_priors
+    from ssd import results
+    from ssd.inspection import report as inspection_report
+    from ssd.inspection.coverage import measure_coverage
+    from ssd.inspection.prior_fit import fit, write_priors
 
     name, index = splits.named()[0]
     rows = np.flatnonzero(~index.ignore)
@@ -118,7 +122,8 @@ def _coverage_section(
     id: str, title: str, layout: Layout, coverage: Coverage, splits: Splits, notes: list[str]
 ) -> Section:
     """Says and returns it."""
-    from ssd import inspection_report, results
+    from ssd import results
+    from ssd.inspection import report as inspection_report
 
     names = splits.class_names
     warnings = inspection_report.coverage_warnings(layout, coverage, names, fitted=id == "fitted")
@@ -157,8 +162,9 @@ def _how(config: DictConfig) -> list[str]:
 
 
 def _write(config: DictConfig, sections: list[Section], report: Report, *, seconds: float) -> None:
-    from ssd import html, inspection_report, results
+    from ssd import html, results
     from ssd.files import write_atomically
+    from ssd.inspection import report as inspection_report
 
     stopping = [problem for problem in report.problems if problem.stops]
     verdict = f"training would stop at {len(stopping)}" if stopping else "training would run"

@@ -13,9 +13,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ssd.evaluation.metrics import DetectionMetrics
 from ssd.finite import FiniteGuard
 from ssd.losses import Losses, MultiBoxLoss
-from ssd.metrics import DetectionMetrics
 from ssd.model import SSD
 from ssd.postprocess import PostProcess
 from ssd.structures import Batch, Predictions

@@ -33,7 +33,7 @@ class Predictor:
     """Runs a trained network on pictures of any size.
 
     Args:
-        model: see `ssd.checkpoint.load`.
+        model: see `ssd.weights.checkpoint.load`.
         postprocess: thresholds and limits.
         device: `cpu`, `cuda`, ..., or `auto`.
         precision: of the network's arithmetic, one of PRECISIONS; post-processing is float32.

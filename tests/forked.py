@@ -18,7 +18,9 @@ from unittest import mock
 
 import torch
 
-from ssd import assemble, detector, prediction, results, runs, sources  # noqa: F401  what the scripts import
+from ssd import assemble, results  # noqa: F401  what the scripts import
+from ssd.prediction import detector, sources  # noqa: F401  what the scripts import
+from ssd.runs import folder as runs  # noqa: F401  what the scripts import
 
 ROOT = Path(__file__).parents[1]
 TINY = [

@@ -42,14 +42,14 @@ def main() -> None:
 
     from ssd.backbones import VGG16, MobileNetV1
     from ssd.command import CONF
+    from ssd.deployment.onnx_export import to_onnx
+    from ssd.deployment.onnx_predictor import OnnxPredictor
+    from ssd.deployment.timing import race
     from ssd.model import SSD
-    from ssd.onnx_export import to_onnx
-    from ssd.onnx_predictor import OnnxPredictor
     from ssd.postprocess import PostProcess
     from ssd.predictor import Predictor
     from ssd.priors import PriorSpec
     from ssd.runtime import keep_freed_memory
-    from ssd.timing import race
 
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     torch.manual_seed(0)

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from ssd.images import Picture
-from ssd.prediction import predict_media
+from ssd.prediction.media import predict_media
+from ssd.prediction.sources import find_media
+from ssd.prediction.video import VideoWriter
 from ssd.predictor import PicturePredictor
-from ssd.sources import find_media
 from ssd.structures import Detections
-from ssd.video import VideoWriter
 
 HEIGHT, WIDTH = 45, 70
 SQUARE = 12

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ssd.matching import Scene
+from ssd.evaluation.matching import Scene
 
 Box = tuple[float, float, float, float]
 SIDE = 300

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scenes import Box, random_scenes, scene
 
-from ssd.analysis import confusion_matrix, score_curve, worst_pictures
-from ssd.average_precision import COCO_POINTS, average_precision, mean_over_classes
-from ssd.matching import NO_OBJECT, Scene, match_coco
-from ssd.tide import ERRORS, Kind, error_costs, judge
+from ssd.evaluation.analysis import confusion_matrix, score_curve, worst_pictures
+from ssd.evaluation.average_precision import COCO_POINTS, average_precision, mean_over_classes
+from ssd.evaluation.matching import NO_OBJECT, Scene, match_coco
+from ssd.evaluation.tide import ERRORS, Kind, error_costs, judge
 
 CAT, DOG = 0, 1
 PLACE: Box = (0, 0, 100, 100)

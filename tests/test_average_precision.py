@@ -11,7 +11,7 @@ import torch
 from scenes import Box, random_scenes, scene
 from torchmetrics.detection import MeanAveragePrecision
 
-from ssd.average_precision import (
+from ssd.evaluation.average_precision import (
     AREA,
     COCO_POINTS,
     VOC07_POINTS,
@@ -20,7 +20,7 @@ from ssd.average_precision import (
     mean_over_classes,
     resampled,
 )
-from ssd.matching import Matches, Scene, match_coco, match_voc
+from ssd.evaluation.matching import Matches, Scene, match_coco, match_voc
 
 CLASSES = 3
 

@@ -13,11 +13,11 @@ from scenes import scene
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from ssd.analysis import score_curve
-from ssd.board import MAX_BYTES, add_curve, add_picture, overview
-from ssd.gallery import side_by_side
-from ssd.matching import match_coco
-from ssd.tide import judge
+from ssd.evaluation.analysis import score_curve
+from ssd.evaluation.matching import match_coco
+from ssd.evaluation.tide import judge
+from ssd.monitoring.board import MAX_BYTES, add_curve, add_picture, overview
+from ssd.monitoring.gallery import side_by_side
 
 PLACE, FAR = (0, 0, 100, 100), (200, 200, 300, 300)
 

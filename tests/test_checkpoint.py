@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ssd import checkpoint
 from ssd.backbones import MobileNetV1
 from ssd.errors import CheckpointError
 from ssd.model import SSD
 from ssd.priors import PriorSpec
+from ssd.weights import checkpoint
 
 
 @pytest.fixture

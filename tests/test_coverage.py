@@ -18,11 +18,11 @@ from omegaconf import open_dict
 from ssd.boxes import cxcywh_to_xyxy, pairwise_iou
 from ssd.command import CONF
 from ssd.config import register
-from ssd.coverage import Layout, best_iou, measure_coverage
 from ssd.errors import ConfigError
 from ssd.inspect import inspect
-from ssd.inspection_report import coverage_rows, coverage_warnings
-from ssd.prior_fit import fit, write_priors
+from ssd.inspection.coverage import Layout, best_iou, measure_coverage
+from ssd.inspection.prior_fit import fit, write_priors
+from ssd.inspection.report import coverage_rows, coverage_warnings
 from ssd.priors import PriorSpec
 
 BCCD = Path(__file__).parents[2] / "shared" / "data" / "voc" / "bccd"

@@ -13,13 +13,13 @@ from media import HEIGHT, WIDTH, lines, picture, predict
 from PIL import Image
 
 import ssd
-from ssd import checkpoint
 from ssd.backbones import MobileNetV1
 from ssd.errors import CheckpointError, ConfigError, DataError, MachineError
 from ssd.images import read_image
 from ssd.model import SSD
 from ssd.predictor import Predictor
 from ssd.priors import PriorSpec
+from ssd.weights import checkpoint
 
 
 @pytest.fixture(scope="module")

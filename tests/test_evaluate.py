@@ -21,8 +21,6 @@ import pytest
 import torch
 from voc_files import add, object_xml
 
-from ssd import checkpoint
-from ssd.average_precision import resampled
 from ssd.backbones import MobileNetV1
 from ssd.command import CONF
 from ssd.config import register
@@ -30,12 +28,14 @@ from ssd.data.index import DetectionIndex
 from ssd.data.shapes import CLASS_NAMES, read_shapes
 from ssd.errors import ConfigError
 from ssd.evaluate import common_classes, evaluate, short_names
-from ssd.evaluation import Evaluation, Speed, compare, detect, measure, relabelled, with_classes
-from ssd.evaluation_report import as_json, as_page, describe, show
+from ssd.evaluation.average_precision import resampled
+from ssd.evaluation.measures import Evaluation, Speed, compare, detect, measure, relabelled, with_classes
+from ssd.evaluation.report import as_json, as_page, describe, show
 from ssd.images import Picture
 from ssd.model import SSD
 from ssd.priors import PriorSpec
 from ssd.structures import Detections
+from ssd.weights import checkpoint
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -23,22 +23,23 @@ from torchvision.ops import box_iou
 from torchvision_ssd import assert_same_in_any_order, rows
 from voc_files import add, object_xml
 
-from ssd import checkpoint, parity
 from ssd.backbones import MobileNetV1
 from ssd.benchmark import benchmark
 from ssd.command import CONF
 from ssd.config import register
 from ssd.data.shapes import CLASS_NAMES, render
+from ssd.deployment import parity
+from ssd.deployment.onnx_export import to_onnx
+from ssd.deployment.onnx_predictor import OnnxPredictor
 from ssd.errors import ConfigError, MachineError, SSDError
 from ssd.export import check, export
 from ssd.images import Picture, warp
 from ssd.model import SSD
-from ssd.onnx_export import to_onnx
-from ssd.onnx_predictor import OnnxPredictor
 from ssd.postprocess import PostProcess
 from ssd.predictor import Predictor
 from ssd.priors import PriorSpec
 from ssd.structures import PADDING_LABEL, Detections
+from ssd.weights import checkpoint
 
 SIZE = 96
 Compose = Callable[..., DictConfig]

@@ -11,9 +11,9 @@ import pytest
 from hostile import write_all
 from omegaconf import OmegaConf
 
-from ssd import checkpoint
 from ssd.command import OVERRIDES_FILE, with_saved_overrides
 from ssd.errors import CheckpointError, ConfigError
+from ssd.weights import checkpoint
 
 
 @pytest.fixture

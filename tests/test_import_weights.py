@@ -16,12 +16,12 @@ from omegaconf import DictConfig
 from safetensors import safe_open
 
 import predict
-from ssd import checkpoint
 from ssd.command import CONF
 from ssd.config import register
 from ssd.data.shapes import save_pictures
 from ssd.errors import CheckpointError, ConfigError
 from ssd.import_weights import import_weights
+from ssd.weights import checkpoint
 
 ROOT = Path(__file__).parents[1]
 PHOTOGRAPHS = ROOT.parent / "shared/data/media/photos"

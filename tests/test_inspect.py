@@ -24,7 +24,7 @@ from voc_files import CAT_BOX, HEIGHT, WIDTH, add_list, object_xml, write_annota
 from ssd.data.coco import read_coco
 from ssd.data.openimages import read_openimages
 from ssd.data.repair import Report
-from ssd.inspection import find_leaks, jpeg_damage, look
+from ssd.inspection.problems import find_leaks, jpeg_damage, look
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -20,7 +20,7 @@ from forked import ROOT, TINY, start
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssd import checkpoint
+from ssd.weights import checkpoint
 
 STEPS = 24  # of TINY
 
@@ -258,7 +258,7 @@ SAVER = """
 import os, sys, time
 from pathlib import Path
 import torch
-from ssd.checkpoint import AtomicCheckpointIO
+from ssd.weights.checkpoint import AtomicCheckpointIO
 torch.set_num_threads(1)
 path, kills = Path(sys.argv[1]), int(sys.argv[2])
 content = {"weights": torch.arange(500_000.0)}

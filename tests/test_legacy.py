@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.models import detection
 
-from ssd import checkpoint, legacy
 from ssd.coder import decode
 from ssd.errors import CheckpointError, ConfigError
+from ssd.weights import checkpoint, legacy
 
 SHEETS = {
     "amdegroot": reference.AMDEGROOT,

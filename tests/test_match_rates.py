@@ -7,7 +7,7 @@ from test_module import network
 
 from ssd.coder import Targets
 from ssd.losses import Losses
-from ssd.match_rates import match_rates
+from ssd.monitoring.match_rates import match_rates
 from ssd.priors import PriorSpec
 from ssd.structures import Batch
 

@@ -9,7 +9,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from ssd.data.dataset import EpochSampler
-from ssd.metrics import DetectionMetrics
+from ssd.evaluation.metrics import DetectionMetrics
 from ssd.structures import PADDING_LABEL, Batch, Detections
 
 CLASSES = ("cat", "dog", "bus")

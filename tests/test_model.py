@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.models import detection
 
-from ssd import checkpoint
 from ssd.backbones import VGG16, MobileNetV1
 from ssd.coder import decode
 from ssd.errors import CheckpointError, ConfigError
 from ssd.model import SSD, Freeze, build, measure
 from ssd.postprocess import PostProcess
 from ssd.priors import PriorSpec
+from ssd.weights import checkpoint
 
 CLASS_NAMES = ["bird", "cat", "cow", "dog", "horse"]
 

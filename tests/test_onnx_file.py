@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ssd import onnx_file
+from ssd.deployment import onnx_file
+from ssd.deployment.onnx_predictor import OnnxPredictor
 from ssd.errors import CheckpointError
-from ssd.onnx_predictor import OnnxPredictor
 
 SIZE = 8
 RECIPE = {"class_names": ["cat", "dog"], "image_size": SIZE}

@@ -29,7 +29,7 @@ CLASSES = ["Person", "Car", "Bus"]
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    monkeypatch.setattr("ssd.fetch._BACKOFF_S", 0.01)
+    monkeypatch.setattr("ssd.data.fetch._BACKOFF_S", 0.01)
     with serve() as server:
         publish(server)
         yield server

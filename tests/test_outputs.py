@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssd.errors import ConfigError, DataError, MachineError
 from ssd.images import Picture, read_image
-from ssd.outputs import CSV_COLUMNS
+from ssd.prediction.outputs import CSV_COLUMNS
 from ssd.structures import Detections
 
 

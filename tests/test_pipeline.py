@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from ssd.pipeline import prefetched
+from ssd.prediction.pipeline import prefetched
 
 
 def numbers(count: int) -> Generator[int, None, None]:

@@ -18,7 +18,7 @@ from torchvision.models import VGG16_Weights, vgg16
 
 from ssd.backbones import VGG16, MobileNetV1
 from ssd.errors import CheckpointError, MachineError
-from ssd.pretrained import load_base
+from ssd.weights.pretrained import load_base
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "weights" / "mobilenet_v1_1.0_imagenet_dequant.pth"
 

@@ -14,7 +14,7 @@ from media import SeesWhite, picture, predict, read_video, video
 
 from ssd.errors import ConfigError, DataError, MachineError
 from ssd.images import read_image
-from ssd.remote import fetch, safe_name
+from ssd.prediction.remote import fetch, safe_name
 
 
 @pytest.fixture

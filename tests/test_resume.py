@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from ssd import assemble
 from ssd.command import CONF
 from ssd.config import register
-from ssd.recovery import RecoveryPoint
+from ssd.runs.recovery import RecoveryPoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:You're resuming from a checkpoint")
 

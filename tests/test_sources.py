@@ -8,7 +8,7 @@ import pytest
 from media import picture, video
 
 from ssd.errors import ConfigError
-from ssd.sources import count_frames, find_media
+from ssd.prediction.sources import count_frames, find_media
 
 
 def found(source: Path | str, downloads: Path = Path()) -> list[tuple[str, str]]:

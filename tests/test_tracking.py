@@ -11,8 +11,8 @@ import torch
 from media import SeesWhite, picture, predict, video
 
 from ssd.errors import ConfigError
+from ssd.prediction.tracking import Tracker
 from ssd.structures import Detections
-from ssd.tracking import Tracker
 
 SIZE = (200, 400)
 

@@ -14,14 +14,15 @@ from hydra.core.global_hydra import GlobalHydra
 from test_train import TINY
 from torch import Tensor
 
-from ssd import assemble, checkpoint
+from ssd import assemble
 from ssd.backbones import VGG16, MobileNetV1
 from ssd.command import CONF
 from ssd.config import register
 from ssd.errors import CheckpointError, ConfigError
 from ssd.model import SSD
 from ssd.priors import PriorSpec
-from ssd.transfer import start_from
+from ssd.weights import checkpoint
+from ssd.weights.transfer import start_from
 
 
 def mobilenet(priors: PriorSpec, *class_names: str, width: float = 0.25, mean: float = 127.0) -> SSD:

@@ -16,8 +16,8 @@ from media import SQUARE, SeesWhite, lines, place, predict, read_video, video
 
 from ssd.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.images import Picture
+from ssd.prediction.video import VideoReader, VideoWriter, is_video
 from ssd.structures import Detections
-from ssd.video import VideoReader, VideoWriter, is_video
 
 
 def boxes(path: Path) -> list[bytes]:

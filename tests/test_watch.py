@@ -17,14 +17,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import Dataset
 
 from ssd import assemble
-from ssd.board import MAX_BYTES
 from ssd.command import CONF
 from ssd.config import register
 from ssd.data.datamodule import TimedLoader
 from ssd.data.shapes import read_shapes
-from ssd.facts import fingerprint
-from ssd.pace import Pace
-from ssd.tide import ERRORS
+from ssd.evaluation.tide import ERRORS
+from ssd.monitoring.board import MAX_BYTES
+from ssd.monitoring.facts import fingerprint
+from ssd.monitoring.pace import Pace
 
 TINY = [
     "backbone.width_multiplier=0.1",

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ssd.data.fetch import Network, RemoteFile, fetch_all
 from ssd.data.openimages_choice import Choice, choose_pictures, share_out
 from ssd.data.openimages_rows import SPLITS, choose_classes, read_class_names, read_rows
 from ssd.data.repair import Report
 from ssd.errors import ConfigError, DataError, MachineError, PartialError
-from ssd.fetch import Network, RemoteFile, fetch_all
 from ssd.files import write_atomically
 from ssd.images import decode_image
 

@@ -1,0 +1,1 @@
+"""ONNX: export, comparison with PyTorch, quantization, other runtimes, timing."""

@@ -1,0 +1,127 @@
+"""What TensorBoard shows beside the logged metrics: when it is written, and what that costs.
+
+Only numbers of steps that are logged anyway are read from the device. Curves, errors and pictures come about ten times
+a run, which is what TensorBoard keeps of them; while they have taken more than their share of the time, figures and
+pictures wait for a later validation.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+
+from ssd.ema import EMA
+from ssd.evaluation.matching import Scene
+from ssd.module import SSDModule
+from ssd.monitoring.board import add_scalars, overview, writer_of
+from ssd.monitoring.match_rates import match_rates
+from ssd.monitoring.pace import Pace
+from ssd.monitoring.raw_weights import compare_weights
+from ssd.monitoring.showing import Showing, evenly_spaced
+from ssd.structures import Batch
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_SHOWINGS = 10  # in a run
+_MOST_TIME = 0.02  # of the run's
+_GB = 1e9
+
+
+class Watch(pl.Callback):
+    """Writes to the run's TensorBoard logger; without one it does nothing.
+
+    Args:
+        pictures: of the validation set, evenly spaced and the same each time, shown with what was found in them.
+        worst: pictures with the costliest errors.
+        side_px: longer side of a picture shown; its JPEG is held under `ssd.monitoring.board.MAX_BYTES`.
+        raw_pictures: of the validation set, on which the weights in training are compared with their average; the
+            whole set would cost a second validation each time.
+    """
+
+    def __init__(self, *, pictures: int, worst: int, side_px: int, raw_pictures: int) -> None:
+        self.pictures = pictures
+        self.worst = worst
+        self.side_px = side_px
+        self.raw_pictures = raw_pictures
+        self._shown_step = -1
+        self._last_step = 0
+        self._pace = Pace()
+        self._writer: SummaryWriter | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shown_step": self._shown_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._shown_step = state_dict.get("shown_step", -1)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._pace, self._writer = Pace.of(trainer), writer_of(trainer)
+        if self._writer is not None:
+            model = _ours(pl_module).model
+            self._writer.add_custom_scalars(overview(model.class_names, levels=len(model.grids)))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self._writer is None or step == self._last_step or step % every:
+            return
+        self._last_step = step
+        with self._pace.watching():
+            module = _ours(pl_module)
+            rates = match_rates(module.step_losses, batch, module.model, iou_threshold=module.loss.iou_threshold)
+            add_scalars(self._writer, {**rates, **self._machine()}, step - 1)  # Lightning counts from 0
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._writer is None or trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        now, before = (_part_of_run(trainer, step) for step in (trainer.global_step, self._shown_step))
+        scenes = _ours(pl_module).metrics["val"].scenes() if now > before else {}
+        if any((~scene.ignore).any() for scene in scenes.values()):
+            self._shown_step = trainer.global_step
+            with self._pace.watching():
+                self._show(trainer, _ours(pl_module), scenes, self._writer)
+
+    def _show(self, trainer: pl.Trainer, module: SSDModule, scenes: Mapping[str, Scene], writer: SummaryWriter) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        showing = Showing(writer, scenes, data.splits.val, step=trainer.global_step - 1)
+        showing.numbers()
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, EMA) for callback in callbacks):  # it has put the raw weights back already
+            with trainer.precision_plugin.forward_context():
+                values = compare_weights(module, data, scenes, evenly_spaced(scenes, self.raw_pictures))
+            add_scalars(writer, values, showing.step)
+        last = _part_of_run(trainer, trainer.global_step) == _SHOWINGS
+        if last or self._pace.watch_share < _MOST_TIME:
+            showing.charts()
+            showing.pictures(count=self.pictures, worst=self.worst, side_px=self.side_px)
+
+    def _machine(self) -> dict[str, float]:
+        values = {
+            "time/pictures_per_second": self._pace.rate,
+            "time/data_wait_share": self._pace.wait_share,
+            "time/watching_share": self._pace.watch_share,
+        }
+        if torch.cuda.is_available():
+            values["memory/gpu_gb"] = torch.cuda.max_memory_allocated() / _GB
+        if (statistics := Path("/proc/self/statm")).exists():
+            pages = int(statistics.read_text().split()[1])
+            values["memory/process_gb"] = pages * mmap.PAGESIZE / _GB
+        return values
+
+
+def _part_of_run(trainer: pl.Trainer, step: int) -> int:
+    """Which of the _SHOWINGS parts of the run a step belongs to."""
+    return int(_SHOWINGS * step // trainer.estimated_stepping_batches)
+
+
+def _ours(module: pl.LightningModule) -> SSDModule:
+    assert isinstance(module, SSDModule)
+    return module

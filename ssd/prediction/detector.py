@@ -1,0 +1,193 @@
+"""For notebooks and other programs: `ssd.load("model.safetensors")("street.jpg").draw("out.jpg")`."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from omegaconf import OmegaConf
+from PIL import Image
+
+from ssd.command import CONF
+from ssd.deployment.onnx_predictor import OnnxPredictor
+from ssd.draw import draw
+from ssd.errors import ConfigError, DataError
+from ssd.images import Picture, from_pillow, read_image
+from ssd.postprocess import PostProcess
+from ssd.prediction.outputs import save_picture
+from ssd.predictor import PicturePredictor, Predictor, as_record
+from ssd.structures import Detections
+from ssd.weights import checkpoint
+
+PictureLike = str | Path | np.ndarray | Image.Image
+
+
+def load(
+    path: str | Path,
+    *,
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+) -> Detector:
+    """A detector from a checkpoint: `model.safetensors`, a `.ckpt`, or an exported `.onnx`.
+
+    Args:
+        path: the file; nothing else is needed.
+        score_threshold: detections have a score over it; None: `draw_threshold` of conf/predict.yaml.
+        max_detections: kept for a picture; None: that of conf/postprocess/default.yaml.
+        device: `cpu`, `cuda`, ..., or `auto`.
+        precision: see `ssd.predictor.PRECISIONS`.
+
+    Raises:
+        CheckpointError: no checkpoint of ours, or damaged.
+        ConfigError, MachineError: no such device or precision.
+    """
+    settings = OmegaConf.load(CONF / "postprocess" / "default.yaml")
+    if score_threshold is None:
+        score_threshold = float(OmegaConf.load(CONF / "predict.yaml").draw_threshold)
+    postprocess = PostProcess(
+        score_threshold=score_threshold,
+        iou_threshold=settings.iou_threshold,
+        candidates=settings.candidates,
+        max_detections=settings.max_detections if max_detections is None else max_detections,
+    )
+    predictor = open_predictor(path, postprocess, device=device, precision=precision)
+    return Detector(predictor, score_threshold=score_threshold)
+
+
+def open_predictor(
+    path: str | Path, postprocess: PostProcess, *, device: str = "auto", precision: str = "float32"
+) -> PicturePredictor:
+    """What runs the checkpoint at `path`: PyTorch, or ONNX Runtime for an `.onnx`.
+
+    An exported file has its own post-processing inside, and a threshold or limit given here can only leave out more.
+
+    Raises:
+        CheckpointError, ConfigError, MachineError: see `load`.
+    """
+    if Path(path).suffix == ".onnx":
+        if device not in ("auto", "cpu") or precision != "float32":
+            raise ConfigError(f"{path}: runs on the CPU in float32; leave out device={device} precision={precision}")
+        return OnnxPredictor(
+            path, score_threshold=postprocess.score_threshold, max_detections=postprocess.max_detections
+        )
+    return Predictor(checkpoint.load(path), postprocess, device=device, precision=precision)
+
+
+class Detector:
+    """Finds objects in pictures.
+
+    A picture is the path of a file, a uint8 RGB array [H, W, 3], or a Pillow image; a list of them gives a list.
+
+    Args:
+        predictor: see `open_predictor`.
+        score_threshold: detections have a score over it, also where the predictor has a lower one of its own.
+    """
+
+    def __init__(self, predictor: PicturePredictor, *, score_threshold: float) -> None:
+        self._predictor = predictor
+        self._score_threshold = score_threshold
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that it knows."""
+        return self._predictor.class_names
+
+    @overload
+    def __call__(self, pictures: PictureLike) -> PictureDetections: ...
+
+    @overload
+    def __call__(self, pictures: list[Any]) -> list[PictureDetections]: ...
+
+    def __call__(self, pictures: PictureLike | list[Any]) -> PictureDetections | list[PictureDetections]:
+        """The detections of one picture, or of each of a list, which is one batch.
+
+        Raises:
+            DataError: no picture, or one that cannot be read.
+        """
+        if isinstance(pictures, PictureLike):
+            return self([pictures])[0]
+        images = [_as_picture(picture) for picture in pictures]
+        sources = [str(picture) if isinstance(picture, str | Path) else "" for picture in pictures]
+        found = [detections.above(self._score_threshold) for detections in self._predictor(images)]
+        return [PictureDetections(*result, self.class_names) for result in zip(images, found, sources, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureDetections:
+    """A picture and what was found in it, the best first."""
+
+    image: Picture
+    detections: Detections
+    source: str
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        found = ", ".join(f"{item['label']} {item['score']:.2f}" for item in self.records()[:8])
+        return f"<{len(self)} detections in {self.source or 'a picture'} of {width}x{height}: {found}>"
+
+    @property
+    def boxes(self) -> Float32[np.ndarray, "D 4"]:
+        """xyxy in pixels."""
+        height, width = self.image.shape[:2]
+        return self.detections.boxes.numpy() * np.array([width, height, width, height], np.float32)
+
+    @property
+    def scores(self) -> Float32[np.ndarray, "D"]:
+        """0..1, descending."""
+        return self.detections.scores.numpy()
+
+    @property
+    def class_ids(self) -> Int64[np.ndarray, "D"]:
+        """Places in `class_names`."""
+        return self.detections.labels.numpy()
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes."""
+        return [self.class_names[label] for label in self.class_ids]
+
+    def records(self) -> list[dict[str, Any]]:
+        """`label`, `class_id`, `score` and `box` (xyxy in pixels) of each; goes into a data frame."""
+        return list(self.to_dict()["detections"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a line of predictions.jsonl."""
+        return as_record(
+            self.detections,
+            source=self.source,
+            frame=None,
+            size=self.image.shape[:2],
+            class_names=self.class_names,
+        )
+
+    def draw(self, path: str | Path | None = None) -> Picture:
+        """The picture with its boxes, also written to `path`."""
+        drawn = draw(self.image, self.detections, self.class_names)
+        if path is not None:
+            save_picture(drawn, Path(path))
+        return drawn
+
+    def _repr_png_(self) -> bytes:  # what a notebook shows
+        data = io.BytesIO()
+        Image.fromarray(self.draw()).save(data, "png")
+        return data.getvalue()
+
+
+def _as_picture(picture: PictureLike) -> Picture:
+    if isinstance(picture, str | Path):
+        return read_image(picture)
+    if isinstance(picture, Image.Image):
+        return from_pillow(picture, name="the picture")
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
+        raise DataError(f"an array of {picture.dtype} {list(picture.shape)}: give uint8 RGB [H, W, 3]")
+    return picture

@@ -1,0 +1,151 @@
+"""Reads, detects and writes at the same time: what predict.py does with its parts."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from itertools import chain, islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ssd.errors import ConfigError, DataError, MachineError, PartialError
+from ssd.prediction.frame_meter import FrameMeter
+from ssd.prediction.outputs import Outputs, Result
+from ssd.prediction.pipeline import prefetched
+from ssd.prediction.sources import Frame, Medium, count_frames, read_frames
+from ssd.prediction.tracking import Tracker
+from ssd.prediction.window import Window
+from ssd.predictor import PicturePredictor
+from ssd.structures import Detections
+
+_log = logging.getLogger("ssd")
+_BATCH_PIXELS = 5 * 10**7  # whole pictures wait in as many as five batches
+_MOST_LISTED = 5
+
+
+def predict_media(
+    predictor: PicturePredictor,
+    media: Sequence[Medium],
+    *,
+    output: str,
+    save: Sequence[str] | None,
+    classes: Sequence[str] | None,
+    draw_threshold: float,
+    batch_size: int,
+    max_frames: int | None,
+    track: bool,
+    show: bool,
+) -> None:
+    """Writes into the folder `output` what `save` names (see `Outputs`).
+
+    Args:
+        classes: only these are kept; None: all.
+        draw_threshold: detections over it are drawn and cut out; with `track`, those that are tracked.
+        max_frames: read, of all media together.
+        show: also in a window.
+
+    Raises:
+        ConfigError: an unknown class, or a source that would be overwritten.
+        DataError: nothing could be read.
+        PartialError: something could not be read (whole); the rest is written.
+        MachineError: the output cannot be written.
+    """
+    choose = _Choice(predictor.class_names, classes=classes, draw_threshold=draw_threshold, track=track)
+    window = Window() if show else None
+    failed: list[str] = []
+    batches = prefetched(_batches(islice(read_frames(media, failed), max_frames), batch_size), depth=1)
+    found = prefetched(_detect(predictor, batches), depth=1)
+    meter = FrameMeter(total=_expected(media, max_frames))
+    try:
+        with Outputs(Path(output), media, save=save) as outputs, closing(found), meter:
+            for frame, detections in chain.from_iterable(found):
+                result = choose(frame, detections)
+                outputs.add(result)
+                meter.step(str(frame.medium.name), objects=int(result.shown.sum()))
+                if window and not window.show(result.drawn):
+                    break
+            if failed and meter.frames == 0:
+                raise DataError(_listed(failed, media))
+    except OSError as error:
+        raise MachineError(f"output={output}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if meter.frames:
+            _log.info("%s -> %s", meter.summary(), output)
+    if failed:
+        raise PartialError(_listed(failed, media))
+
+
+class _Choice:
+    """From detections to results: the classes that are asked for, what is shown, and tracks within each video."""
+
+    def __init__(
+        self, class_names: tuple[str, ...], *, classes: Sequence[str] | None, draw_threshold: float, track: bool
+    ) -> None:
+        self._class_names = class_names
+        self._labels = _labels(classes, class_names)
+        self._threshold = draw_threshold
+        self._track = track
+        self._medium: Medium | None = None
+        self._tracker: Tracker | None = None
+
+    def __call__(self, frame: Frame, detections: Detections) -> Result:
+        detections = detections.where(torch.isin(detections.labels, self._labels))
+        ids = self._follow(frame, detections)
+        if ids is None:
+            shown = detections.scores > self._threshold
+        else:
+            shown = torch.tensor([number is not None for number in ids], dtype=torch.bool)
+        return Result(frame, detections, shown, ids, self._class_names)
+
+    def _follow(self, frame: Frame, detections: Detections) -> tuple[int | None, ...] | None:
+        if not self._track or frame.rate is None:
+            return None
+        if self._tracker is None or self._medium is not frame.medium:
+            self._medium, self._tracker = frame.medium, Tracker(rate=frame.rate, start_score=self._threshold)
+        return self._tracker(detections, size=frame.image.shape[:2])
+
+
+def _labels(classes: Sequence[str] | None, class_names: Sequence[str]) -> Tensor:
+    for name in classes or ():
+        if name not in class_names:
+            near = difflib.get_close_matches(name, class_names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(class_names[:20])}"
+            raise ConfigError(f"classes: the checkpoint has no class {name}; {hint}")
+    kept = class_names if classes is None else classes
+    return torch.tensor([class_names.index(name) for name in kept], dtype=torch.int64)
+
+
+def _batches(frames: Iterable[Frame], size: int) -> Generator[list[Frame], None, None]:
+    batch: list[Frame] = []
+    pixels = 0
+    for frame in frames:
+        batch.append(frame)
+        pixels += frame.image.shape[0] * frame.image.shape[1]
+        if len(batch) == size or pixels > _BATCH_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
+
+
+def _detect(
+    predictor: PicturePredictor, batches: Generator[list[Frame], None, None]
+) -> Generator[list[tuple[Frame, Detections]], None, None]:
+    with closing(batches):
+        for batch in batches:
+            yield list(zip(batch, predictor([frame.image for frame in batch]), strict=True))
+
+
+def _expected(media: Sequence[Medium], max_frames: int | None) -> int | None:
+    count = count_frames(media)
+    return min((number for number in (count, max_frames) if number is not None), default=None)
+
+
+def _listed(failed: Sequence[str], media: Sequence[Medium]) -> str:
+    more = f"; and {len(failed) - _MOST_LISTED} more" if len(failed) > _MOST_LISTED else ""
+    listed = "; ".join(failed[:_MOST_LISTED]) + more
+    return listed if len(media) == 1 else f"{len(failed)} of {len(media)} files could not be read whole: {listed}"

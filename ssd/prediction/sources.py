@@ -1,0 +1,141 @@
+"""What to predict on: a picture, a video, a folder or glob of both, a web address, a camera."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from ssd.errors import ConfigError, DataError, PartialError
+from ssd.images import IMAGE_SUFFIXES, Picture, read_image
+from ssd.prediction.remote import fetch
+from ssd.prediction.video import VIDEO_SUFFIXES, VideoReader, is_video
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """A picture, video or camera.
+
+    `path` is a file, or the number of a camera. `name` is what it is called in the output: a file's path below the
+    source (below the fixed part of a glob). `source` is what the records call it.
+    """
+
+    path: Path | int
+    name: Path
+    source: str
+    is_video: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A picture, or the frame `number` (from 0) of a video of `rate` frames a second."""
+
+    image: Picture
+    medium: Medium
+    number: int | None
+    rate: float | None
+
+
+def find_media(source: str, *, downloads: Path) -> list[Medium]:
+    """What `source` means: files (see `find_files`), a camera, or an address, fetched into the folder `downloads`.
+
+    Raises:
+        ConfigError: see `find_files`.
+        DataError, MachineError: see `ssd.prediction.remote.fetch`; or neither a picture nor a video came.
+    """
+    if "://" in source:
+        path = fetch(source, downloads)
+        return [Medium(path, Path(path.name), source, _is_video_from_web(path, source))]
+    if source.isdecimal() and not Path(source).exists():
+        return [Medium(int(source), Path(f"camera_{source}"), source, True)]
+    return find_files(source)
+
+
+def find_files(source: str) -> list[Medium]:
+    """The pictures and videos of a file, a folder (searched to the bottom) or a glob, sorted.
+
+    Raises:
+        ConfigError: nothing there, or a glob that climbs after its first wildcard.
+    """
+    path = Path(source)
+    if path.is_dir():
+        known = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
+        fixed = path
+    elif path.is_file():
+        files, fixed = [path], path.parent
+    else:
+        fixed = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+        files = [file for name in sorted(glob.glob(source, recursive=True)) if (file := Path(name)).is_file()]
+    found = [Medium(file, file.relative_to(fixed), str(file), _is_video(file)) for file in files]
+    if any(".." in medium.name.parts for medium in found):
+        raise ConfigError(f"source={source}: put '..' before the first wildcard, or the output would leave its folder")
+    if not found:
+        raise ConfigError(f"source={source}: no picture or video there; give a file, a folder, a glob in quotes, ...")
+    return found
+
+
+def read_frames(media: Sequence[Medium], failed: list[str]) -> Iterator[Frame]:
+    """The pictures and frames in order; what cannot be read (whole) is added to `failed`."""
+    for medium in media:
+        try:
+            yield from _read(medium)
+        except (DataError, PartialError) as error:
+            failed.append(str(error))
+
+
+def count_frames(media: Sequence[Medium]) -> int | None:
+    """How many frames to expect, where that is known."""
+    total = 0
+    for medium in media:
+        if isinstance(medium.path, int):
+            return None
+        try:
+            promised = VideoReader(medium.path, name=medium.source).promised if medium.is_video else 1
+        except DataError:  # said when it is read
+            continue
+        if promised is None:
+            return None
+        total += promised
+    return total
+
+
+def _read(medium: Medium) -> Iterator[Frame]:
+    if not medium.is_video:
+        assert isinstance(medium.path, Path)
+        yield Frame(read_image(medium.path, name=medium.source), medium, None, None)
+        return
+    video = VideoReader(medium.path, name=medium.source)
+    try:
+        for number, image in enumerate(video):
+            yield Frame(image, medium, number, video.rate)
+    finally:
+        video.close()
+
+
+def _is_video(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in VIDEO_SUFFIXES or (suffix not in IMAGE_SUFFIXES and not _is_picture(path) and is_video(path))
+
+
+def _is_video_from_web(path: Path, url: str) -> bool:
+    """By its content: the name in an address promises nothing."""
+    if _is_picture(path):
+        return False
+    if is_video(path):
+        return True
+    raise DataError(f"{url}: neither a picture nor a video came; does the address lead to a web page?")
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        with Image.open(path):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return True  # what is wrong with it is said when it is read

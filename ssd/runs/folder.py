@@ -1,0 +1,147 @@
+"""The folder of a run: claimed once, resumed on request, never overwritten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+from ssd.weights import checkpoint
+from ssd import cluster
+from ssd.command import OVERRIDES_FILE
+from ssd.errors import CheckpointError, ConfigError
+from ssd.files import sweep, write_atomically
+from ssd.model import SSD
+from ssd.runs.recovery import RecoveryPoint
+from ssd.results import say
+from ssd.runtime import is_first_process
+
+LAST = Path("checkpoints/last.ckpt")  # in a run's folder
+_CONFIG = ".hydra/config.yaml"
+_locks: list[FileLock] = []
+_FIXED = ("seed", "image_size", "priors", "dataset.classes")
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What a run goes on from: the recovery point, its optimizer steps, and its classes."""
+
+    checkpoint: Path
+    step: int
+    class_names: tuple[str, ...]
+
+
+def claim(folder: Path, config: DictConfig) -> Resumed | None:
+    """Takes a run's folder for this process, and writes the resolved configuration into it.
+
+    On resume, says what differs from the saved one; the folder of a run that was stopped before its first recovery
+    point starts at step 0.
+
+    Raises:
+        ConfigError: the folder holds a run and this is no resume, another process is training in it, or a resume
+            changes what cannot change.
+        CheckpointError: the recovery point is damaged.
+        MachineError: nothing can be written there.
+    """
+    if is_first_process():
+        _claim(folder, config)
+    last = folder / LAST
+    if config.resume is None or not last.exists():
+        return None
+    content = checkpoint.load_file(last)
+    try:
+        return Resumed(last, int(content["global_step"]), tuple(content["recipe"]["class_names"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{last}: no recovery point of this program; resume another run") from error
+
+
+def _claim(folder: Path, config: DictConfig) -> None:
+    resolved = OmegaConf.to_container(config, resolve=True)
+    if config.resume is None:
+        if (folder / OVERRIDES_FILE).exists() or any((folder / "checkpoints").glob("*.ckpt")):
+            raise ConfigError(f"{folder} holds a run; choose another hydra.run.dir, or go on with resume={folder}")
+    else:
+        _compare(OmegaConf.to_container(OmegaConf.load(folder / _CONFIG)), resolved)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    _lock(folder)
+    for part in (folder, folder / "checkpoints", folder / ".hydra"):
+        sweep(part)
+    overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
+    for name, content in ((_CONFIG, resolved), (OVERRIDES_FILE, overrides)):
+        write_atomically(folder / name, partial(OmegaConf.save, OmegaConf.create(content)))
+    cluster.remember(folder)
+
+
+def _lock(folder: Path) -> None:
+    """Held until this process ends, however it ends."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"{folder}: another process is training here; wait for it, or stop it") from error
+    _locks.append(lock)
+
+
+def check_classes(resumed: Resumed, model: SSD) -> None:
+    """The data of a resumed run must still have the classes that the checkpoint knows.
+
+    Raises:
+        ConfigError: the class lists differ.
+    """
+    if resumed.class_names != model.class_names:
+        raise ConfigError(
+            f"resume: the run has classes {list(resumed.class_names)}, the data {list(model.class_names)}"
+        )
+
+
+def checkpoint_callbacks(folder: Path, *, validates: bool, minutes: float | None, steps: int | None) -> list[Callback]:
+    """best.ckpt by val/map, and last.ckpt as the recovery point: after each epoch, and at the intervals."""
+    best = ModelCheckpoint(
+        dirpath=folder / "checkpoints",
+        filename="best",
+        monitor="val/map",
+        mode="max",
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+    return [*([best] if validates else []), RecoveryPoint(folder / LAST, minutes=minutes, steps=steps)]
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """best.ckpt, or last.ckpt of a run without validation."""
+    best = folder / "checkpoints" / "best.ckpt"
+    return best if best.exists() else folder / LAST
+
+
+def best_score(trainer: pl.Trainer) -> float | None:
+    """The best val/map of the run."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_score is not None:
+            return float(callback.best_model_score)
+    return None
+
+
+def _compare(saved: Any, now: Any) -> None:
+    before, after = _flat(saved), _flat(now)
+    changes = {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key != "resume"
+    }
+    for key, (old, new) in changes.items():
+        if key.startswith(_FIXED):
+            raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run")
+        say(f"changed on resume: {key}: {old} -> {new}")
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    return {name: value for key, child in node.items() for name, value in _flat(child, f"{prefix}{key}.").items()}

@@ -1,0 +1,237 @@
+"""Checkpoint files: written whole or not at all, read without running anything that they name.
+
+A checkpoint describes itself: beside the weights it has a recipe of plain types (see `SSD.recipe`), so one file is
+enough to predict. `.ckpt` is Lightning's, with optimizer and loops; `model.safetensors` is the release file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ssd.errors import CheckpointError, MachineError
+from ssd.files import write_atomically
+from ssd.model import SSD, build
+from ssd.weights import legacy
+
+_log = logging.getLogger("ssd")
+_RECIPE = "recipe"
+_CHECKSUM = "sha256"
+_MAX_BYTES = 16 * 2**30
+_DAMAGE = (
+    RuntimeError,  # RecursionError is one
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    OSError,
+    zipfile.BadZipFile,
+)
+_PREFIX = "model."  # the network inside the LightningModule
+
+
+def load(path: str | Path) -> SSD:
+    """The network in a checkpoint (`.ckpt` or `.safetensors`), in evaluation mode on the CPU.
+
+    Raises:
+        CheckpointError: not a checkpoint of ours, damaged, or not finite.
+    """
+    recipe, state = read(path)
+    try:
+        with torch.device("meta"):  # a hostile recipe gets no memory before its shapes are those of the weights
+            check_shapes(build(recipe), state, name=str(path))
+        model = build(recipe)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+    fill(model, state, name=str(path))
+    return model.eval()
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(recipe, weights of the network) of a checkpoint file, or of another program's (see `ssd.weights.legacy`).
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    path = Path(path)
+    recipe, state = contents(path)
+    if recipe is None:
+        imported = legacy.convert(state, source=path)
+        for line in imported.report:
+            _log.info("%s: %s", path.name, line)
+        return imported.recipe, imported.state
+    if not isinstance(recipe, dict):
+        raise CheckpointError(f"{path}: has no recipe, so it is no checkpoint of this program")
+    return recipe, state
+
+
+def contents(path: Path) -> tuple[Any, Any]:
+    """(recipe, weights) of a checkpoint of ours; (None, what is in it) of another file.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not a file; give checkpoints/best.ckpt or model.safetensors of a run")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_lightning(path)
+
+
+def load_file(path: str | Path) -> Any:
+    """What `torch.save` wrote: tensors and plain types only; objects are refused, not run.
+
+    Raises:
+        CheckpointError: damaged, too large, or holds objects.
+    """
+    path = Path(path)
+    try:
+        _check_archive(path)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # about unusual pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: refused: {_first_line(error)}") from error
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path}: not a checkpoint, or damaged: {_first_line(error)}") from error
+
+
+def check_shapes(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
+    """Compares names and shapes of weights with those of a network.
+
+    Raises:
+        CheckpointError: one differs.
+    """
+    own = model.state_dict()
+    differing = [key for key in own.keys() | state.keys() if _shape(own, key) != _shape(state, key)]
+    if differing:
+        key = min(differing)
+        raise CheckpointError(
+            f"{name}: {key} has shape {_shape(state, key)}, the network {_shape(own, key)} "
+            f"({len(differing)} of {len(own)} differ)"
+        )
+
+
+def fill(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
+    """Copies weights into a network of exactly these names and shapes.
+
+    Raises:
+        CheckpointError: a name or shape differs, or a value is not finite.
+    """
+    check_shapes(model, state, name=name)
+    for key, value in state.items():
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(f"{name}: {key} holds NaN or infinity; use an earlier checkpoint")
+    model.load_state_dict(state)
+
+
+def save_release(model: SSD, path: Path) -> None:
+    """Writes weights, recipe and a checksum of the weights as safetensors."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    data = save(state, metadata={_RECIPE: json.dumps(model.recipe()), _CHECKSUM: _checksum(state)})
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints, written through `write_atomically` and read without unpickling objects."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        path = Path(path)
+        try:
+            write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+        except (OSError, RuntimeError) as error:  # the second is how torch says that the disk is full
+            if "DataLoader worker" in str(error):  # the death of one is told wherever the main process is
+                raise
+            raise MachineError(
+                f"{path}: cannot be written: {_reason(error)}; what was saved before is intact"
+            ) from error
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return dict(load_file(Path(path)))
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    try:
+        _check_size(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        recipe = json.loads(metadata.get(_RECIPE, "null"))
+    except (SafetensorError, *_DAMAGE) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or damaged: {_first_line(error)}") from error
+    if metadata.get(_CHECKSUM, "") not in ("", _checksum(state)):
+        raise CheckpointError(f"{path}: damaged: the weights have another checksum; copy the file again")
+    return recipe, state
+
+
+def _read_lightning(path: Path) -> tuple[Any, Any]:
+    content = load_file(path)
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or _RECIPE not in content:
+        return None, content
+    weights = content["state_dict"].items()
+    return content[_RECIPE], {name[len(_PREFIX) :]: value for name, value in weights if name.startswith(_PREFIX)}
+
+
+def _check_archive(path: Path) -> None:
+    """`torch.save` stores without compression, so an archive that would grow is none of its."""
+    _check_size(path)
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("compressed, which torch.save never does")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its entries are larger than the file")
+        if (damaged := archive.testzip()) is not None:  # torch.load takes flipped bits
+            raise ValueError(f"{damaged} has another checksum; copy the file again")
+
+
+def _check_size(path: Path) -> None:
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path.stat().st_size / 2**30:.0f} GiB; at most {_MAX_BYTES / 2**30:.0f} are read")
+
+
+def _checksum(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names and bytes of the weights."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "the disk is full"
+
+
+def _shape(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
+    return tuple(state[key].shape) if key in state else None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
