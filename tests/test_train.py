@@ -183,11 +183,16 @@ def test_resume_refuses_another_seed(trained: tuple[Path, str]) -> None:
 
 
 def test_a_sweep_gives_each_job_a_folder_and_returns_the_objective(tmp_path: Path) -> None:
-    done = run(tmp_path, "train.py", "-m", *TINY, "optimizer.lr=1e-3,2e-3", "hydra.sweep.dir=sweep")
+    more = ["optimizer.lr=1e-3,2e-3", "dataset.cache=false", "hydra.sweep.dir=sweep"]
+    done = run(tmp_path, "train.py", "-m", *TINY, *more)
     assert done.returncode == 0, done.stderr
     for job, lr in (("0", 1e-3), ("1", 2e-3)):
         assert OmegaConf.load(tmp_path / "sweep" / job / ".hydra/config.yaml").optimizer.lr == lr
         assert (tmp_path / "sweep" / job / "model.safetensors").exists()
+        events = EventAccumulator(str(tmp_path / "sweep" / job / "tensorboard")).Reload()
+        content = events.summary_metadata[metadata.EXPERIMENT_TAG].plugin_data.content
+        columns = metadata.parse_experiment_plugin_data(content).hparam_infos
+        assert [column.name for column in columns if column.differs] == ["optimizer.lr"]
 
 
 def test_help_answers_quickly(tmp_path: Path) -> None:

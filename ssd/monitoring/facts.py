@@ -22,7 +22,7 @@ from ssd.monitoring.board import writer_of
 _GROUPS = ("backbone", "dataset", "augmentation", "optimizer", "scheduler")
 _SETTINGS = ("optimizer.lr", "optimizer.weight_decay", "batch_size", "epochs", "image_size", "seed")
 _METRICS = ("best/map", "val/map", "val/map_50", "val/loss", "test/map", "test/map_50")
-_Value = bool | int | float | str
+_Value = int | float | str
 
 
 def begin(trainer: pl.Trainer, config: DictConfig, splits: Splits, *, step: int) -> None:
@@ -62,7 +62,7 @@ def hyperparameters(config: DictConfig) -> dict[str, _Value]:
     for key in dict.fromkeys([*_SETTINGS, *keys]):
         value = OmegaConf.select(config, key) if "/" not in key and key not in choices else None
         if value is not None and not isinstance(value, DictConfig):
-            values[key] = value if isinstance(value, int | float | str) else str(value)
+            values[key] = value if type(value) in (int, float, str) else str(value)  # a bool would show as 0.0000
     return values
 
 
@@ -105,7 +105,8 @@ def _swept() -> set[str]:
     """What a sweep varies: the overrides of this job that were not given as they are."""
     sweep = Path(HydraConfig.get().runtime.output_dir).parent / "multirun.yaml"
     given = OmegaConf.load(sweep).hydra.overrides.task if sweep.exists() else _overrides()
-    return {item.partition("=")[0] for item in _overrides() if item not in given}
+    as_given = {item.lower() for item in given}  # Hydra gives a job False for false
+    return {item.partition("=")[0] for item in _overrides() if item.lower() not in as_given}
 
 
 def _overrides() -> list[str]:
