@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from rich.console import Console
 from rich.progress import track
 
+from ssd.data.index import DetectionIndex
 from ssd.evaluation.analysis import ALL_CLASSES, ScoreCurve, confusion_matrix, score_curve
 from ssd.evaluation.average_precision import (
     AREA,
@@ -25,12 +26,11 @@ from ssd.evaluation.average_precision import (
     interval,
     mean_over_classes,
 )
-from ssd.data.index import DetectionIndex
-from ssd.images import Picture
 from ssd.evaluation.matching import Matches, Scene, match_coco, match_voc
 from ssd.evaluation.metrics import DetectionMetrics
-from ssd.structures import Batch, Detections
 from ssd.evaluation.tide import ERRORS, Kind, error_costs, judge
+from ssd.images import Picture
+from ssd.structures import Batch, Detections
 
 _BATCHES_AHEAD = 2
 

@@ -12,12 +12,12 @@ from markupsafe import Markup
 from rich.table import Table
 
 from ssd import html
+from ssd.data.index import DetectionIndex
 from ssd.evaluation import charts
 from ssd.evaluation.analysis import ALL_CLASSES, Verdict, worst_pictures
-from ssd.data.index import DetectionIndex
 from ssd.evaluation.measures import Comparison, Evaluation
-from ssd.results import TITLES, say, say_table
 from ssd.evaluation.tide import Kind
+from ssd.results import TITLES, say, say_table
 
 _TITLES = TITLES | {
     "voc07_map": "VOC07 mAP (11 points)",

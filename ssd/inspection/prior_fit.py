@@ -11,8 +11,8 @@ import numpy as np
 import yaml
 from jaxtyping import Float, Int
 
-from ssd.inspection.coverage import Layout, best_iou
 from ssd.files import write_atomically
+from ssd.inspection.coverage import Layout, best_iou
 from ssd.priors import PriorSpec
 
 _BOXES = 2000  # enough for a dozen numbers

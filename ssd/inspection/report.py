@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ssd import html
-from ssd.inspection.coverage import SIZE_NAMES, Coverage, Layout, best_iou
 from ssd.data.augmentation import Sample
 from ssd.data.index import DetectionIndex
 from ssd.data.repair import Report
 from ssd.data.splits import Splits
 from ssd.errors import DataError
+from ssd.inspection.coverage import SIZE_NAMES, Coverage, Layout, best_iou
 from ssd.inspection.problems import Leak
 
 _MOST_ROWS = 1000  # of problems on the page; problems.txt has all

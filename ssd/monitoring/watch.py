@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _SHOWINGS = 10  # in a run
-_MOST_TIME = 0.02  # of the run's
+_MOST_TIME = 0.015  # of the run's
 _GB = 1e9
 
 

@@ -13,15 +13,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
-from ssd.weights import checkpoint
 from ssd import cluster
 from ssd.command import OVERRIDES_FILE
 from ssd.errors import CheckpointError, ConfigError
 from ssd.files import sweep, write_atomically
 from ssd.model import SSD
-from ssd.runs.recovery import RecoveryPoint
 from ssd.results import say
+from ssd.runs.recovery import RecoveryPoint
 from ssd.runtime import is_first_process
+from ssd.weights import checkpoint
 
 LAST = Path("checkpoints/last.ckpt")  # in a run's folder
 _CONFIG = ".hydra/config.yaml"
