@@ -22,7 +22,7 @@ from urllib3.util import Retry, Timeout, make_headers, parse_url
 
 from ssd.data import answers
 from ssd.data.answers import AgainError, RefusedError
-from ssd.data.meter import Meter
+from ssd.data.transfer_meter import TransferMeter
 from ssd.errors import ConfigError, DataError, MachineError
 from ssd.files import flush
 
@@ -74,7 +74,7 @@ def fetch_all(
             raise ConfigError(f"{file.url}: not an http:// or https:// address")
     if not files:
         return {}
-    with Meter(title, total=len(files)) as meter:
+    with TransferMeter(title, total=len(files)) as meter:
         return _Job(files, network, meter=meter, max_bytes=max_bytes, check=check).run()
 
 
@@ -86,7 +86,7 @@ class _Job:
         files: Sequence[RemoteFile],
         network: Network,
         *,
-        meter: Meter,
+        meter: TransferMeter,
         max_bytes: int,
         check: Callable[[Path], object],
     ) -> None:
