@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -34,10 +33,9 @@ class Meter:
         self._task = self._bar.add_task(title, total=total, status="")
         self._started = self._printed = time.monotonic()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> None:
         self._started = self._printed = time.monotonic()
         self._bar.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -74,7 +74,8 @@ def fetch_all(
             raise ConfigError(f"{file.url}: not an http:// or https:// address")
     if not files:
         return {}
-    with TransferMeter(title, total=len(files)) as meter:
+    meter = TransferMeter(title, total=len(files))
+    with meter:
         return _Job(files, network, meter=meter, max_bytes=max_bytes, check=check).run()
 
 
