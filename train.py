@@ -24,12 +24,12 @@ def train(config: DictConfig) -> float | None:
 
     from ssd import assemble, results, runtime
     from ssd.monitoring import facts
-    from ssd.runs import folder as runs
+    from ssd.runs.folder import check_classes, claim
 
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    resumed = runs.claim(folder, config)
+    resumed = claim(folder, config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     assemble.check_fit(config)
@@ -39,7 +39,7 @@ def train(config: DictConfig) -> float | None:
         results.say(line)
     model = assemble.build_model(config, datamodule.class_names, resumes=resumed is not None)
     if resumed is not None:
-        runs.check_classes(resumed, model)
+        check_classes(resumed, model)
     module = assemble.build_module(config, model)
     trainer = assemble.build_trainer(
         config, folder, validates=datamodule.splits.val is not None, first_step=resumed.step if resumed else None
@@ -54,22 +54,22 @@ def finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMod
     """Writes the release file from the best weights, tests them, and says what came out."""
     from ssd import assemble, results
     from ssd.monitoring import facts
-    from ssd.runs import folder as runs
+    from ssd.runs.folder import best_checkpoint, best_score
     from ssd.weights import checkpoint
 
-    best = runs.best_checkpoint(folder)
+    best = best_checkpoint(folder)
     model = checkpoint.load(best)
     if trainer.is_global_zero:
         checkpoint.save_release(model, folder / "model.safetensors")
     scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    objective = runs.best_score(trainer) if config.objective == "val/map" else scores.get(config.objective)
+    objective = best_score(trainer) if config.objective == "val/map" else scores.get(config.objective)
     test: dict[str, float] = {}
     if datamodule.splits.test is not None:
         module = assemble.build_module(config, model)
         test = dict(trainer.test(module, datamodule, verbose=False)[0])
     results.show(test or scores, model.class_names, stage="test" if test else "val")
     results.show_files(folder, best)
-    facts.end(trainer, config, best=runs.best_score(trainer))
+    facts.end(trainer, config, best=best_score(trainer))
     return objective
 
 

@@ -22,7 +22,7 @@ from ssd.errors import CheckpointError, ConfigError
 from ssd.model import SSD, measure
 from ssd.module import SSDModule
 from ssd.priors import Grid, PriorSpec
-from ssd.runs import folder as runs
+from ssd.runs.folder import checkpoint_callbacks
 from ssd.structures import Batch
 from ssd.weights import pretrained, transfer
 from ssd.weights.checkpoint import AtomicCheckpointIO
@@ -141,7 +141,7 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool, first_st
     precision = config.trainer.precision
     without_validation = {} if validates else {"limit_val_batches": 0}
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
-    callbacks += runs.checkpoint_callbacks(
+    callbacks += checkpoint_callbacks(
         folder, validates=validates, minutes=config.save_every_minutes, steps=config.save_every_steps
     )
     return instantiate(

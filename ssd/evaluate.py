@@ -25,8 +25,7 @@ def evaluate(config: DictConfig) -> None:
     from omegaconf import ListConfig
 
     from ssd import runtime
-    from ssd.evaluation import measures as evaluation
-    from ssd.evaluation import report as evaluation_report
+    from ssd.evaluation import measures, report
 
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
@@ -36,10 +35,10 @@ def evaluate(config: DictConfig) -> None:
     index = read_split(config, common_classes([predictor.class_names for predictor in predictors], names))
     folder = _make_folder(config.output)
     evaluations = [_measure(config, name, item, index) for name, item in zip(names, predictors, strict=True)]
-    comparisons = evaluation.compare(evaluations)
-    evaluation_report.show(evaluations, comparisons)
+    comparisons = measures.compare(evaluations)
+    report.show(evaluations, comparisons)
     data = _describe(config)
-    page = evaluation_report.as_page(
+    page = report.as_page(
         evaluations,
         comparisons,
         index,
@@ -49,7 +48,7 @@ def evaluate(config: DictConfig) -> None:
     )
     facts = {"checkpoints": paths, "dataset": data, "split": config.split, "pictures": len(index)}
     _write(folder / "report.html", page)
-    _write(folder / "evaluation.json", evaluation_report.as_json(evaluations, comparisons, facts))
+    _write(folder / "evaluation.json", report.as_json(evaluations, comparisons, facts))
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
@@ -138,14 +137,14 @@ def _open(config: DictConfig, path: str) -> PicturePredictor:
 
 
 def _measure(config: DictConfig, name: str, predictor: PicturePredictor, index: DetectionIndex) -> Evaluation:
-    from ssd.evaluation import measures as evaluation
+    from ssd.evaluation import measures
     from ssd.evaluation.average_precision import resampled
 
     threads = min(8, os.cpu_count() or 1) if config.num_workers is None else max(1, config.num_workers)
-    found, speed = evaluation.detect(predictor, index, batch_size=config.batch_size, threads=threads)
-    found = evaluation.relabelled(found, predictor.class_names, index.class_names)
+    found, speed = measures.detect(predictor, index, batch_size=config.batch_size, threads=threads)
+    found = measures.relabelled(found, predictor.class_names, index.class_names)
     weights = resampled(len(index), times=config.resamples, seed=config.seed)
-    return evaluation.measure(name, found, index, speed=speed, weights=weights)
+    return measures.measure(name, found, index, speed=speed, weights=weights)
 
 
 def _make_folder(output: str) -> Path:

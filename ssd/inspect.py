@@ -64,15 +64,15 @@ def _look(config: DictConfig, splits: Splits) -> list[Section]:
 
     from ssd import results
     from ssd.data.dataset import DetectionDataset
-    from ssd.inspection import problems as inspection
+    from ssd.inspection import problems
     from ssd.inspection import report as inspection_report
 
     results.say_table(inspection_report.splits_table(splits))
     root = Path(config.dataset.root) if "root" in config.dataset else None
-    looks = {name: inspection.look(name, index, splits.report, root=root) for name, index in splits.named()}
-    leaks = inspection.find_leaks(looks)
-    inspection.note_leaks(leaks, splits, splits.report)
-    inspection.note_classes(splits, splits.report)
+    looks = {name: problems.look(name, index, splits.report, root=root) for name, index in splits.named()}
+    leaks = problems.find_leaks(looks)
+    problems.note_leaks(leaks, splits, splits.report)
+    problems.note_classes(splits, splits.report)
     name, index = splits.named()[0]
     dataset = DetectionDataset(index, instantiate(config.augmentation, _convert_="all"), seed=config.seed)
     chosen = np.random.default_rng(config.seed).permutation(looks[name].positions)[:_SAMPLES]

@@ -18,9 +18,10 @@ from unittest import mock
 
 import torch
 
-from ssd import assemble, results  # noqa: F401  what the scripts import
-from ssd.prediction import detector, sources  # noqa: F401  what the scripts import
-from ssd.runs import folder as runs  # noqa: F401  what the scripts import
+# what the scripts import while they run
+from ssd import assemble, results  # noqa: F401
+from ssd.prediction import detector, media, sources  # noqa: F401
+from ssd.runs import folder  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 TINY = [

@@ -1,1 +1,1 @@
-"""Weights that other programs have written, and starting from them."""
+"""Files of weights: checkpoints and release files, those of other programs, and starting from either."""
