@@ -21,7 +21,7 @@ import torch
 # what the scripts import while they run
 from ssd import assemble, results  # noqa: F401
 from ssd.prediction import detector, media, sources  # noqa: F401
-from ssd.runs import folder  # noqa: F401
+from ssd.runs import recovery  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 TINY = [
