@@ -31,7 +31,7 @@ _BACKOFF_S = 0.5  # the first pause; each further one is twice as long
 _RANDOM = random.Random()  # of its own: the seeded one belongs to the training
 _HOST_DOWN = 10  # files given up in a row
 _RETRIES = Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5)  # all but redirects are counted here
-_HEADERS = {"User-Agent": "ssd-detector", "Accept-Encoding": "identity"}  # ranges count the bytes of the file itself
+HEADERS = {"User-Agent": "ssd-detector", "Accept-Encoding": "identity"}  # ranges count the bytes of the file itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class _Job:
         self._meter = meter
         self._max_bytes = max_bytes
         self._check = check
-        self._connections = _connections(files[0].url, network)
+        self._connections = connections(files[0].url, network)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._ended: SimpleQueue[BaseException | None] = SimpleQueue()
@@ -161,7 +161,7 @@ class _Job:
     def _try(self, file: RemoteFile) -> None:
         partial, tag = _beside(file.path)
         start = partial.stat().st_size if partial.is_file() and tag.is_file() else 0
-        headers = _HEADERS | ({"Range": f"bytes={start}-", "If-Range": tag.read_text()} if start else {})
+        headers = HEADERS | ({"Range": f"bytes={start}-", "If-Range": tag.read_text()} if start else {})
         try:
             with self._connections.request("GET", file.url, headers=headers, preload_content=False) as response:
                 self._answers += 1
@@ -195,7 +195,7 @@ class _Job:
                 self._meter.received(file.path, count=len(chunk), share=size / max(size, total))
 
 
-def _connections(url: str, network: Network) -> urllib3.PoolManager:
+def connections(url: str, network: Network) -> urllib3.PoolManager:
     """Connections that are kept and used again, through the proxy of the environment if there is one."""
     settings: dict[str, Any] = {
         "maxsize": network.workers,
