@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -93,7 +93,7 @@ def build_evaluation(model: SSD, config: DictConfig) -> tuple[DetectionIndex, It
     datamodule = build_datamodule(config)
     datamodule.prepare_data()
     splits = dict(datamodule.splits.named())
-    if datamodule.class_names != model.class_names or not any(len(index.boxes) for index in splits.values()):
+    if not _alike(datamodule.class_names, model.class_names) or not any(len(index.boxes) for index in splits.values()):
         raise ConfigError(
             f"dataset: has no objects of the checkpoint's classes ({', '.join(model.class_names)}), or others, or "
             "another order; give dataset.classes=[...] as in the checkpoint"
@@ -102,6 +102,10 @@ def build_evaluation(model: SSD, config: DictConfig) -> tuple[DetectionIndex, It
     if config.split not in loaders or config.split not in splits:
         raise ConfigError(f"split={config.split}: give split=val or split=test, one that the dataset has")
     return splits.get("train", splits[config.split]), loaders[config.split]()
+
+
+def _alike(first: Sequence[str], second: Sequence[str]) -> bool:
+    return [name.casefold() for name in first] == [name.casefold() for name in second]
 
 
 def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bool = False) -> SSD:

@@ -32,7 +32,8 @@ def evaluate(config: DictConfig) -> None:
     paths = list(config.checkpoint) if isinstance(config.checkpoint, ListConfig) else [config.checkpoint]
     names = short_names(paths)
     predictors = [_open(config, path) for path in paths]
-    index = read_split(config, common_classes([predictor.class_names for predictor in predictors], names))
+    common = common_classes([predictor.class_names for predictor in predictors], names)
+    index = read_split(config, chosen_classes(common, config.dataset.get("classes")))
     folder = _make_folder(config.output)
     evaluations = [_measure(config, name, item, index) for name, item in zip(names, predictors, strict=True)]
     comparisons = measures.compare(evaluations)
@@ -87,6 +88,18 @@ def common_classes(class_lists: Sequence[Sequence[str]], names: Sequence[str]) -
     return common
 
 
+def chosen_classes(class_names: tuple[str, ...], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """Those of `dataset.classes`, where it names some that the detectors know and not all."""
+    from ssd.data.splits import place_of
+    from ssd.results import say
+
+    chosen = tuple(name for name in class_names if place_of(name, list(wanted or ())) is not None)
+    if not 0 < len(chosen) < len(class_names):
+        return class_names
+    say(f"dataset.classes: measured by {', '.join(chosen)} alone")
+    return chosen
+
+
 def read_split(config: DictConfig, class_names: tuple[str, ...]) -> DetectionIndex:
     """The split of the dataset, with the labels of the detectors.
 
@@ -116,10 +129,11 @@ def read_split(config: DictConfig, class_names: tuple[str, ...]) -> DetectionInd
 
 def _check_classes(splits: Splits, class_names: tuple[str, ...]) -> None:
     """Readers that were given the classes leave others out and report it; the rest names its own."""
+    from ssd.data.splits import place_of
     from ssd.results import say
 
-    known = [name for name in splits.class_names if name in class_names]
-    others = [name for name in splits.class_names if name not in class_names]
+    known = [name for name in splits.class_names if place_of(name, class_names) is not None]
+    others = [name for name in splits.class_names if name not in known]
     left_out = [line for line in splits.report.summary_lines() if "left out" in line]
     if not known or (left_out and not any(len(index.boxes) for _, index in splits.named())):
         there = left_out[0] if left_out else f"the dataset has {', '.join(others)}"
@@ -151,7 +165,9 @@ def _make_folder(output: str) -> Path:
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineError(f"output={output}: cannot be written: {error.strerror or error}") from error
+        raise MachineError(
+            f"output={output}: cannot be written: {error.strerror or error}; name another folder"
+        ) from error
     return Path(output)
 
 

@@ -62,6 +62,11 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, suffix: str, content: 
     refused(path, "damaged|refused")
 
 
+def test_a_text_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Read me\n")
+    refused(tmp_path / "README.md", r"not a checkpoint, or damaged: give model\.safetensors or a \.ckpt of a run")
+
+
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     refused(tmp_path / "nothing.ckpt", "no such checkpoint")
     refused(tmp_path, "not a file")
@@ -84,8 +89,8 @@ def test_a_pickle_that_carries_code_is_refused_and_not_run(tmp_path: Path) -> No
 
     torch.save({"state_dict": {}, "recipe": Payload()}, tmp_path / "zip.ckpt")
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Payload()))
-    for name in ("zip.ckpt", "plain.ckpt"):
-        refused(tmp_path / name, "refused|damaged")
+    refused(tmp_path / "zip.ckpt", r"refused: it holds posix\.mkdir, and objects are never loaded")
+    refused(tmp_path / "plain.ckpt", "refused: not what torch.save writes; give weights only")
     assert not canary.exists()
 
 

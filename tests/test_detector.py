@@ -100,11 +100,22 @@ def test_half_precision_finds_nearly_the_same(weights: Path, detector: ssd.Detec
     assert not np.array_equal(half, full)
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_what_is_no_picture_at_all_is_named(detector: ssd.Detector) -> None:
+    with pytest.raises(DataError, match="bytes: give a path, a uint8 RGB array, a Pillow image, or a list"):
+        detector(b"abc")  # type: ignore[call-overload]
+
+
 def test_what_is_wrong_is_said(weights: Path, detector: ssd.Detector, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such picture"):
         detector(tmp_path / "missing.jpg")
     with pytest.raises(DataError, match=r"an array of float32 \[2, 2, 3\]: give uint8 RGB \[H, W, 3\]"):
         detector(np.zeros((2, 2, 3), np.float32))
+    for path in (tmp_path, tmp_path / "street.MP4"):
+        with pytest.raises(DataError, match=r"not one picture; python predict\.py"):
+            detector(path)
+    with pytest.raises(ConfigError, match=r"out: give a name that ends in \.jpg or \.png"):
+        detector(np.zeros((2, 2, 3), np.uint8)).draw(tmp_path / "out")
     with pytest.raises(DataError, match="floating-point pixels"):
         detector(Image.new("F", (4, 4)))
     with pytest.raises(CheckpointError, match="no such checkpoint"):

@@ -27,7 +27,7 @@ from ssd.config import register
 from ssd.data.index import DetectionIndex
 from ssd.data.shapes import CLASS_NAMES, read_shapes
 from ssd.errors import ConfigError
-from ssd.evaluate import common_classes, evaluate, short_names
+from ssd.evaluate import chosen_classes, common_classes, evaluate, short_names
 from ssd.evaluation.average_precision import resampled
 from ssd.evaluation.measures import Evaluation, Speed, compare, detect, measure, relabelled, with_classes
 from ssd.evaluation.report import as_json, as_page, describe, show
@@ -168,6 +168,25 @@ def test_detections_come_in_the_order_of_the_pictures(index: DetectionIndex, bat
     assert [item.boxes[0, 2:].tolist() for item in found] == index.sizes.tolist()
     assert speed.pictures == len(index)
     assert 0 < speed.waiting < speed.seconds
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (None, ("car", "Bus", "dog")),
+        (["BUS", "car"], ("car", "Bus")),
+        (["lorry"], ("car", "Bus", "dog")),
+        (["car", "bus", "dog", "cat"], ("car", "Bus", "dog")),
+    ],
+)
+def test_classes_can_be_chosen_in_any_case(wanted: list[str] | None, expected: tuple[str, ...]) -> None:
+    assert chosen_classes(("car", "Bus", "dog"), wanted) == expected
+
+
+def test_labels_are_mapped_by_name_in_any_case(index: DetectionIndex) -> None:
+    shouted = replace(index, class_names=tuple(name.upper() for name in index.class_names))
+    mapped = with_classes(shouted, CLASS_NAMES[::-1])
+    assert [CLASS_NAMES[::-1][label] for label in mapped.labels] == [CLASS_NAMES[label] for label in index.labels]
 
 
 # --- the command -------------------------------------------------------------------------------------------------

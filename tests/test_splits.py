@@ -8,12 +8,17 @@ from hypothesis import strategies as st
 
 from ssd.data.index import DetectionIndex, PictureRecord, build_index
 from ssd.data.repair import Report
-from ssd.data.splits import Splits, class_list, hold_out, seeded_split
+from ssd.data.splits import Splits, class_list, hold_out, place_of, seeded_split
 from ssd.errors import ConfigError, DataError
 from ssd.images import read_image
 
 SPLITS = ("train", "val", "test")
 NAMES = st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=40)
+
+
+@pytest.mark.parametrize(("name", "place"), [("Car", 0), ("car", 1), ("BUS", 2), ("CAR", None), ("dog", None)])
+def test_a_class_is_found_in_another_case_where_only_one_can_be_meant(name: str, place: int | None) -> None:
+    assert place_of(name, ["Car", "car", "bus"]) == place
 
 
 @given(NAMES, st.floats(0, 1), st.integers(0, 3))

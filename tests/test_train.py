@@ -182,6 +182,21 @@ def test_resume_refuses_another_seed(trained: tuple[Path, str]) -> None:
     assert "seed was 0 and cannot become 7" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["epochs=2"], "error: epochs=2: the run has ended 3 epochs already; give more"),
+        (["backbone=vgg16"], "error: resume: backbone._target_ was ssd.backbones."),
+    ],
+)
+def test_a_resume_that_cannot_work_is_told(tmp_path: Path, changes: list[str], message: str) -> None:
+    done = run(tmp_path, "train.py", *TINY, "dataset.train=4", "epochs=4", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    again = run(tmp_path, "train.py", "resume=run", *changes)
+    assert again.returncode == 2
+    assert again.stderr.startswith(message)
+
+
 def test_a_sweep_gives_each_job_a_folder_and_returns_the_objective(tmp_path: Path) -> None:
     more = ["optimizer.lr=1e-3,2e-3", "dataset.cache=false", "hydra.sweep.dir=sweep"]
     done = run(tmp_path, "train.py", "-m", *TINY, *more)

@@ -17,6 +17,14 @@ VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.1
 
 
+def place_of(name: str, class_names: Sequence[str]) -> int | None:
+    """Where a class is in a list: spelt alike, or else the only one that differs in upper and lower case."""
+    if name in class_names:
+        return class_names.index(name)
+    places = [place for place, other in enumerate(class_names) if other.casefold() == name.casefold()]
+    return places[0] if len(places) == 1 else None
+
+
 @dataclass(frozen=True, slots=True)
 class Splits:
     """The indexes of a dataset; a split may be missing, and all have the same class list."""

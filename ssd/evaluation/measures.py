@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ssd.data.index import DetectionIndex
+from ssd.data.splits import place_of
 from ssd.evaluation.analysis import ALL_CLASSES, ScoreCurve, confusion_matrix, score_curve
 from ssd.evaluation.average_precision import (
     AREA,
@@ -147,7 +148,8 @@ def relabelled(found: Iterable[Detections], own: Sequence[str], class_names: Seq
 
 
 def _places(own: Sequence[str], class_names: Sequence[str]) -> Int[np.ndarray, "C"]:
-    return np.array([class_names.index(name) if name in class_names else -1 for name in own])
+    places = [place_of(name, class_names) for name in own]
+    return np.array([-1 if place is None else place for place in places])
 
 
 def measure(

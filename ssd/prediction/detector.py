@@ -19,6 +19,7 @@ from ssd.errors import ConfigError, DataError
 from ssd.images import Picture, from_pillow, read_image
 from ssd.postprocess import PostProcess
 from ssd.prediction.outputs import save_picture
+from ssd.prediction.video import VIDEO_SUFFIXES
 from ssd.predictor import PicturePredictor, Predictor, as_record
 from ssd.structures import Detections
 from ssd.weights import checkpoint
@@ -110,7 +111,7 @@ class Detector:
         Raises:
             DataError: no picture, or one that cannot be read.
         """
-        if isinstance(pictures, PictureLike):
+        if not isinstance(pictures, list | tuple):
             return self([pictures])[0]
         images = [_as_picture(picture) for picture in pictures]
         sources = [str(picture) if isinstance(picture, str | Path) else "" for picture in pictures]
@@ -185,9 +186,13 @@ class PictureDetections:
 
 def _as_picture(picture: PictureLike) -> Picture:
     if isinstance(picture, str | Path):
+        if Path(picture).is_dir() or Path(picture).suffix.lower() in VIDEO_SUFFIXES:
+            raise DataError(f"{picture}: not one picture; python predict.py checkpoint=FILE source=... takes it")
         return read_image(picture)
     if isinstance(picture, Image.Image):
         return from_pillow(picture, name="the picture")
+    if not isinstance(picture, np.ndarray):
+        raise DataError(f"{type(picture).__name__}: give a path, a uint8 RGB array, a Pillow image, or a list of them")
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
         raise DataError(f"an array of {picture.dtype} {list(picture.shape)}: give uint8 RGB [H, W, 3]")
     return picture

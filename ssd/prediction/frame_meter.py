@@ -22,7 +22,7 @@ class FrameMeter(Meter):
 
     def summary(self) -> str:
         """All in all."""
-        return f"{self.frames} frames, {self._objects} objects, {self._rate():.1f} frames/s"
+        return f"{self.frames} frames, {self._objects} objects shown, {self._rate():.1f} frames/s"
 
     def _rate(self) -> float:
         return self.frames / self.seconds

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ssd.data.splits import place_of
 from ssd.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.prediction.frame_meter import FrameMeter
 from ssd.prediction.outputs import Outputs, Result
@@ -71,7 +72,9 @@ def predict_media(
             if failed and meter.frames == 0:
                 raise DataError(_listed(failed, media))
     except OSError as error:
-        raise MachineError(f"output={output}: cannot be written: {error.strerror or error}") from error
+        raise MachineError(
+            f"output={output}: cannot be written: {error.strerror or error}; name another folder"
+        ) from error
     finally:
         if meter.frames:
             _log.info("%s -> %s", meter.summary(), output)
@@ -110,13 +113,15 @@ class _Choice:
 
 
 def _labels(classes: Sequence[str] | None, class_names: Sequence[str]) -> Tensor:
-    for name in classes or ():
-        if name not in class_names:
+    places = []
+    for name in class_names if classes is None else classes:
+        place = place_of(name, class_names)
+        if place is None:
             near = difflib.get_close_matches(name, class_names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(class_names[:20])}"
             raise ConfigError(f"classes: the checkpoint has no class {name}; {hint}")
-    kept = class_names if classes is None else classes
-    return torch.tensor([class_names.index(name) for name in kept], dtype=torch.int64)
+        places.append(place)
+    return torch.tensor(places, dtype=torch.int64)
 
 
 def _batches(frames: Iterable[Frame], size: int) -> Generator[list[Frame], None, None]:

@@ -180,6 +180,8 @@ def _picture_name(frame: Frame) -> Path:
 
 def save_picture(picture: Picture, path: Path) -> None:
     """Writes a picture in the format that its suffix names; not flushed to the disk, for that may cost 10 ms each."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise ConfigError(f"{path}: give a name that ends in .jpg or .png")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     Image.fromarray(picture).save(partial, quality=_JPEG_QUALITY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,7 +27,9 @@ from ssd.weights import checkpoint
 LAST = Path("checkpoints/last.ckpt")  # in a run's folder
 _CONFIG = ".hydra/config.yaml"
 _locks: list[FileLock] = []
-_FIXED = ("seed", "image_size", "priors", "dataset.classes")
+_FIXED = ("backbone", "seed", "image_size", "priors", "dataset.classes")
+_FREE = ("resume", "backbone.weights")  # of the fixed ones, this may lie elsewhere by now
+_LONGEST = 60  # letters of a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,13 @@ def claim(folder: Path, config: DictConfig) -> Resumed | None:
         return None
     content = checkpoint.load_file(last)
     try:
-        return Resumed(last, int(content["global_step"]), tuple(content["recipe"]["class_names"]))
+        epoch = int(content["epoch"])
+        resumed = Resumed(last, int(content["global_step"]), tuple(content["recipe"]["class_names"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{last}: no recovery point of this program; resume another run") from error
+    if epoch > config.epochs:
+        raise ConfigError(f"epochs={config.epochs}: the run has ended {epoch} epochs already; give more")
+    return resumed
 
 
 def _claim(folder: Path, config: DictConfig) -> None:
@@ -133,11 +140,14 @@ def _compare(saved: Any, now: Any) -> None:
     changes = {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key != "resume"
+        if before.get(key) != after.get(key) and key not in _FREE
     }
-    for key, (old, new) in changes.items():
-        if key.startswith(_FIXED):
-            raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run")
+    texts = {key: tuple(shorten(str(value), _LONGEST) for value in values) for key, values in changes.items()}
+    for fixed in _FIXED:
+        for key, (old, new) in texts.items():
+            if key.startswith(fixed):
+                raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run")
+    for key, (old, new) in texts.items():
         say(f"changed on resume: {key}: {old} -> {new}")
 
 

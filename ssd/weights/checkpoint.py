@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -31,6 +32,7 @@ _log = logging.getLogger("ssd")
 _RECIPE = "recipe"
 _CHECKSUM = "sha256"
 _MAX_BYTES = 16 * 2**30
+_FORBIDDEN = re.compile(r"GLOBAL (\S+)")  # what torch.load says of an object
 _DAMAGE = (
     RuntimeError,  # RecursionError is one
     EOFError,
@@ -108,7 +110,9 @@ def load_file(path: str | Path) -> Any:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # about unusual pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: refused: {_first_line(error)}") from error
+        objects = _FORBIDDEN.search(str(error))
+        what = f"it holds {objects[1]}, and objects are never loaded" if objects else "not what torch.save writes"
+        raise CheckpointError(f"{path}: refused: {what}; give weights only") from error
     except _DAMAGE as error:
         raise CheckpointError(f"{path}: not a checkpoint, or damaged: {_first_line(error)}") from error
 
@@ -200,6 +204,9 @@ def _check_archive(path: Path) -> None:
     """`torch.save` stores without compression, so an archive that would grow is none of its."""
     _check_size(path)
     if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(1) != pickle.PROTO:
+                raise ValueError("give model.safetensors or a .ckpt of a run, an exported .onnx, or weights in a .pth")
         return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
