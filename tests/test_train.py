@@ -186,7 +186,7 @@ def test_resume_refuses_another_seed(trained: tuple[Path, str]) -> None:
     ("changes", "message"),
     [
         (["epochs=2"], "error: epochs=2: the run has ended 3 epochs already; give more"),
-        (["backbone=vgg16"], "error: resume: backbone._target_ was ssd.backbones."),
+        (["image_size=64", "backbone.width_multiplier=0.2"], "error: resume: backbone.width_multiplier was 0.25 and "),
     ],
 )
 def test_a_resume_that_cannot_work_is_told(tmp_path: Path, changes: list[str], message: str) -> None:
