@@ -77,13 +77,14 @@ def common_classes(class_lists: Sequence[Sequence[str]], names: Sequence[str]) -
     Raises:
         ConfigError: there is none.
     """
+    from ssd.data.splits import place_of
     from ssd.results import say
 
-    common = tuple(name for name in class_lists[0] if all(name in known for known in class_lists))
+    common = tuple(name for name in class_lists[0] if all(place_of(name, known) is not None for known in class_lists))
     if not common:
         lists = "; ".join(f"{name} knows {', '.join(known)}" for name, known in zip(names, class_lists, strict=True))
         raise ConfigError(f"checkpoint: no class in common: {lists}")
-    if any(set(known) != set(common) for known in class_lists):
+    if any(len(known) != len(common) for known in class_lists):
         say(f"compared by the classes that all know: {', '.join(common)}")
     return common
 

@@ -19,7 +19,7 @@ class Meter:
     """The bar; `total` is how much there is to do, None where that is not known."""
 
     def __init__(self, title: str, *, total: int | None, stderr: bool = False) -> None:
-        self._total = total
+        self.total = total
         self._console = Console(stderr=stderr)
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -49,8 +49,8 @@ class Meter:
 
     def show(self, title: str, status: str, *, done: float) -> None:
         """What is under way, how it goes, and how much of the total is done."""
-        if self._total is not None and done:
-            left = int((self._total - done) * self.seconds / done)
+        if self.total is not None and done:
+            left = int((self.total - done) * self.seconds / done)
             status += f"  ETA {left // 3600}:{left % 3600 // 60:02}:{left % 60:02}"
         self._bar.update(self._task, completed=done, description=title, status=status)
         now = time.monotonic()

@@ -183,6 +183,10 @@ def test_classes_can_be_chosen_in_any_case(wanted: list[str] | None, expected: t
     assert chosen_classes(("car", "Bus", "dog"), wanted) == expected
 
 
+def test_common_classes_are_those_that_all_know_in_any_case() -> None:
+    assert common_classes([("car", "Bus"), ("BUS", "dog", "Car")], ["a", "b"]) == ("car", "Bus")
+
+
 def test_labels_are_mapped_by_name_in_any_case(index: DetectionIndex) -> None:
     shouted = replace(index, class_names=tuple(name.upper() for name in index.class_names))
     mapped = with_classes(shouted, CLASS_NAMES[::-1])

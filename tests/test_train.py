@@ -192,8 +192,10 @@ def test_resume_refuses_another_seed(trained: tuple[Path, str]) -> None:
 def test_a_resume_that_cannot_work_is_told(tmp_path: Path, changes: list[str], message: str) -> None:
     done = run(tmp_path, "train.py", *TINY, "dataset.train=4", "epochs=4", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
+    saved = [(tmp_path / "run/.hydra" / name).read_text() for name in ("config.yaml", "overrides.yaml")]
     again = run(tmp_path, "train.py", "resume=run", *changes)
     assert again.returncode == 2
+    assert saved == [(tmp_path / "run/.hydra" / name).read_text() for name in ("config.yaml", "overrides.yaml")]
     assert again.stderr.startswith(message)
 
 

@@ -17,7 +17,6 @@ class TransferMeter(Meter):
     def __init__(self, title: str, *, total: int) -> None:
         super().__init__(title, total=total)
         self._title = title
-        self._files = total
         self._lock = threading.Lock()
         self._shares: dict[Path, float] = {}
         self._finished = 0
@@ -40,4 +39,4 @@ class TransferMeter(Meter):
     def _update(self) -> None:
         rates = f"{self._finished / self.seconds:.1f}/s  {self._bytes / self.seconds / 1e6:.1f} MB/s"
         done = self._finished + sum(self._shares.values())
-        self.show(self._title, f"{self._finished}/{self._files} files  {rates}", done=done)
+        self.show(self._title, f"{self._finished}/{self.total} files  {rates}", done=done)

@@ -12,13 +12,13 @@ class FrameMeter(Meter):
         super().__init__("", total=total, stderr=True)
         self.frames = 0
         self._objects = 0
-        self._of = "" if total is None else f"/{total}"
 
     def step(self, name: str, *, objects: int) -> None:
         """One more frame, of `name`, with so many objects."""
         self.frames += 1
         self._objects += objects
-        self.show(name[-30:], f"{self.frames}{self._of} frames  {self._rate():.1f}/s", done=self.frames)
+        of = "" if self.total is None else f"/{self.total}"
+        self.show(name[-30:], f"{self.frames}{of} frames  {self._rate():.1f}/s", done=self.frames)
 
     def summary(self) -> str:
         """All in all."""

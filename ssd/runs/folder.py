@@ -54,7 +54,14 @@ def claim(folder: Path, config: DictConfig) -> Resumed | None:
         MachineError: nothing can be written there.
     """
     if is_first_process():
-        _claim(folder, config)
+        _take(folder, config)
+    resumed = _recovery_point(folder, config)
+    if is_first_process():  # only now: a resume that is refused leaves the saved configuration as it was
+        _remember(folder, config)
+    return resumed
+
+
+def _recovery_point(folder: Path, config: DictConfig) -> Resumed | None:
     last = folder / LAST
     if config.resume is None or not last.exists():
         return None
@@ -69,17 +76,20 @@ def claim(folder: Path, config: DictConfig) -> Resumed | None:
     return resumed
 
 
-def _claim(folder: Path, config: DictConfig) -> None:
-    resolved = OmegaConf.to_container(config, resolve=True)
+def _take(folder: Path, config: DictConfig) -> None:
     if config.resume is None:
         if (folder / OVERRIDES_FILE).exists() or any((folder / "checkpoints").glob("*.ckpt")):
             raise ConfigError(f"{folder} holds a run; choose another hydra.run.dir, or go on with resume={folder}")
     else:
-        _compare(OmegaConf.to_container(OmegaConf.load(folder / _CONFIG)), resolved)
+        _compare(OmegaConf.to_container(OmegaConf.load(folder / _CONFIG)), OmegaConf.to_container(config, resolve=True))
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     _lock(folder)
     for part in (folder, folder / "checkpoints", folder / ".hydra"):
         sweep(part)
+
+
+def _remember(folder: Path, config: DictConfig) -> None:
+    resolved = OmegaConf.to_container(config, resolve=True)
     overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
     for name, content in ((_CONFIG, resolved), (OVERRIDES_FILE, overrides)):
         write_atomically(folder / name, partial(OmegaConf.save, OmegaConf.create(content)))

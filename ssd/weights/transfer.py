@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ssd.coder import BACKGROUND, column
+from ssd.data.splits import place_of
 from ssd.errors import CheckpointError
 from ssd.model import SSD
 from ssd.weights import checkpoint
@@ -87,9 +88,8 @@ def _differences(own: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
 def _same_classes(model: SSD, source: SSD) -> dict[int, int]:
     """Our label -> their label, for each class that both know."""
-    theirs = {name.casefold(): label for label, name in enumerate(source.class_names)}
-    names = map(str.casefold, model.class_names)
-    return {label: theirs[name] for label, name in enumerate(names) if name in theirs}
+    theirs = [place_of(name, source.class_names) for name in model.class_names]
+    return {label: place for label, place in enumerate(theirs) if place is not None}
 
 
 def _copy_classes(model: SSD, source: SSD, same: dict[int, int]) -> set[str]:
