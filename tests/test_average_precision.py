@@ -226,4 +226,4 @@ def test_a_thousand_samples_of_five_hundred_pictures_take_seconds() -> None:
     matches = match_coco(random_scenes(0, pictures=500, classes=CLASSES, detections=100), CLASSES)
     start = time.process_time()
     average_precision(matches, points=COCO_POINTS, weights=resampled(500, times=1000, seed=0))
-    assert time.process_time() - start < 15  # 1 to 2 on a free machine
+    assert time.process_time() - start < 60  # 1 to 2 on a free machine; sample by sample, minutes

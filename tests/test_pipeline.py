@@ -69,12 +69,16 @@ def test_closing_ends_every_stage_and_its_threads() -> None:
 
 
 def test_stages_work_at_the_same_time() -> None:
-    def slow(items: Generator[int, None, None]) -> Generator[int, None, None]:
+    """Every stage waits in its work for the other two: three items are in work at once, or it ends broken."""
+    everyone = threading.Barrier(3, timeout=60)
+
+    def waits(items: Generator[int, None, None], *, first: int) -> Generator[int, None, None]:
         for item in items:
-            time.sleep(0.05)
+            if first <= item < first + 10:  # the last stage has item 0 when the first has item 2
+                everyone.wait()
             yield item
 
-    started = time.monotonic()
-    for _ in slow(prefetched(slow(prefetched(slow(numbers(20)), depth=1)), depth=1)):
-        pass
-    assert time.monotonic() - started < 20 * 0.05 * 2
+    stages = waits(numbers(20), first=2)
+    for first in (1, 0):
+        stages = waits(prefetched(stages, depth=1), first=first)
+    assert list(stages) == list(range(20))
