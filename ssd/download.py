@@ -17,7 +17,7 @@ def download(config: DictConfig) -> None:
     from ssd.errors import ConfigError
 
     if config.download is None:
-        raise ConfigError("this dataset has nothing to download; give dataset=openimages")
+        raise ConfigError("this dataset has nothing to download; give dataset=openimages or dataset=voc")
     source = instantiate(config.download, _convert_="all")
     if config.stats_only:
         source.statistics()

@@ -151,6 +151,25 @@ class DownloadOpenImages:
 
 
 @dataclass
+class Archive:
+    _target_: str = MISSING
+    name: str = MISSING
+    folder: str = MISSING
+    bytes: int = bounded(1)
+    md5: str = MISSING
+
+
+@dataclass
+class DownloadVoc:
+    _target_: str = MISSING
+    root: str = MISSING
+    training_root: str = MISSING
+    archives: list[Archive] = MISSING
+    mirrors: list[str] = MISSING
+    network: Network = field(default_factory=Network)
+
+
+@dataclass
 class Optimizer:
     _target_: str = MISSING
     _partial_: bool = True
@@ -258,6 +277,7 @@ SCHEMAS: dict[str, type] = {
     "dataset/coco": Coco,
     "dataset/openimages": OpenImages,
     "download/openimages": DownloadOpenImages,
+    "download/voc": DownloadVoc,
     "optimizer/sgd": SGD,
     "optimizer/adamw": AdamW,
     "scheduler/multistep": Multistep,

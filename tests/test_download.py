@@ -99,7 +99,7 @@ def test_a_dataset_without_a_source_is_told(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-m", "ssd.download", "dataset=shapes"]
     wrong = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert wrong.stderr == "error: this dataset has nothing to download; give dataset=openimages\n"
+    assert wrong.stderr == "error: this dataset has nothing to download; give dataset=openimages or dataset=voc\n"
     assert wrong.returncode == 2
 
 

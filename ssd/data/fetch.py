@@ -34,6 +34,10 @@ _RETRIES = Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5)  
 HEADERS = {"User-Agent": "ssd-detector", "Accept-Encoding": "identity"}  # ranges count the bytes of the file itself
 
 
+class HostDownError(MachineError):
+    """A host does not answer; another one may."""
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
     """An address, and where its content goes."""
@@ -60,14 +64,16 @@ def fetch_all(
     Args:
         title: of the progress bar.
         max_bytes: a larger file is refused.
-        check: raises DataError for a whole file that is not of its kind, such as a web page in place of a picture.
+        check: raises DataError for a whole file that is not of its kind, such as a web page in place of a picture; it
+            is tried again, unless RefusedError says that this address has no better one.
 
     Returns:
         Why a file could not be had, by its path.
 
     Raises:
         ConfigError: an address is not http(s).
-        MachineError: the host is down, or a file cannot be written.
+        HostDownError: the host does not answer.
+        MachineError: a file cannot be written.
     """
     for file in files:
         if urlsplit(file.url).scheme not in ("http", "https"):
@@ -156,7 +162,7 @@ class _Job:
         self._given_up_in_a_row += 1
         if self._given_up_in_a_row >= _HOST_DOWN or not (error.connected or host_answered):
             host = urlsplit(file.url).netloc.rpartition("@")[2]
-            raise MachineError(f"{host}: {error}, {self._network.tries} times; check the connection and the address")
+            raise HostDownError(f"{host}: {error}, {self._network.tries} times; check the connection and the address")
 
     def _try(self, file: RemoteFile) -> None:
         partial, tag = _beside(file.path)

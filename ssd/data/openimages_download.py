@@ -1,14 +1,9 @@
-"""Open Images from nothing: the official CSV files, then a choice of pictures, into the layout that the reader knows.
-
-A folder is written by one process at a time. `.download.json` in it says what was asked for and whether all was tried,
-so that training knows its own unfinished work from a folder that somebody filled on purpose.
-"""
+"""Open Images from nothing: the official CSV files, a choice of pictures, into the layout that the reader knows."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ssd.data.download_folder import DownloadFolder
 from ssd.data.fetch import Network, RemoteFile, fetch_all
 from ssd.data.openimages_choice import Choice, choose_pictures, share_out
 from ssd.data.openimages_rows import SPLITS, choose_classes, read_class_names, read_rows
@@ -32,7 +27,7 @@ from ssd.images import decode_image
 _CLASSES = "class-descriptions-boxable.csv"
 _BOXES = ("{}-annotations-bbox.csv", "oidv6-{}-annotations-bbox.csv")  # the first is fetched if there is neither
 _OF_OTHERS = "sub-*-annotations-bbox.csv"
-_STATE, _LOCK, _MISSING = ".download.json", ".download.lock", "missing.csv"
+_MISSING = "missing.csv"
 _MAX_TABLE_BYTES = 16 * 10**9
 _MAX_PICTURE_BYTES = 10**8
 _log = logging.getLogger("ssd")
@@ -92,53 +87,36 @@ class OpenImagesDownload:
         if missing:
             _log.info("warning: %s; training goes on without them", missing)
 
+    @property
+    def _folder(self) -> DownloadFolder:
+        names = ("splits", "include_depictions", "max_images", "max_images_per_class", "balance", "seed")
+        classes = None if self.classes is None else list(self.classes)
+        asked = {name: getattr(self, name) for name in names} | {"splits": list(self.splits), "classes": classes}
+        return DownloadFolder(Path(self.root), asked)
+
     def _is_unfinished(self) -> bool:
         root = Path(self.root)
-        if (root / _STATE).is_file():
+        if self._folder.has_note:
             there = all(self._pictures(split).is_dir() and self._boxes(split) is not None for split in self.splits)
-            return not there or (root / _STATE).read_text() != self._state(finished=True)
+            return not there or not self._folder.is_finished
         if not root.is_dir():
             return not root.exists()
         shown = [path for path in root.iterdir() if not path.name.startswith(".")]
         return not any(root.glob(_OF_OTHERS)) and all(path.suffix in (".csv", ".json") for path in shown)
 
-    def _state(self, *, finished: bool) -> str:
-        """What was asked for. Another choice is other work; other addresses are not."""
-        names = ("splits", "include_depictions", "max_images", "max_images_per_class", "balance", "seed")
-        classes = None if self.classes is None else list(self.classes)
-        asked = {name: getattr(self, name) for name in names} | {"splits": list(self.splits), "classes": classes}
-        return json.dumps({"finished": finished, **asked}, indent=1)
-
     @contextmanager
     def _alone(self, *, wait: bool) -> Iterator[None]:
-        """Keeps other processes from writing into the folder. The lock goes with its process, however that ends."""
-        root = Path(self.root)
-        if others := sorted(root.glob(_OF_OTHERS)):
+        if others := sorted(Path(self.root).glob(_OF_OTHERS)):
             raise ConfigError(
                 f"{others[0]} is of another downloader, whose folder stays as it is; choose another dataset.root"
             )
-        lock = FileLock(root / _LOCK)
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
-        except Timeout:
-            if not wait:
-                raise MachineError(
-                    f"dataset.root={root}: another process downloads into it; wait for its end"
-                ) from None
-            _log.info("waiting for another process, which downloads into %s", root)
-            lock.acquire()
-        except OSError as error:
-            raise MachineError(f"dataset.root={root}: cannot be written: {error.strerror}") from error
-        try:
+        with self._folder.alone(wait=wait):
             yield
-        finally:
-            lock.release()
 
     def _fetch(self) -> str:
         """Fetches, and returns what is missing, in words."""
         root = Path(self.root)
-        write_atomically(root / _STATE, lambda path: path.write_text(self._state(finished=False)))
+        self._folder.note(finished=False)
         chosen = {split: choice.ids for split, choice in self._choose().items()}
         files = [
             RemoteFile(f"{self.pictures_url.rstrip('/')}/{split}/{id}.jpg", self._pictures(split) / f"{id}.jpg")
@@ -153,7 +131,7 @@ class OpenImagesDownload:
         if failed and len(failed) == len(files):
             raise MachineError(f"{wanted[0].url}: {failed[wanted[0].path]}; no picture came: see download.pictures_url")
         self._list(failed)
-        write_atomically(root / _STATE, lambda path: path.write_text(self._state(finished=True)))
+        self._folder.note(finished=True)
         _log.info("%d pictures fetched, %d were there", len(wanted) - len(failed), len(files) - len(wanted))
         reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(failed.values()).most_common(3))
         return (

@@ -18,8 +18,8 @@ _SPLIT_FOLDERS = {
     "test": "test",
 }
 DOWNLOAD_HELP = (
-    "Get VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar and VOCtrainval_11-May-2012.tar from a mirror of "
-    "PASCAL VOC, unpack them side by side and give dataset.root=<folder with VOC2007 and VOC2012>"
+    "Give dataset.root=<folder of pictures and XML files>; python -m ssd.download dataset=voc dataset.root=DIR fetches "
+    "PASCAL VOC 2007 and 2012"
 )
 
 
