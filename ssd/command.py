@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,7 +21,6 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from ssd import cluster
 from ssd.config import check_ranges, register
@@ -30,7 +30,8 @@ OVERRIDES_FILE = ".hydra/overrides.yaml"  # in a run's folder
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 _INTERRUPTED, _READER_GONE = 130, 141
-_UNSAFE = re.compile(r"_target_|^[+~]*hydra|^[+~]*logger\.")  # calls, other configurations, files elsewhere
+_SETTING = re.compile(r"[+~]{0,2}(?P<key>\w[\w./@]*)(?:=(?P<value>.*))?", re.DOTALL)  # and no flag such as --config-dir
+_UNSAFE = re.compile(r"_target_|\$\{|^[+~]*hydra|^[+~]*logger\.")  # calls, what may become one, files elsewhere
 _MACHINE = {  # what libraries say: what to do
     r"MemoryError|can't allocate memory|out of memory|not enough memory|bad_alloc|insufficient memory": (
         "out of memory: halve batch_size (or image_size)"
@@ -94,9 +95,12 @@ def with_saved_overrides(argv: list[str]) -> list[str]:
     saved = Path(folder, OVERRIDES_FILE)
     if not saved.is_file():
         raise ConfigError(f"resume={folder}: no run there ({saved} is missing)")
-    lines = [str(line) for line in OmegaConf.load(saved)]
+    content = yaml.safe_load(saved.read_text(errors="replace"))
+    if not isinstance(content, list):
+        raise ConfigError(f"{saved}: not a list of overrides; restore it, or start a new run")
+    lines = [str(line) for line in content]
     for line in lines:
-        if _UNSAFE.search(line):
+        if not _is_plain(line):
             raise ConfigError(f"{saved}: {line}: not taken from a file; give it on the command line if you trust it")
     replaced = {_key(argument) for argument in given}
     return [
@@ -106,6 +110,18 @@ def with_saved_overrides(argv: list[str]) -> list[str]:
         f"resume={folder}",
         f"hydra.run.dir={folder}",
     ]
+
+
+def _is_plain(override: str) -> bool:
+    """Whether it sets a value, or chooses an option that conf/ has: a file may be a stranger's."""
+    setting = _SETTING.fullmatch(override)
+    if setting is None or _UNSAFE.search(override):
+        return False
+    group = setting["key"].partition("@")[0]
+    if not (CONF / group).is_dir():
+        return "/" not in group
+    options = {path.stem for path in (CONF / group).glob("*.yaml")} | {"null", None}
+    return ".." not in group and setting["value"] in options
 
 
 def _key(override: str) -> str:
@@ -161,7 +177,7 @@ def explain(error: BaseException, *, config_name: str) -> tuple[int, str | None]
         for signs, remedy in _MACHINE.items():
             if re.search(signs, f"{type(cause).__name__} {cause}", re.IGNORECASE | re.DOTALL):
                 return MachineError.exit_code, remedy
-    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
+    if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
         return ConfigError.exit_code, _explain_config(error, config_name)
     if isinstance(error, OSError) and error.filename is not None:
         return MachineError.exit_code, f"{error.filename}: {error.strerror}; name a place that can be used"

@@ -52,12 +52,55 @@ def test_hostile_checkpoints_are_refused(tmp_path: Path, limited_memory: None) -
         "+hydra.launcher=evil",
         "logger.csv.path=/etc/passwd",
         "++logger.tensorboard.save_dir=/",
+        "--config-dir=stranger/conf",
+        "--config-path=stranger",
+        "-cp=stranger",
+        "dataset=evil",
+        "dataset=../../stranger/evil",
+        "dataset='../../stranger/evil'",
+        "experiment=../../../../tmp/evil",
+        "+experiment=[../../../../tmp/evil]",
+        "experiment@_global_=../evil",
+        "../stranger/dataset=evil",
+        "stranger/dataset=evil",
+        "augmentation=${oc.create:evil}",
+        "optimizer.lr=${oc.env:HOME}",
     ],
 )
 def test_saved_overrides_that_name_code_or_places_are_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(OmegaConf.create(["epochs=3", line]), tmp_path / OVERRIDES_FILE)
     with pytest.raises(ConfigError, match="give it on the command line"):
+        with_saved_overrides(["train.py", f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "epochs=3",
+        "dataset=voc",
+        "dataset.root=/data/고양이",
+        "experiment=null",
+        "experiment=bccd_mobilenet_v1",
+        "~callbacks.ema",
+        "+trainer.limit_train_batches=3",
+        "priors.scales=[0.1,0.25,0.4,0.55,0.7,0.85,1.0]",
+        "augmentation=light",
+        "dataset.classes=[traffic light,cat]",
+        "init_from=../other/model.safetensors",
+    ],
+)
+def test_saved_overrides_that_set_values_are_taken(tmp_path: Path, line: str) -> None:
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(OmegaConf.create([line]), tmp_path / OVERRIDES_FILE)
+    assert with_saved_overrides(["train.py", f"resume={tmp_path}"])[1] == line
+
+
+@pytest.mark.parametrize("text", ["epochs: 3", "", "3"])
+def test_saved_overrides_that_are_no_list_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / OVERRIDES_FILE).write_text(text)
+    with pytest.raises(ConfigError, match="not a list of overrides"):
         with_saved_overrides(["train.py", f"resume={tmp_path}"])
 
 
