@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-_RAW = "raw_state_dict"
+RAW = "raw_state_dict"
 
 
 class EMA(pl.Callback):
@@ -73,14 +73,14 @@ class EMA(pl.Callback):
     ) -> None:
         if self._average:
             average, raw = _copy(self._average), checkpoint["state_dict"]
-            checkpoint["state_dict"], checkpoint[_RAW] = (raw, average) if self._swapped else (average, raw)
+            checkpoint["state_dict"], checkpoint[RAW] = (raw, average) if self._swapped else (average, raw)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if _RAW in checkpoint:
+        if RAW in checkpoint:
             self._average = _copy(checkpoint["state_dict"])
-            pl_module.load_state_dict(checkpoint[_RAW])
+            pl_module.load_state_dict(checkpoint[RAW])
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self._updates}

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ssd.errors import ConfigError
+
 
 class L2Norm(nn.Module):
     """Scales each cell's feature vector to length `weight` (one factor a channel).
@@ -26,13 +28,19 @@ class L2Norm(nn.Module):
 
 
 class PixelNorm(nn.Module):
-    """Raw pixels 0..255 to the network's range: (x - mean) / std for each channel of the RGB input."""
+    """Raw pixels 0..255 to the network's range: (x - mean) / std for each channel of the RGB input.
+
+    Raises:
+        ConfigError: not three numbers each, or deviations that are not over 0.
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
+            raise ConfigError(f"mean={list(mean)}, std={list(std)}: give one for each of R, G and B, std over 0")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
 

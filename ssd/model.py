@@ -116,6 +116,8 @@ def build(recipe: dict[str, Any]) -> SSD:
         names = recipe["class_names"]
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
             raise CheckpointError("class_names: must be a list of text")
+        if len(set(names)) < len(names):
+            raise CheckpointError(f"class_names: {sorted(names)}: one is there twice")
         backbone = recipe["backbone"]
         if backbone["name"] not in BACKBONES:
             raise CheckpointError(f"backbone {backbone['name']!r} is not one of {', '.join(BACKBONES)}")
@@ -125,8 +127,9 @@ def build(recipe: dict[str, Any]) -> SSD:
             class_names=names,
             image_size=recipe["image_size"],
         )
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-        raise CheckpointError(f"recipe does not describe a network: {type(error).__name__}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, ConfigError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"recipe does not describe a network: {type(error).__name__}: {reason}") from error
 
 
 @torch.no_grad()

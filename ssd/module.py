@@ -55,6 +55,7 @@ class SSDModule(pl.LightningModule):
         self._guard = FiniteGuard()
         self.step_losses: Losses  # of the last training step
         self._step_ids: tuple[str, ...]
+        self._configured: list[dict[str, Any]] = []  # the settings of each parameter group
         self._skipped = torch.zeros((), dtype=torch.int64)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -97,6 +98,14 @@ class SSDModule(pl.LightningModule):
         self._guard.settle()
         checkpoint["recipe"] = self.model.recipe()
 
+    def on_train_start(self) -> None:
+        """Settings given with a resume count: Lightning has just put back those of the run that was stopped."""
+        groups = self.trainer.optimizers[0].param_groups
+        for group, configured in zip(groups, self._configured, strict=True):
+            group["lr"] *= configured["initial_lr"] / group["initial_lr"]
+            group.update(configured)
+        self.trainer.lr_scheduler_configs[0].scheduler.base_lrs = [group["initial_lr"] for group in groups]
+
     def on_train_end(self) -> None:
         self._guard.settle()
 
@@ -105,6 +114,10 @@ class SSDModule(pl.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] *= group.pop("lr_multiplier")
         scheduler = self._scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        changing = ("params", "lr")
+        self._configured = [
+            {name: value for name, value in group.items() if name not in changing} for group in optimizer.param_groups
+        ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:

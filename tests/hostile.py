@@ -24,6 +24,10 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from ssd.backbones import BACKBONES
+from ssd.model import SSD
+from ssd.priors import PriorSpec
+
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
@@ -101,7 +105,7 @@ def write_all(folder: Path, canary: Path) -> Iterator[Path]:
         yield path
     torch.save({"a": mkdir}, folder / "old format.pth", _use_new_zipfile_serialization=False)
     yield folder / "old format.pth"
-    for write in (_archives, _bombs, _safetensors):
+    for write in (_archives, _bombs, _safetensors, _misshapen):
         yield from write(folder, canary)
 
 
@@ -173,3 +177,52 @@ def _safetensors(folder: Path, canary: Path) -> Iterator[Path]:
     for name, data in headers.items():
         (folder / f"{name}.safetensors").write_bytes(data)
         yield folder / f"{name}.safetensors"
+
+
+def _misshapen(folder: Path, canary: Path) -> Iterator[Path]:
+    """Our own layout, with one thing that no network has."""
+    torch.manual_seed(0)
+    specification = PriorSpec(aspect_ratios=((2,),) * 6, scales=(0.2, 0.34, 0.48, 0.62, 0.76, 0.9, 1.0), clip="sizes")
+    backbone = BACKBONES["mobilenet_v1"](width_multiplier=0.1, mean=[127.5] * 3, std=[127.5] * 3)
+    model = SSD(backbone, specification, class_names=["cat", "dog"], image_size=96)
+    recipe = model.recipe()
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    bias = "model.classification_heads.0.bias"
+    values = {
+        "text": "1.0",
+        "nothing": None,
+        "a list": [0.0],
+        "sparse": state[bias].to_sparse(),
+        "quantized": torch.quantize_per_tensor(state[bias], 0.1, 0, torch.qint8),
+        "meta": state[bias].to("meta"),
+        "complex": state[bias].to(torch.complex64),
+        "int8": state[bias].to(torch.int8),
+        "bool": state[bias].to(torch.bool),
+        "float8": state[bias].to(torch.float8_e4m3fn),
+        "NaN": state[bias] * float("nan"),
+        "other shape": state[bias][:-1],
+    }
+    content = {name: {"state_dict": state | {bias: value}, "recipe": recipe} for name, value in values.items()}
+    content["no weights"] = {"state_dict": {}, "recipe": recipe}
+    arguments = recipe["backbone"]["arguments"]
+    for name, change in {
+        "endless width": {"width_multiplier": float("inf")},
+        "no width": {"width_multiplier": 0.0},
+        "two means": {"mean": [0.5, 0.5]},
+        "text for a mean": {"mean": "abc"},
+        "division by zero": {"std": [0.0, 0.0, 0.0]},
+    }.items():
+        other = recipe | {"backbone": recipe["backbone"] | {"arguments": arguments | change}}
+        content[name] = {"state_dict": state, "recipe": other}
+    for name, change in {
+        "same class twice": {"class_names": ["cat", "cat"]},
+        "newer": {"version": 2},
+        "text for a size": {"image_size": "96"},
+        "no priors": {"priors": None},
+        "endless scale": {"priors": recipe["priors"] | {"scales": [float("inf")] * 7}},
+        "other scales": {"priors": recipe["priors"] | {"scales": ["a"] * 7}},
+    }.items():
+        content[name] = {"state_dict": state, "recipe": recipe | change}
+    for name, value in content.items():
+        torch.save(value, folder / f"misshapen, {name}.ckpt")
+        yield folder / f"misshapen, {name}.ckpt"

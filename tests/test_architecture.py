@@ -14,7 +14,8 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 
 # A module or package imports only from rows above its own.
 LAYERS = [
-    {"boxes", "cluster", "ema", "errors", "files", "layers", "meter", "runtime", "schedules", "schemas", "structures"},
+    {"errors"},
+    {"boxes", "cluster", "ema", "files", "layers", "meter", "runtime", "schedules", "schemas", "structures"},
     {"backbones", "coder", "command_schemas", "finite", "images", "priors"},
     {"config", "data", "draw", "html", "losses", "model", "postprocess"},
     {"command", "deployment", "inspection", "predictor", "results", "weights"},

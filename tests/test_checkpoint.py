@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,31 @@ def test_files_without_a_recipe_are_refused(model: SSD, tmp_path: Path) -> None:
     refused(tmp_path / "a.ckpt", "no recipe")
     save_file(model.state_dict(), tmp_path / "b.safetensors", metadata={"recipe": json.dumps(None)})
     refused(tmp_path / "b.safetensors", "no recipe")
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_a_flipped_bit_is_noticed_wherever_it_is(model: SSD, release: Path, tmp_path: Path, suffix: str) -> None:
+    """Or it is in what nobody reads: names and dates in the archive, spaces of the header."""
+    path = release if suffix == ".safetensors" else lightning_file(model, tmp_path / "a.ckpt")
+    whole = path.read_bytes()
+    intact = checkpoint.load(path)
+    chance = random.Random(0)
+    noticed = 0
+    for place in chance.sample(range(len(whole)), 60) + chance.sample(range(2000), 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            loaded = checkpoint.load(path)
+        except CheckpointError:
+            noticed += 1
+        else:
+            assert loaded.recipe() == intact.recipe()
+            assert all(torch.equal(value, intact.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert noticed > 100 if suffix == ".safetensors" else noticed > 60
+
+
+def test_a_release_of_before_the_recipe_had_a_checksum_loads(model: SSD, tmp_path: Path) -> None:
+    metadata = {"recipe": json.dumps(model.recipe()), "sha256": checkpoint._checksum(model.state_dict())}
+    save_file(model.state_dict(), tmp_path / "old.safetensors", metadata=metadata)
+    assert checkpoint.load(tmp_path / "old.safetensors").class_names == ("cat", "dog")

@@ -48,11 +48,16 @@ CASES = {
 
 
 class Watch(pl.Callback):
-    """Loss (as hex) and sample ids of every batch; step and loss of every validation."""
+    """Loss (as hex), sample ids and optimizer settings of every batch; step and loss of every validation."""
 
     def __init__(self) -> None:
+        self.settings: list[list[dict[str, Any]]] = []
         self.batches: list[tuple[int, str, tuple[str, ...]]] = []
         self.validations: list[tuple[int, str]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        groups = trainer.optimizers[0].param_groups
+        self.settings.append([{name: value for name, value in group.items() if name != "params"} for group in groups])
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         index = trainer.fit_loop.epoch_loop.batch_progress.total.ready
@@ -157,3 +162,21 @@ def test_a_resumed_run_equals_one_that_never_stopped(case: str, tmp_path: Path) 
 @pytest.mark.parametrize("case", CASES)
 def test_from_every_step(case: str, tmp_path: Path) -> None:
     check(case, tmp_path, every=1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_settings_given_with_a_resume_count(optimizer: str, tmp_path: Path) -> None:
+    """From then on they are those of a run that had them from the start."""
+    before = [f"optimizer={optimizer}", "optimizer.lr=1e-3"]
+    changes = ["optimizer.lr=4e-3", "optimizer.weight_decay=0.3", "module.base_lr_multiplier=0.1"]
+    changes += ["optimizer.betas=[0.8,0.99]"] if optimizer == "adamw" else ["optimizer.momentum=0.8"]
+    _, _, points = fit(compose(*before), tmp_path / "run", save_all=True)
+    expected, _, _ = fit(compose(*before, *changes), tmp_path / "other")
+    point, batches, _ = points[16]
+    resumed, _, _ = fit(compose(*before, *changes), tmp_path / "run", resume_from=point)
+    assert 12 < batches < 30
+    for seen, wanted in zip(resumed.settings, expected.settings[batches:], strict=True):
+        for group, other in zip(seen, wanted, strict=True):
+            assert group | {"lr": 0} == other | {"lr": 0}
+            assert group["lr"] == pytest.approx(other["lr"], rel=1e-12)
+    assert {group["initial_lr"] for group in resumed.settings[0]} == {4e-3, 4e-4}

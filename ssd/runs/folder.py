@@ -13,8 +13,9 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
 
-from ssd import cluster
+from ssd import cluster, ema
 from ssd.command import OVERRIDES_FILE
 from ssd.errors import CheckpointError, ConfigError
 from ssd.files import sweep, write_atomically
@@ -27,8 +28,9 @@ from ssd.weights import checkpoint
 LAST = Path("checkpoints/last.ckpt")  # in a run's folder
 _CONFIG = ".hydra/config.yaml"
 _locks: list[FileLock] = []
-_FIXED = ("backbone", "seed", "image_size", "priors", "dataset.classes")
-_FREE = ("resume", "backbone.weights")  # of the fixed ones, this may lie elsewhere by now
+_FIXED = ("backbone", "seed", "image_size", "priors", "dataset.classes", "optimizer._target_", "module.freeze")
+_FREE = ("resume", "backbone.weights", "logger")  # paths, which may lie elsewhere by now
+_PARTS = ("recipe", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks")
 _LONGEST = 60  # letters of a value
 
 
@@ -66,14 +68,29 @@ def _recovery_point(folder: Path, config: DictConfig) -> Resumed | None:
     if config.resume is None or not last.exists():
         return None
     content = checkpoint.load_file(last)
+    whole = isinstance(content, dict) and all(content.get(part) for part in _PARTS)
+    if not whole or not all(isinstance(content.get(count), int) for count in ("epoch", "global_step")):
+        raise CheckpointError(f"{last}: no recovery point of this program, or a part is missing; resume another run")
+    model = checkpoint.load(last)
+    if ema.RAW in content:
+        checkpoint.fill(model, checkpoint.of_network(content[ema.RAW]), name=f"{last}: {ema.RAW}")
+    checkpoint.check_finite(_optimizer_tensors(content["optimizer_states"]), name=f"{last}: optimizer")
+    if content["epoch"] > config.epochs:
+        raise ConfigError(f"epochs={config.epochs}: the run has ended {content['epoch']} epochs already; give more")
+    return Resumed(last, content["global_step"], model.class_names)
+
+
+def _optimizer_tensors(states: list[dict[str, Any]]) -> dict[str, Tensor]:
     try:
-        epoch = int(content["epoch"])
-        resumed = Resumed(last, int(content["global_step"]), tuple(content["recipe"]["class_names"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{last}: no recovery point of this program; resume another run") from error
-    if epoch > config.epochs:
-        raise ConfigError(f"epochs={config.epochs}: the run has ended {epoch} epochs already; give more")
-    return resumed
+        return {
+            f"{name} of parameter {number}": value
+            for state in states
+            for number, values in state["state"].items()
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"optimizer_states: not those of an optimizer: {error!r}; resume another run") from error
 
 
 def _take(folder: Path, config: DictConfig) -> None:
@@ -118,9 +135,25 @@ def check_classes(resumed: Resumed, model: SSD) -> None:
         )
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """best.ckpt by val/map. A run may be resumed from another place, or without the file."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here = Path(self.dirpath or "")
+        paths = {
+            name: str(here / Path(path).name) if path else ""
+            for name, path in state_dict.items()
+            if name.endswith("_model_path")
+        }
+        if not Path(paths["best_model_path"]).is_file():
+            return
+        scores = {str(here / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": scores})
+
+
 def checkpoint_callbacks(folder: Path, *, validates: bool, minutes: float | None, steps: int | None) -> list[Callback]:
     """best.ckpt by val/map, and last.ckpt as the recovery point: after each epoch, and at the intervals."""
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         dirpath=folder / "checkpoints",
         filename="best",
         monitor="val/map",
@@ -150,7 +183,7 @@ def _compare(saved: Any, now: Any) -> None:
     changes = {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in _FREE
+        if before.get(key) != after.get(key) and not key.startswith(_FREE)
     }
     texts = {key: tuple(shorten(str(value), _LONGEST) for value in values) for key, values in changes.items()}
     for fixed in _FIXED:
@@ -162,6 +195,8 @@ def _compare(saved: Any, now: Any) -> None:
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(node, list) and any(isinstance(child, dict) for child in node):
+        node = {str(number): child for number, child in enumerate(node)}
     if not isinstance(node, dict):
         return {prefix.rstrip("."): node}
     return {name: value for key, child in node.items() for name, value in _flat(child, f"{prefix}{key}.").items()}

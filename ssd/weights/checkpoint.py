@@ -30,7 +30,7 @@ from ssd.weights import legacy
 
 _log = logging.getLogger("ssd")
 _RECIPE = "recipe"
-_CHECKSUM = "sha256"
+_WEIGHTS_CHECKSUM, _RECIPE_CHECKSUM = "sha256", "recipe_sha256"
 _MAX_BYTES = 16 * 2**30
 _FORBIDDEN = re.compile(r"GLOBAL (\S+)")  # what torch.load says of an object
 _DAMAGE = (
@@ -48,6 +48,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
 )
 _PREFIX = "model."  # the network inside the LightningModule
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load(path: str | Path) -> SSD:
@@ -82,6 +83,9 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return imported.recipe, imported.state
     if not isinstance(recipe, dict):
         raise CheckpointError(f"{path}: has no recipe, so it is no checkpoint of this program")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: {name} is {type(value).__name__}, not a tensor; use another checkpoint")
     return recipe, state
 
 
@@ -108,17 +112,19 @@ def load_file(path: str | Path) -> Any:
     try:
         _check_archive(path)
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # about unusual pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_tensors(content)
     except pickle.UnpicklingError as error:
         objects = _FORBIDDEN.search(str(error))
         what = f"it holds {objects[1]}, and objects are never loaded" if objects else "not what torch.save writes"
         raise CheckpointError(f"{path}: refused: {what}; give weights only") from error
     except _DAMAGE as error:
         raise CheckpointError(f"{path}: not a checkpoint, or damaged: {_first_line(error)}") from error
+    return content
 
 
 def check_shapes(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
-    """Compares names and shapes of weights with those of a network.
+    """Compares names, shapes and kinds of number of weights with those of a network.
 
     Raises:
         CheckpointError: one differs.
@@ -131,6 +137,20 @@ def check_shapes(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
             f"{name}: {key} has shape {_shape(state, key)}, the network {_shape(own, key)} "
             f"({len(differing)} of {len(own)} differ)"
         )
+    for key, value in state.items():
+        if own[key].is_floating_point() and value.dtype not in _FLOATS:
+            raise CheckpointError(f"{name}: {key} holds {value.dtype}, the network {own[key].dtype}")
+
+
+def check_finite(state: dict[str, Tensor], *, name: str) -> None:
+    """Looks for NaN and infinity.
+
+    Raises:
+        CheckpointError: there is one.
+    """
+    for key, value in state.items():
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(f"{name}: {key} holds NaN or infinity; use an earlier checkpoint")
 
 
 def fill(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
@@ -140,16 +160,21 @@ def fill(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
         CheckpointError: a name or shape differs, or a value is not finite.
     """
     check_shapes(model, state, name=name)
-    for key, value in state.items():
-        if not bool(value.isfinite().all()):
-            raise CheckpointError(f"{name}: {key} holds NaN or infinity; use an earlier checkpoint")
+    check_finite(state, name=name)
     model.load_state_dict(state)
 
 
+def of_network(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The network's part of a LightningModule's state."""
+    return {name[len(_PREFIX) :]: value for name, value in state.items() if str(name).startswith(_PREFIX)}
+
+
 def save_release(model: SSD, path: Path) -> None:
-    """Writes weights, recipe and a checksum of the weights as safetensors."""
+    """Writes weights, recipe and a checksum of both as safetensors."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    data = save(state, metadata={_RECIPE: json.dumps(model.recipe()), _CHECKSUM: _checksum(state)})
+    recipe = json.dumps(model.recipe())
+    checksums = {_WEIGHTS_CHECKSUM: _checksum(state), _RECIPE_CHECKSUM: _text_checksum(recipe)}
+    data = save(state, metadata={_RECIPE: recipe} | checksums)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
@@ -184,11 +209,13 @@ def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-        recipe = json.loads(metadata.get(_RECIPE, "null"))
+        text = metadata.get(_RECIPE, "null")
+        recipe = json.loads(text)
     except (SafetensorError, *_DAMAGE) as error:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged: {_first_line(error)}") from error
-    if metadata.get(_CHECKSUM, "") not in ("", _checksum(state)):
-        raise CheckpointError(f"{path}: damaged: the weights have another checksum; copy the file again")
+    for name, found in ((_WEIGHTS_CHECKSUM, _checksum(state)), (_RECIPE_CHECKSUM, _text_checksum(text))):
+        if metadata.get(name, found) != found:
+            raise CheckpointError(f"{path}: damaged: another checksum than its {name}; copy the file again")
     return recipe, state
 
 
@@ -196,8 +223,17 @@ def _read_lightning(path: Path) -> tuple[Any, Any]:
     content = load_file(path)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or _RECIPE not in content:
         return None, content
-    weights = content["state_dict"].items()
-    return content[_RECIPE], {name[len(_PREFIX) :]: value for name, value in weights if name.startswith(_PREFIX)}
+    return content[_RECIPE], of_network(content["state_dict"])
+
+
+def _check_tensors(content: Any) -> None:
+    """Those that fill memory as they are, not those of other devices and layouts."""
+    if isinstance(content, Tensor):
+        if content.layout is not torch.strided or content.device.type != "cpu" or content.is_quantized:
+            raise ValueError("it holds a tensor that is sparse, quantized or without data")
+    elif isinstance(content, dict | list | tuple):
+        for item in content.values() if isinstance(content, dict) else content:
+            _check_tensors(item)
 
 
 def _check_archive(path: Path) -> None:
@@ -221,6 +257,10 @@ def _check_archive(path: Path) -> None:
 def _check_size(path: Path) -> None:
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f"{path.stat().st_size / 2**30:.0f} GiB; at most {_MAX_BYTES / 2**30:.0f} are read")
+
+
+def _text_checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _checksum(state: dict[str, Tensor]) -> str:
