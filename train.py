@@ -37,6 +37,7 @@ def train(config: DictConfig) -> float | None:
     datamodule.prepare_data()
     for line in results.describe_data(datamodule.splits, balance=config.dataset.balance):
         results.say(line)
+    datamodule.splits.check_trainable()
     model = assemble.build_model(config, datamodule.class_names, resumes=resumed is not None)
     if resumed is not None:
         check_classes(resumed, model)

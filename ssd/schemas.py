@@ -139,6 +139,7 @@ class DownloadOpenImages:
     _target_: str = MISSING
     root: str = MISSING
     classes: list[str] | None = MISSING
+    expand_hierarchy: bool = MISSING
     include_depictions: bool = MISSING
     splits: list[str] = MISSING
     max_images: int | None = bounded(1)

@@ -30,6 +30,7 @@ _CHUNK = 1 << 16  # bytes
 _BACKOFF_S = 0.5  # the first pause; each further one is twice as long
 _RANDOM = random.Random()  # of its own: the seeded one belongs to the training
 _HOST_DOWN = 10  # files given up in a row
+_FIRST_CONTACTS = 2  # tries with a host that has never answered
 _RETRIES = Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5)  # all but redirects are counted here
 HEADERS = {"User-Agent": "ssd-detector", "Accept-Encoding": "identity"}  # ranges count the bytes of the file itself
 
@@ -152,17 +153,17 @@ class _Job:
             except AgainError as error:
                 if not error.keep:
                     _forget(file.path)
-                if number == self._network.tries:
-                    self._give_up(file, error, host_answered=self._answers > answers_before)
+                if number >= (self._network.tries if error.connected or self._answers else _FIRST_CONTACTS):
+                    self._give_up(file, error, tries=number, host_answered=self._answers > answers_before)
                 elif self._stop.wait(max(error.wait_s, _BACKOFF_S * 2 ** (number - 1) * _RANDOM.uniform(0.5, 1.5))):
                     return
 
-    def _give_up(self, file: RemoteFile, error: AgainError, *, host_answered: bool) -> None:
+    def _give_up(self, file: RemoteFile, error: AgainError, *, tries: int, host_answered: bool) -> None:
         self._failed[file.path] = str(error)
         self._given_up_in_a_row += 1
         if self._given_up_in_a_row >= _HOST_DOWN or not (error.connected or host_answered):
             host = urlsplit(file.url).netloc.rpartition("@")[2]
-            raise HostDownError(f"{host}: {error}, {self._network.tries} times; check the connection and the address")
+            raise HostDownError(f"{host}: {error}, {tries} times; check the connection and the address")
 
     def _try(self, file: RemoteFile) -> None:
         partial, tag = _beside(file.path)

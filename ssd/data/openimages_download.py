@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.text import Text
 from ssd.data.download_folder import DownloadFolder
 from ssd.data.fetch import Network, RemoteFile, fetch_all
 from ssd.data.openimages_choice import Choice, choose_pictures, share_out
+from ssd.data.openimages_hierarchy import HIERARCHY, count_for_parents, expand, find_hierarchy, read_lineage
 from ssd.data.openimages_rows import SPLITS, choose_classes, read_class_names, read_rows
 from ssd.data.repair import Report
 from ssd.errors import ConfigError, DataError, MachineError, PartialError
@@ -39,6 +40,7 @@ class OpenImagesDownload:
 
     root: str
     classes: Sequence[str] | None
+    expand_hierarchy: bool
     include_depictions: bool
     splits: Sequence[str]
     max_images: int | None
@@ -92,7 +94,7 @@ class OpenImagesDownload:
         names = ("splits", "include_depictions", "max_images", "max_images_per_class", "balance", "seed")
         classes = None if self.classes is None else list(self.classes)
         asked = {name: getattr(self, name) for name in names} | {"splits": list(self.splits), "classes": classes}
-        return DownloadFolder(Path(self.root), asked)
+        return DownloadFolder(Path(self.root), asked | ({"expand_hierarchy": True} if self.expand_hierarchy else {}))
 
     def _is_unfinished(self) -> bool:
         root = Path(self.root)
@@ -123,7 +125,7 @@ class OpenImagesDownload:
             for split, ids in chosen.items()
             for id in ids
         ]
-        wanted = [file for file in files if not file.path.exists()]
+        wanted = [file for file in files if not file.path.exists() or not file.path.stat().st_size]
         for split in self.splits:
             self._pictures(split).mkdir(parents=True, exist_ok=True)
         _log.info("%d of %d pictures to fetch into %s", len(wanted), len(files), root)
@@ -142,18 +144,31 @@ class OpenImagesDownload:
         """The pictures of each split, from the CSV files, which are fetched where they are missing."""
         root = Path(self.root)
         if not any(root.glob(f"*{_CLASSES}")):
-            self._get_tables([_CLASSES])
+            self._get([_CLASSES], check=_check_table)
         report = Report()
         names = read_class_names(root, report)
         class_names = choose_classes(self.classes, names, where=self.root, report=report)
         labels = {mid: class_names.index(name) for mid, name in names.items() if name in class_names}
-        self._get_tables([f"{split}/{_BOXES[0].format(split)}" for split in self.splits if self._boxes(split) is None])
+        counting = {mid: [own] for mid, own in labels.items()}
+        if self.expand_hierarchy:
+            if find_hierarchy(root) is None:
+                self._get([HIERARCHY], check=read_lineage)
+            counting = count_for_parents(root, labels)
+        missing = [f"{split}/{_BOXES[0].format(split)}" for split in self.splits if self._boxes(split) is None]
+        self._get(missing, check=_check_table)
         _log.info("reading the boxes of %s", ", ".join(self.splits))
         limits = share_out(self.max_images, self.splits)
         limits_per_class = share_out(self.max_images_per_class, self.splits)
         choices = {
             split: choose_pictures(
-                read_rows(self._boxes(split) or root, labels=labels, report=report),
+                expand(
+                    read_rows(
+                        self._boxes(split) or root,
+                        labels={mid: place for place, mid in enumerate(counting)},
+                        report=report,
+                    ),
+                    list(counting.values()),
+                ),
                 num_classes=len(class_names),
                 include_depictions=self.include_depictions,
                 limit=limits[split],
@@ -166,11 +181,11 @@ class OpenImagesDownload:
         _show(choices, class_names)
         return choices
 
-    def _get_tables(self, names: Sequence[str]) -> None:
+    def _get(self, names: Sequence[str], *, check: Callable[[Path], object]) -> None:
         files = [
             RemoteFile(f"{self.annotations_url.rstrip('/')}/{name}", Path(self.root, Path(name).name)) for name in names
         ]
-        failed = fetch_all(files, self.network, title="tables", max_bytes=_MAX_TABLE_BYTES, check=_check_table)
+        failed = fetch_all(files, self.network, title="tables", max_bytes=_MAX_TABLE_BYTES, check=check)
         if failed:
             path, reason = next(iter(failed.items()))
             raise MachineError(f"{path.name}: {reason}; see download.annotations_url={self.annotations_url}")
@@ -217,8 +232,8 @@ def _show(choices: dict[str, Choice], class_names: Sequence[str]) -> None:
 def _check_table(path: Path) -> None:
     with path.open("rb") as file:
         start = file.readline(1000).lstrip()
-    if b"," not in start or b"\0" in start or start.startswith(b"<"):
-        raise DataError("no CSV file")
+    if not (start.startswith(b"/") or b"LabelName" in start) or b"," not in start:
+        raise DataError("not a table of Open Images")
 
 
 def _check_picture(path: Path) -> None:

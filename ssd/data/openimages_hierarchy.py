@@ -16,6 +16,7 @@ from ssd.data.index import gather
 from ssd.data.openimages_rows import Rows
 from ssd.errors import DataError
 
+HIERARCHY = "bbox_labels_600_hierarchy.json"  # as the official server calls it
 _FILES = "*hierarchy*.json"
 _NAMED = 4
 
@@ -34,7 +35,7 @@ def count_for_parents(root: Path, labels: dict[str, int]) -> dict[str, list[int]
     path = find_hierarchy(root)
     if path is None:
         raise DataError(
-            f"dataset.expand_hierarchy=true: no {_FILES} in {root}; put 2018_04/bbox_labels_600_hierarchy.json from "
+            f"dataset.expand_hierarchy=true: no {_FILES} in {root}; put 2018_04/{HIERARCHY} from "
             "https://storage.googleapis.com/openimages/ there"
         )
     lineage = {mid: {mid} for mid in labels} | read_lineage(path)

@@ -59,6 +59,12 @@ class Splits:
         """The class list, from any split."""
         return self.named()[0][1].class_names
 
+    def check_trainable(self) -> None:
+        """Raises DataError where the training pictures show nothing to learn."""
+        if self.train is not None and not (~self.train.ignore).any():
+            classes = ", ".join(self.class_names)
+            raise DataError(f"no object of {classes} in the {len(self.train)} training pictures; see dataset.classes")
+
 
 def seeded_split(names: Sequence[str], *, seed: int) -> dict[str, list[str]]:
     """80 % train, 10 % val, 10 % test; at least one each where there are three or more."""
