@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,9 +14,11 @@ from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
+import numpy as np
 import pytest
 from http_server import FaultyServer, serve
 from openimages_site import picture_id, publish, settings
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,6 +83,34 @@ def test_killed_in_the_middle_it_goes_on_and_asks_for_the_rest_only(server: Faul
     assert len(server.requests) == len(asked) > 0  # no table again, no picture twice
     assert json.loads((tmp_path / "root" / ".download.json").read_text())["finished"] is True
     assert not list((tmp_path / "root").rglob(".*.part"))
+
+
+def test_killed_while_pictures_come_it_asks_for_their_rest_only(server: FaultyServer, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, format="JPEG", quality=95)
+    rows = server.files["/boxes/train/train-annotations-bbox.csv"].decode().splitlines()[1:]
+    large = [f"/pictures/train/{id}.jpg" for id in sorted({row.split(",")[0] for row in rows})[:4]]
+    for path in large:
+        server.files[path] = buffer.getvalue()
+        server.fail(path, ["stall"])
+    arguments = command(server, "-m", "ssd.download", "dataset.root=root", "dataset.classes=null")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    parts = [tmp_path / "root" / "train" / f".{Path(path).name}.part" for path in large]
+    while not all(part.exists() and part.stat().st_size for part in parts):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    sizes = [part.stat().st_size for part in parts]
+    server.requests.clear()
+    done = run(tmp_path, server, "-m", "ssd.download", "dataset.root=root", "dataset.classes=null")
+    assert done.returncode == 0, done.stderr
+    asked = {path: wanted for path, wanted in server.requests if path in large}
+    assert asked == {path: f"bytes={size}-" for path, size in zip(large, sizes, strict=True)}
+    assert all(
+        (tmp_path / "root" / path.removeprefix("/pictures/")).read_bytes() == server.files[path] for path in large
+    )
 
 
 def test_exit_codes_and_the_plain_output(server: FaultyServer, tmp_path: Path) -> None:

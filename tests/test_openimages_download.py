@@ -16,7 +16,7 @@ import pytest
 from http_server import PASSING, FaultyServer, serve
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from openimages_site import MIDS, picture_id, publish, settings
+from openimages_site import MIDS, OFFICIAL, picture_id, publish, settings
 
 from ssd.data.openimages import read_openimages
 from ssd.data.openimages_download import OpenImagesDownload
@@ -119,6 +119,43 @@ def test_statistics_come_before_any_picture(
     assert len(pictures(tmp_path)) == 10
 
 
+def test_kinds_of_a_class_are_chosen_fetched_and_read_where_asked_for(server: FaultyServer, tmp_path: Path) -> None:
+    counted = {}
+    for expand in (False, True):
+        root = tmp_path / str(expand)
+        source(server, root, classes=["Car"], expand_hierarchy=expand).run()
+        splits = read_openimages(
+            str(root), classes=["Car"], expand_hierarchy=expand, include_depictions=False, strict=True
+        )
+        counted[expand] = {name: len(index.boxes) for name, index in splits.named()}
+    expected = {}
+    for split, theirs in OFFICIAL.items():
+        rows = server.files[f"/boxes/{theirs}/{theirs}-annotations-bbox.csv"].decode().splitlines()[1:]
+        expected[split] = sum(MIDS[row.split(",")[2]] in ("Car", "Dog") for row in rows)
+    assert counted[True] == expected
+    assert counted[False]["train"] < expected["train"]
+    assert pictures(tmp_path / "False") < pictures(tmp_path / "True")
+    assert server.count("/boxes/bbox_labels_600_hierarchy.json") == 1
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[]", b'{"LabelName": 3, "Subcategory": 5}'])
+def test_a_hierarchy_that_is_none_ends_it(server: FaultyServer, tmp_path: Path, content: bytes) -> None:
+    server.files["/boxes/bbox_labels_600_hierarchy.json"] = content
+    with pytest.raises(MachineError, match=r"bbox_labels_600_hierarchy\.json: .*see download\.annotations_url="):
+        source(server, tmp_path, expand_hierarchy=True).run()
+    assert not (tmp_path / "bbox_labels_600_hierarchy.json").exists()
+
+
+def test_a_file_of_no_bytes_is_fetched_again(server: FaultyServer, tmp_path: Path) -> None:
+    source(server, tmp_path).run()
+    name = min(pictures(tmp_path))
+    (tmp_path / name).write_bytes(b"")
+    server.requests.clear()
+    source(server, tmp_path).run()
+    assert asked_for_pictures(server) == [f"/pictures/{name}"]
+    assert (tmp_path / name).read_bytes() == server.files[f"/pictures/{name}"]
+
+
 def test_names_from_strangers_are_shown_as_they_are(
     server: FaultyServer, tmp_path: Path, said: pytest.LogCaptureFixture
 ) -> None:
@@ -128,9 +165,12 @@ def test_names_from_strangers_are_shown_as_they_are(
 
 
 @pytest.mark.parametrize("missing", ["class-descriptions-boxable.csv", "train/train-annotations-bbox.csv"])
-@pytest.mark.parametrize("fault", ["404", "html"])
+@pytest.mark.parametrize("fault", ["404", "html", "text"])
 def test_tables_that_do_not_come_end_it(server: FaultyServer, tmp_path: Path, missing: str, fault: str) -> None:
-    server.fail(f"/boxes/{missing}", repeat(fault))
+    if fault == "text":
+        server.files[f"/boxes/{missing}"] = b"Dear guest, please sign in, then go on\n"
+    else:
+        server.fail(f"/boxes/{missing}", repeat(fault))
     with pytest.raises(MachineError, match=rf"{Path(missing).name}: .*see download\.annotations_url="):
         source(server, tmp_path).run()
     assert not (tmp_path / Path(missing).name).exists()
@@ -226,7 +266,7 @@ def test_no_picture_at_all_is_an_error_of_the_address(server: FaultyServer, tmp_
 def test_without_a_network_training_says_how_to_do_without_it(server: FaultyServer, tmp_path: Path) -> None:
     offline = source(server, tmp_path, annotations_url="http://127.0.0.1:1")
     with pytest.raises(
-        MachineError, match=r"Connection refused, 5 times; .*; or train with what is there: download=null"
+        MachineError, match=r"Connection refused, 2 times; .*; or train with what is there: download=null"
     ):
         offline.prepare()
 
