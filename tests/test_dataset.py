@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import logging
+import os
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,18 @@ def zooming() -> Augmentation:
         fill=(123, 117, 104),
     )
     return Augmentation([window])
+
+
+@contextmanager
+def handler_to_stderr() -> Iterator[None]:
+    """As the scripts have one, in loader processes, too."""
+    log, handler = logging.getLogger("ssd"), logging.StreamHandler(os.fdopen(os.dup(2), "w"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.stream.close()
 
 
 def module(read: Any, **settings: Any) -> DetectionDataModule:
@@ -271,3 +286,53 @@ def test_broken_picture_is_named_also_from_a_worker(workers: int, tmp_path: Path
     with pytest.raises(DataError, match=f"{path}: not a picture") as caught:
         list(data.train_dataloader())
     traceback.clear_frames(caught.tb)  # it holds the loader, which would wait five seconds for a worker when collected
+
+
+# Damage that shows late
+
+
+def flawed(count: int, *damaged: int, split: str = "train") -> Splits:
+    """Every picture is its number; some cannot be read."""
+
+    def load(path: str) -> Picture:
+        if int(path) in damaged:
+            raise DataError(f"{path}: damaged picture")
+        return np.full((4, 4, 3), int(path) % 251, dtype=np.uint8)
+
+    records = [
+        PictureRecord(path=str(n), id=str(n), size=(4, 4), boxes=[(0, 0, 1, 1)], labels=[0], ignore=[False])
+        for n in range(count)
+    ]
+    index = build_index(records, class_names=("cat",), load=load)
+    return Splits(**{"train": None, "val": None, "test": None} | {split: index})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_in_a_thousand_is_set_aside_and_told_once(workers: int, capfd: pytest.CaptureFixture[str]) -> None:
+    with handler_to_stderr():
+        data = module(lambda: flawed(2000, 7, 1999), num_workers=workers, batch_size=100)
+        loader = data.train_dataloader()
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)
+            ids = [id for batch in loader for id in batch.ids]
+            assert sorted(ids, key=int) == sorted(
+                ["8", "0", *(str(n) for n in range(2000) if n not in (7, 1999))], key=int
+            )
+    told = sorted(line for line in capfd.readouterr().err.splitlines() if "set aside" in line)
+    assert told == ["warning: set aside: 1999: damaged picture", "warning: set aside: 7: damaged picture"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_than_one_in_a_thousand_stops_it(workers: int) -> None:
+    loader = module(lambda: flawed(2000, 7, 900, 1999), num_workers=workers, batch_size=100).train_dataloader()
+    with pytest.raises(
+        DataError, match=r"3 of 2000 pictures cannot be used \(at most 0.1% may be set aside\): \d+: damaged"
+    ):
+        list(loader)
+
+
+def test_validation_counts_a_substitute_once() -> None:
+    data = module(lambda: flawed(1000, 5, split="val"), batch_size=100)
+    ids = [id for batch in data.val_dataloader() for id in batch.ids]
+    assert len(ids) == 1000
+    assert set(ids) == {str(n) for n in range(1000) if n != 5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,34 +13,56 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 from ssd.data.augmentation import Augmentation, Sample
 from ssd.data.balance import draw
 from ssd.data.index import DetectionIndex
+from ssd.data.repair import MAX_SET_ASIDE, too_many_set_aside
+from ssd.errors import DataError
+from ssd.images import Picture
 from ssd.structures import PADDING_LABEL, Batch
 
+_log = logging.getLogger("ssd")
 Key = tuple[int, int]  # epoch, position in the index (plus its length for each time that the epoch had it before)
 
 
 class DetectionDataset(Dataset[Sample]):
-    """The samples of an index under an augmentation; a key says which epoch's."""
+    """The samples of an index under an augmentation; a key says which epoch's.
+
+    Damage inside a picture shows only now: the next picture of the index comes in its place. Up to MAX_SET_ASIDE of
+    them are put up with, and told; more are a DataError.
+    """
 
     def __init__(self, index: DetectionIndex, augmentation: Augmentation, *, seed: int) -> None:
         self.index = index
         self.augmentation = augmentation
         self.seed = seed
+        self._set_aside = torch.zeros(len(index), dtype=torch.bool).share_memory_()  # by all loader processes
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, number = key
-        position = number % len(self.index)
+        position, picture = self._load(number % len(self.index))
         rows = self.index.rows(position)
         return self.augmentation(
-            self.index.load(self.index.paths[position]),
+            picture,
             boxes=self.index.boxes[rows],
             labels=self.index.labels[rows],
             ignore=self.index.ignore[rows],
             id=self.index.ids[position],
             seed=(self.seed, epoch, number),
         )
+
+    def _load(self, position: int) -> tuple[int, Picture]:
+        while True:
+            try:
+                return position, self.index.load(self.index.paths[position])
+            except DataError as error:
+                known = bool(self._set_aside[position])
+                self._set_aside[position] = True
+                if (count := int(self._set_aside.sum())) > MAX_SET_ASIDE * len(self.index):
+                    raise too_many_set_aside(count, len(self.index), [str(error)]) from error
+                if not known:
+                    _log.warning("warning: set aside: %s", error)
+                position = (position + 1) % len(self.index)
 
 
 class EpochSampler(Sampler[Key]):

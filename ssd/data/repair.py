@@ -120,11 +120,16 @@ def check_set_aside(broken: Iterable[tuple[str, str]], *, pictures: int, report:
     for path, reason in broken:
         report.add(path, reason.partition(": ")[2], stops=too_many)
     if too_many and not report.keep_going:
-        raise DataError(
-            f"{len(broken)} of {pictures} pictures cannot be used (at most {MAX_SET_ASIDE:.1%} may be set aside): "
-            + "; ".join(reason for _, reason in broken[:_NAMED])
-            + (" ..." if len(broken) > _NAMED else "")
-        )
+        raise too_many_set_aside(len(broken), pictures, [reason for _, reason in broken])
+
+
+def too_many_set_aside(count: int, pictures: int, reasons: list[str]) -> DataError:
+    """The error for more unreadable pictures than training puts up with."""
+    return DataError(
+        f"{count} of {pictures} pictures cannot be used (at most {MAX_SET_ASIDE:.1%} may be set aside): "
+        + "; ".join(reasons[:_NAMED])
+        + (" ..." if len(reasons) > _NAMED else "")
+    )
 
 
 def _duplicates(pictures: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
