@@ -60,6 +60,7 @@ class Export(Train):
     quantize: str | None = MISSING
     calibration_pictures: int = bounded(1)
     split: str = MISSING
+    max_map_drop: float = bounded(0, 1)
 
 
 @dataclass

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ssd.predictor import Predictor
     from ssd.structures import Batch
 
+_RENDERED = "rendered shapes"
+
 
 def export(config: DictConfig) -> None:
     """Writes the file, once it has shown that it finds what PyTorch finds, and a report `<output>.json` beside it."""
@@ -40,16 +42,17 @@ def export(config: DictConfig) -> None:
         raise ConfigError(f"{error.name} is missing: pip install 'ssd-detector[export]'") from None
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
-    data = assemble.build_evaluation(model, config) if config.quantize else None
+    has_data = "_target_" in config.dataset
+    data = assemble.build_evaluation(model, config) if config.quantize or has_data else None
     predictor = Predictor(model, instantiate(config.postprocess), device="cpu")
     report: dict[str, Any] = {"checkpoint": config.checkpoint}
 
     def write(temporary: Path) -> None:
         graph = to_onnx(model, predictor.postprocess)
         temporary.write_bytes(graph.SerializeToString())
-        report.update(check(predictor, temporary, config))
-        if data is not None:
-            report.update(quantize(graph, temporary, *data, config))
+        report.update(check(predictor, temporary, config, data[0] if data else None))
+        if config.quantize and data is not None:
+            report["int8"] = quantize(graph, temporary, *data, config)
 
     files.write_atomically(output, write)
     text = json.dumps(report, indent=2) + "\n"
@@ -58,8 +61,8 @@ def export(config: DictConfig) -> None:
     results.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB; the comparison is in {beside}")
 
 
-def check(predictor: Predictor, file: Path, config: DictConfig) -> dict[str, Any]:
-    """Compares the file with PyTorch.
+def check(predictor: Predictor, file: Path, config: DictConfig, index: DetectionIndex | None = None) -> dict[str, Any]:
+    """Compares the file with PyTorch: on `pictures`, else on those of the dataset, else on rendered ones.
 
     Raises:
         MachineError: they disagree.
@@ -71,9 +74,12 @@ def check(predictor: Predictor, file: Path, config: DictConfig) -> dict[str, Any
     from ssd.deployment import parity
     from ssd.deployment.onnx_predictor import OnnxPredictor
     from ssd.errors import MachineError
-    from ssd.prediction.examples import example_pictures
+    from ssd.prediction.examples import MAX_PICTURES, example_pictures, spread_over
 
-    pictures = example_pictures(config.pictures)
+    if config.pictures is None and index is not None:
+        pictures, source = list(spread_over(index, MAX_PICTURES)), config.dataset.get("root", _RENDERED)
+    else:
+        pictures, source = example_pictures(config.pictures), config.pictures or _RENDERED
     found = parity.compare(predictor, OnnxPredictor(file), pictures)
     versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     if not found.agrees:
@@ -83,27 +89,41 @@ def check(predictor: Predictor, file: Path, config: DictConfig) -> dict[str, Any
             "or other pictures=FOLDER"
         )
     results.say(
-        f"agrees with PyTorch on {found.detections} detections in {found.pictures} pictures "
+        f"agrees with PyTorch on {found.detections} detections in {found.pictures} pictures of {source} "
         f"(largest difference {found.largest_difference:.1e}; {found.share_without_like:.2%} without their like)"
     )
-    return {"versions": versions, "parity": found.as_dict()}
+    if source == _RENDERED:
+        results.say("compare on pictures like yours, too: pictures=FOLDER")
+    return {"versions": versions, "parity": {"graph": "float32", "source": source} | found.as_dict()}
 
 
 def quantize(
     graph: Any, file: Path, index: DetectionIndex, batches: Iterable[Batch], config: DictConfig
 ) -> dict[str, Any]:
-    """Puts the int8 graph in the place of the float32 one, and measures what that costs."""
+    """Puts the int8 graph in the place of the float32 one, and measures what that costs.
+
+    Raises:
+        DataError: over `max_map_drop`.
+    """
     from ssd import results
     from ssd.deployment.onnx_predictor import OnnxPredictor
     from ssd.deployment.quantize import quantize_int8
+    from ssd.errors import DataError
     from ssd.evaluation import metrics
+    from ssd.prediction.examples import spread_over
 
     before = OnnxPredictor(file)
-    quantize_int8(graph, file, index=index, pictures=config.calibration_pictures)
+    quantize_int8(graph, file, pictures=spread_over(index, config.calibration_pictures))
     predictors = {"float32": before, "int8": OnnxPredictor(file)}
     scores = {name: metrics.score(each, batches, each.class_names).get("map") for name, each in predictors.items()}
     shown = (f"{name} {'undefined' if value is None else round(value, 3)}" for name, value in scores.items())
     results.say(f"mAP on {config.split}: {', '.join(shown)}")
+    drop = (scores["float32"] or 0.0) - (scores["int8"] or 0.0)
+    if drop > config.max_map_drop:
+        raise DataError(
+            f"output={config.output}: not written: int8 costs {drop:.3f} mAP on {config.split}, over "
+            f"max_map_drop={config.max_map_drop}; give more calibration_pictures, or ship float32"
+        )
     return {"split": config.split, "map": scores}
 
 

@@ -31,7 +31,7 @@ from ssd.data.shapes import CLASS_NAMES, render
 from ssd.deployment import parity
 from ssd.deployment.onnx_export import to_onnx
 from ssd.deployment.onnx_predictor import OnnxPredictor
-from ssd.errors import ConfigError, MachineError, SSDError
+from ssd.errors import ConfigError, DataError, MachineError, SSDError
 from ssd.export import check, export
 from ssd.images import Picture, warp
 from ssd.model import SSD
@@ -230,9 +230,9 @@ def test_the_command(
     report = json.loads((tmp_path / "out/int8.onnx.json").read_text())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["int8.onnx", "int8.onnx.json"]
     assert report["parity"]["agrees"]
-    assert report["parity"]["pictures"] == 11
-    assert report["split"] == "val"
-    assert set(report["map"]) == {"float32", "int8"}
+    assert (report["parity"]["graph"], report["parity"]["pictures"]) == ("float32", 3)  # of the dataset
+    assert report["int8"]["split"] == "val"
+    assert set(report["int8"]["map"]) == {"float32", "int8"}
     assert "agrees with PyTorch on" in caplog.text
     int8 = onnx.load(tmp_path / "out/int8.onnx")
     quantized = {name for node in int8.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
@@ -241,6 +241,19 @@ def test_the_command(
     assert len(in_float) == 12  # the heads
     assert len(convolutions) == 12 + 27 + 8
     assert all(len(found) <= 200 for found in OnnxPredictor(tmp_path / "out/int8.onnx")(pictures))
+
+
+def test_int8_that_costs_too_much_is_not_written(
+    model: SSD, tmp_path: Path, configuration: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([{"map": 0.5}, {"map": 0.4}])
+    monkeypatch.setattr("ssd.evaluation.metrics.score", lambda *_: next(scores))
+    checkpoint.save_release(model, tmp_path / "model.safetensors")
+    where = [f"checkpoint={tmp_path}/model.safetensors", f"output={tmp_path}/out/int8.onnx", "quantize=int8"]
+    data = ["dataset=shapes", "dataset.train=3", "dataset.val=2", "dataset.side_px=120", "num_workers=0"]
+    with unchecked(), pytest.raises(DataError, match=r"int8 costs 0.100 mAP on val, over max_map_drop=0.05"):
+        export(configuration("export", *where, *data, "calibration_pictures=2"))
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -264,10 +277,14 @@ def test_wrong_settings(model: SSD, tmp_path: Path, configuration: Compose, over
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch.compile
-def test_the_benchmark(model: SSD, tmp_path: Path, configuration: Compose, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("with_data", [False, True])
+def test_the_benchmark(
+    model: SSD, tmp_path: Path, configuration: Compose, caplog: pytest.LogCaptureFixture, with_data: bool
+) -> None:
     caplog.set_level(logging.INFO)
     checkpoint.save_release(model, tmp_path / "model.safetensors")
     data = ["dataset=shapes", "dataset.train=2", "dataset.val=2", "dataset.side_px=120", "num_workers=0"]
+    data = data if with_data else []
     where = [f"checkpoint={tmp_path}/model.safetensors", f"output={tmp_path}/out.json"]
     with unchecked():
         benchmark(configuration("benchmark", *where, *data, "rounds=2", "calibration_pictures=2"))
@@ -276,6 +293,6 @@ def test_the_benchmark(model: SSD, tmp_path: Path, configuration: Compose, caplo
     for name, row in measured.items():
         assert 0 < row["p50_ms"] <= row["p95_ms"]
         assert row["pictures_per_second"] > 0
-        assert row["map"] is not None
+        assert (row["map"] is not None) is with_data
         assert name in caplog.text
     assert measured["ONNX Runtime int8"]["megabytes"] < measured["ONNX Runtime"]["megabytes"]

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-from ssd.data.index import DetectionIndex
 from ssd.deployment import onnx_file
-from ssd.images import warp
+from ssd.images import Picture, warp
 
 _OPERATORS = ["Conv", "Relu", "MaxPool"]
 _PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # shapes and folded constants are there: no advice, please
 
 
-def quantize_int8(model: onnx.ModelProto, target: Path, *, index: DetectionIndex, pictures: int) -> None:
+def quantize_int8(model: onnx.ModelProto, target: Path, *, pictures: Iterable[Picture]) -> None:
     """Writes `model` to `target` with its backbone in int8; heads, decoding and NMS stay in float32.
 
-    The ranges are those of `pictures` pictures, spread over `index`. Weights have 7 bits, one scale a channel: with 8,
-    processors without VNNI would overflow.
+    The ranges are those that `pictures` show. Weights have 7 bits, one scale a channel: with 8, processors without
+    VNNI would overflow.
     """
     size = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    positions = np.linspace(0, len(index) - 1, min(len(index), pictures)).round().astype(int)
-    inputs = ({onnx_file.INPUT: warp(index.load(index.paths[position]), size=size)[None]} for position in positions)
+    inputs = ({onnx_file.INPUT: warp(picture, size=size)[None]} for picture in pictures)
     model = onnx.ModelProto.FromString(model.SerializeToString())
     onnx.helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | _PREPARED)
     heads = [node.name for node in model.graph.node if node.op_type == "Conv" and "_heads." in node.input[1]]

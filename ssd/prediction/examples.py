@@ -1,9 +1,12 @@
-"""Pictures on which predictors are compared and timed."""
+"""Pictures on which predictors are compared, timed and calibrated."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from ssd.data.index import DetectionIndex
 from ssd.data.shapes import render
 from ssd.errors import ConfigError
 from ssd.images import Picture, read_image
@@ -25,3 +28,9 @@ def example_pictures(source: str | None) -> list[Picture]:
         raise ConfigError(f"pictures={source}: only videos there; give a folder of pictures")
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), MAX_PICTURES)).round().astype(int)
     return [read_image(paths[position]) for position in chosen]
+
+
+def spread_over(index: DetectionIndex, count: int) -> Iterator[Picture]:
+    """Up to `count` pictures of a dataset, read one by one."""
+    for position in np.linspace(0, len(index) - 1, min(len(index), count)).round().astype(int):
+        yield index.load(index.paths[position])
