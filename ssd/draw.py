@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -82,7 +83,7 @@ def printable(name: str, label: int) -> str:
     missing = sorted({letter for letter in name if letter != "?" and not letter.isspace() and not _has_glyph(letter)})
     if not missing:
         return name
-    _log.warning("no font here has %s: class %r is drawn as class %d", " ".join(missing), name, label)
+    _log.warning("cannot write %s: class %r is drawn as class %d", " ".join(missing), name, label)
     return f"class {label}"
 
 
@@ -157,8 +158,10 @@ def _ink(colour: Colour) -> Colour:
 
 @lru_cache(maxsize=4096)
 def _has_glyph(letter: str) -> bool:
-    """OpenCV writes a question mark for what it has no glyph of."""
-    return not np.array_equal(_rendered(letter), _rendered("?"))
+    """OpenCV writes a question mark for what it has no glyph of, and Arabic and Hebrew from the wrong side."""
+    return unicodedata.bidirectional(letter) not in ("R", "AL") and not np.array_equal(
+        _rendered(letter), _rendered("?")
+    )
 
 
 def _rendered(letter: str) -> Picture:

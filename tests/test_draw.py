@@ -124,10 +124,13 @@ def test_names_in_many_scripts_are_written(name: str) -> None:
     assert len(written) == len(set(name))
 
 
-def test_a_class_whose_letters_no_font_has_is_drawn_by_number(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("name", ["รถ", "سيارة", "מכונית", "कार"])
+def test_a_class_whose_letters_cannot_be_written_is_drawn_by_number(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("WARNING", logger="ssd"):
         for _ in range(2):
-            assert printable("รถ", 7) == "class 7"
+            assert printable(name, 7) == "class 7"
     assert len(caplog.messages) == 1
     assert printable("what?", 7) == "what?"
 
