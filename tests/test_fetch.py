@@ -20,6 +20,7 @@ import pytest
 from http_server import HTML, PASSING, FaultyServer, serve
 
 from ssd.data.fetch import HostDownError, Network, RemoteFile, fetch_all
+from ssd.data.transfer_meter import TransferMeter
 from ssd.errors import ConfigError, DataError, MachineError
 
 MB = 10**6
@@ -316,3 +317,27 @@ def test_ctrl_c_does_not_wait_for_a_silent_server(server: FaultyServer, tmp_path
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=15)
     assert b"KeyboardInterrupt" in errors
+
+
+# What is shown
+
+
+def test_the_meter_tells_files_bytes_a_second_and_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("ssd.meter.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ssd.meter._PLAIN_SECONDS", 0.0)
+    meter = TransferMeter("pictures", total=4)
+    with meter:
+        now[0] = 2.0
+        meter.received(Path("a"), count=3_000_000, share=0.5)
+        now[0] = 4.0
+        meter.finished(Path("a"))
+        now[0] = 6.0
+        meter.finished(Path("b"))
+    assert capsys.readouterr().out.splitlines() == [
+        "pictures: 0/4 files  0.0/s  1.5 MB/s  ETA 0:00:14",
+        "pictures: 1/4 files  0.2/s  0.8 MB/s  ETA 0:00:12",
+        "pictures: 2/4 files  0.3/s  0.5 MB/s  ETA 0:00:06",
+    ]
