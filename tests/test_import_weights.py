@@ -74,6 +74,19 @@ def test_from_a_weight_file_to_detections(folder: Path) -> None:
     assert json.loads(Path("new.onnx.json").read_text())["parity"]["agrees"]
 
 
+def test_weights_of_others_are_measured_as_they_are(folder: Path) -> None:
+    (folder / "labels.txt").write_text("BACKGROUND\ncircle\nsquare\n")
+    run(folder, "ssd/import_weights.py", "source=mb1.pth", "output=new.safetensors", "labels=labels.txt")
+    data = ["dataset=shapes", "dataset.train=2", "dataset.val=2", "dataset.test=3", "resamples=10"]
+    content = {}
+    for name in ("mb1.pth", "new.safetensors"):
+        done = run(folder, "ssd/evaluate.py", f"checkpoint={name}", *data, f"output={name}_measured")
+        assert done.returncode == 0, done.stderr
+        content[name] = json.loads(Path(f"{name}_measured/evaluation.json").read_text())["evaluations"][0]
+    assert [item["name"] for item in content["mb1.pth"]["classes"]] == ["circle", "square"]
+    assert content["mb1.pth"]["metrics"] == content["new.safetensors"]["metrics"]
+
+
 def test_weights_for_bgr_are_turned() -> None:
     import_weights(composed("import_weights", "source=mb1.pth", "channel_order=bgr", "class_names=[cat,dog]"))
     with safe_open("model.safetensors", framework="pt") as file:
