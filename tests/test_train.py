@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -213,6 +215,22 @@ def test_a_resume_that_cannot_work_is_told(ended: Path, changes: list[str], mess
     assert again.returncode == 2
     assert saved == [(ended / ".hydra" / name).read_text() for name in ("config.yaml", "overrides.yaml")]
     assert again.stderr.startswith(message)
+
+
+def test_a_class_that_a_split_has_not_is_absent_and_not_0(tmp_path: Path) -> None:
+    write_voc(tmp_path / "data", {"train": ["a", "b"], "val": ["c"], "test": ["d"]})
+    for name in ("a", "c"):
+        add(tmp_path / "data", name, object_xml("dog"), object_xml("cat"))
+    settings = ["dataset=voc", "dataset.root=data", "dataset.cache=false", "backbone=mobilenet_v1", "batch_size=2"]
+    small = ["backbone.width_multiplier=0.1", "image_size=96", "num_workers=0", "hydra.run.dir=run", "epochs=1"]
+    done = run(tmp_path, "train.py", *settings, *small)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"AP dog +│ +no objects", done.stdout), done.stdout
+    assert re.search(r"AP cat +│ +\d\.\d+", done.stdout), done.stdout
+    header, *rows = csv.reader((tmp_path / "run/metrics.csv").read_text().splitlines())
+    filled = {name for name, *values in zip(header, *rows, strict=True) if any(values)}
+    assert {"val/map_class/cat", "val/map_class/dog", "test/map_class/cat"} <= filled
+    assert "test/map_class/dog" not in filled
 
 
 def test_a_resume_with_other_classes_is_refused(tmp_path: Path) -> None:
