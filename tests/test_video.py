@@ -176,6 +176,27 @@ def test_a_truncated_video_gives_what_there_is(tmp_path: Path) -> None:
     assert len(read_video(tmp_path / "out" / "a.mp4")[0]) == len(records)
 
 
+def wiped(path: Path, begin: float, end: float) -> Path:
+    """Zeroes a part of the packets; the index stays whole."""
+    data = bytearray(path.read_bytes())
+    packets = data.index(b"mdat") + 4
+    length = len(dict(split(bytes(data)))[b"mdat"]) - 8
+    first, last = packets + int(length * begin), packets + int(length * end)
+    data[first:last] = bytes(last - first)
+    path.write_bytes(bytes(data))
+    return path
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0.3, 0.4), (0.6, 0.7), (0.9, 1.0)])
+def test_a_video_damaged_inside_goes_on_behind_the_damage(begin: float, end: float, tmp_path: Path) -> None:
+    path = wiped(video(tmp_path / "a.mp4", frames=45, size=(256, 256)), begin, end)
+    with pytest.raises(PartialError, match=r"a\.mp4: \d+ of 45 frames; the file is cut short or damaged"):
+        predict(SeesWhite(), path, tmp_path / "out")
+    records = lines(tmp_path / "out")
+    assert 35 < len(records) < 45
+    assert len(read_video(tmp_path / "out" / "a.mp4")[0]) == len(records)
+
+
 def test_a_trimmed_clip_is_not_called_truncated(tmp_path: Path) -> None:
     """It begins between key frames: an edit list hides the frames before, and the container counts them."""
     av = pytest.importorskip("av")
