@@ -42,8 +42,17 @@ def read_image(path: str | Path, *, name: str | None = None) -> Picture:
     Raises:
         DataError: missing, empty, no picture, cut short, over MAX_PIXELS, or of floating-point pixels.
     """
+    return decode_image(read_bytes(path), name=name or str(path))
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a picture file.
+
+    Raises:
+        DataError: missing, or it cannot be read.
+    """
     with _opened(path) as file:
-        return decode_image(file.read(), name=name or str(path))
+        return file.read()
 
 
 def read_below(root: str, path: str) -> Picture:
@@ -51,12 +60,16 @@ def read_below(root: str, path: str) -> Picture:
     return read_image(Path(root, path))
 
 
-def decode_image(data: bytes, *, name: str) -> Picture:
-    """The picture in `data`, the bytes of an image file; `name` is for the message of an error."""
+def decode_image(data: bytes, *, name: str, quietly: bool = False) -> Picture:
+    """The picture in `data`, the bytes of an image file; `name` is for the message of an error.
+
+    `quietly` leaves a JPEG to Pillow, for where one is damaged, OpenCV prints a line that does not name it.
+    """
     header = _open(io.BytesIO(data), name)
     if header.format == "JPEG":
         _check_complete(data, name)
-    if header.format == "JPEG" and header.mode in ("RGB", "L") and _orientation(header, name) in _UPRIGHT:
+    plain = header.format == "JPEG" and header.mode in ("RGB", "L") and not quietly
+    if plain and _orientation(header, name) in _UPRIGHT:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise DataError(f"{name}: damaged JPEG; replace or delete the file")

@@ -168,6 +168,24 @@ def test_bad_pictures_are_listed_and_the_good_ones_written(finds_much: Predictor
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "c.png", "e.png"]
 
 
+def test_a_jpeg_damaged_inside_is_named_and_what_there_is_written(
+    finds_much: Predictor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Decoders go on in gray, and libjpeg prints a line that names no file."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(noise).save(tmp_path / "in" / name)
+    data = (tmp_path / "in" / "b.jpg").read_bytes()
+    middle = len(data) // 2
+    (tmp_path / "in" / "b.jpg").write_bytes(data[:middle] + bytes(700) + data[middle + 700 :])
+    with pytest.raises(PartialError, match=r"1 of 2 files .*in/b\.jpg: damaged inside.*Corrupt.*; fetch it again"):
+        predict(finds_much, tmp_path / "in", tmp_path / "out")
+    assert len(lines(tmp_path / "out")) == 2
+    assert (tmp_path / "out" / "b.jpg").is_file()
+    assert "Corrupt JPEG data" not in capfd.readouterr().err
+
+
 def test_only_bad_pictures_are_a_data_error(finds_much: Predictor, tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     with pytest.raises(DataError, match=r"a\.png: empty file"):

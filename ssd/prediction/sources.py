@@ -10,8 +10,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from ssd import jpeg
 from ssd.errors import ConfigError, DataError, PartialError
-from ssd.images import IMAGE_SUFFIXES, Picture, read_image
+from ssd.images import IMAGE_SUFFIXES, Picture, decode_image, read_bytes
 from ssd.prediction.remote import fetch
 from ssd.prediction.video import VIDEO_SUFFIXES, VideoReader, is_video
 
@@ -107,7 +108,7 @@ def count_frames(media: Sequence[Medium]) -> int | None:
 def _read(medium: Medium) -> Iterator[Frame]:
     if not medium.is_video:
         assert isinstance(medium.path, Path)
-        yield Frame(read_image(medium.path, name=medium.source), medium, None, None)
+        yield from _read_picture(medium.path, medium)
         return
     video = VideoReader(medium.path, name=medium.source)
     try:
@@ -115,6 +116,14 @@ def _read(medium: Medium) -> Iterator[Frame]:
             yield Frame(image, medium, number, video.rate)
     finally:
         video.close()
+
+
+def _read_picture(path: Path, medium: Medium) -> Iterator[Frame]:
+    data = read_bytes(path)
+    damage = jpeg.damage(data)
+    yield Frame(decode_image(data, name=medium.source, quietly=damage is not None), medium, None, None)
+    if damage is not None:
+        raise PartialError(f"{medium.source}: damaged inside, part of it is gray or wrong ({damage}); fetch it again")
 
 
 def _is_video(path: Path) -> bool:
