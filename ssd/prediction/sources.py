@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
@@ -80,13 +80,22 @@ def find_files(source: str) -> list[Medium]:
     return found
 
 
-def read_frames(media: Sequence[Medium], failed: list[str]) -> Iterator[Frame]:
-    """The pictures and frames in order; what cannot be read (whole) is added to `failed`."""
+@dataclass(slots=True)
+class Reading:
+    """How far `read_frames` is: the media that it has begun, and what is wrong with those that are not whole."""
+
+    begun: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+def read_frames(media: Sequence[Medium], reading: Reading) -> Iterator[Frame]:
+    """The pictures and frames in order; what cannot be read (whole) is added to `reading`."""
     for medium in media:
+        reading.begun += 1
         try:
             yield from _read(medium)
         except (DataError, PartialError) as error:
-            failed.append(str(error))
+            reading.failed.append(str(error))
 
 
 def count_frames(media: Sequence[Medium]) -> int | None:
