@@ -34,7 +34,7 @@ def predict(config: DictConfig) -> None:
     with TemporaryDirectory(prefix="ssd-") as downloads:
         predict_media(
             predictor,
-            find_media(config.source, downloads=Path(downloads)),
+            find_media(config.source, downloads=Path(downloads), output=config.output),
             output=config.output,
             save=_names(config.save),
             classes=_names(config.classes),
