@@ -203,6 +203,9 @@ def _explain_config(error: BaseException, config_name: str) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         return f"{mark.name}:{mark.line + 1}: YAML: {getattr(error, 'problem', '')}"
+    listed = re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text)
+    if listed:
+        return f"{listed[1]}={listed[2]}: a list goes into brackets: {listed[1]}=[{listed[2]}]"
     key = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
     unknown_option = re.search(
         r"Could not (?:find|load) '([^']+)'.*?Available options in '[^']+':(.*)", text, re.DOTALL

@@ -59,6 +59,8 @@ def predict_media(
         MachineError: the output cannot be written.
     """
     choose = _Choice(predictor.class_names, classes=classes, draw_threshold=draw_threshold, track=track)
+    if track and not any(medium.is_video for medium in media):
+        _log.warning("track=true: the source has no video, so nothing is followed")
     window = Window() if show else None
     reading = Reading()
     batches = prefetched(_batches(islice(read_frames(media, reading), max_frames), batch_size), depth=1)
