@@ -79,6 +79,14 @@ def _exit_code(stop: SystemExit) -> str | int | None:
     return _READER_GONE if isinstance(stop.__context__, BrokenPipeError) else stop.code
 
 
+def asked_for(group: str) -> list[str]:
+    """The settings of `group` that the command line names."""
+    if not HydraConfig.initialized():
+        return []
+    keys = map(_key, HydraConfig.get().overrides.task)
+    return [key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}.")]
+
+
 def with_saved_overrides(argv: list[str]) -> list[str]:
     """The command line of a run that is resumed: the saved overrides, then those given now, in the run's folder.
 

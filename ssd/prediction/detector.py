@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -23,6 +24,8 @@ from ssd.prediction.video import VIDEO_SUFFIXES
 from ssd.predictor import PicturePredictor, Predictor, as_record
 from ssd.structures import Detections
 from ssd.weights import checkpoint
+
+_BAKED_IN = ("iou_threshold", "candidates")  # of an exported file
 
 PictureLike = str | Path | np.ndarray | Image.Image
 
@@ -62,21 +65,38 @@ def load(
 
 
 def open_predictor(
-    path: str | Path, postprocess: PostProcess, *, device: str = "auto", precision: str = "float32"
+    path: str | Path,
+    postprocess: PostProcess,
+    *,
+    device: str = "auto",
+    precision: str = "float32",
+    asked_for: Collection[str] = (),
 ) -> PicturePredictor:
     """What runs the checkpoint at `path`: PyTorch, or ONNX Runtime for an `.onnx`.
 
     An exported file has its own post-processing inside, and a threshold or limit given here can only leave out more.
 
+    Args:
+        path, postprocess, device, precision: see `load`.
+        asked_for: names of settings of `postprocess` that may not be passed over.
+
     Raises:
-        CheckpointError, ConfigError, MachineError: see `load`.
+        CheckpointError, ConfigError, MachineError: see `load`; or an exported file has another value of `asked_for`.
     """
     if Path(path).suffix == ".onnx":
         if device not in ("auto", "cpu") or precision != "float32":
             raise ConfigError(f"{path}: runs on the CPU in float32; leave out device={device} precision={precision}")
-        return OnnxPredictor(
+        predictor = OnnxPredictor(
             path, score_threshold=postprocess.score_threshold, max_detections=postprocess.max_detections
         )
+        for name in _BAKED_IN:
+            inside, wanted = predictor.postprocess.get(name), getattr(postprocess, name)
+            if name in asked_for and inside not in (None, wanted):
+                raise ConfigError(
+                    f"{path}: was exported with {name}={inside:g}, which cannot become {wanted:g}: "
+                    f"leave out postprocess.{name}, or export it again with it"
+                )
+        return predictor
     return Predictor(checkpoint.load(path), postprocess, device=device, precision=precision)
 
 
