@@ -97,7 +97,7 @@ def test_pictures_of_kinds_that_are_not_read_are_counted(tmp_path: Path, caplog:
     for name in ("b.HEIC", "c.heic", "sub.avif", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     assert len(find_media(str(tmp_path), downloads=tmp_path)) == 1
-    assert "3 files are left out (1 .avif, 2 .heic): convert them to .jpg or .mp4" in caplog.text
+    assert "left out, for they are not read: 1 .avif, 2 .heic; convert them to .jpg or .mp4" in caplog.text
 
 
 def test_videos_are_found_beside_pictures(tmp_path: Path) -> None:

@@ -112,9 +112,7 @@ def _readable(files: list[Path], source: str) -> list[Path]:
     other = Counter(file.suffix.lower() for file in files if _UNREAD.fullmatch(file.suffix.lower()))
     if other:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(other.items()))
-        _log.warning(
-            "source=%s: %d files are left out (%s): convert them to .jpg or .mp4", source, other.total(), kinds
-        )
+        _log.warning("source=%s: left out, for they are not read: %s; convert them to .jpg or .mp4", source, kinds)
     return kept
 
 
