@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ssd.command import run
+from ssd.command import asked_for, run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,12 +29,16 @@ def predict(config: DictConfig) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # files are finished on the way out
     runtime.keep_freed_memory()
     predictor = open_predictor(
-        config.checkpoint, instantiate(config.postprocess), device=config.device, precision=config.precision
+        config.checkpoint,
+        instantiate(config.postprocess),
+        device=config.device,
+        precision=config.precision,
+        asked_for=asked_for("postprocess"),
     )
     with TemporaryDirectory(prefix="ssd-") as downloads:
         predict_media(
             predictor,
-            find_media(config.source, downloads=Path(downloads)),
+            find_media(config.source, downloads=Path(downloads), output=config.output),
             output=config.output,
             save=_names(config.save),
             classes=_names(config.classes),

@@ -79,6 +79,14 @@ def _exit_code(stop: SystemExit) -> str | int | None:
     return _READER_GONE if isinstance(stop.__context__, BrokenPipeError) else stop.code
 
 
+def asked_for(group: str) -> list[str]:
+    """The settings of `group` that the command line names."""
+    if not HydraConfig.initialized():
+        return []
+    keys = map(_key, HydraConfig.get().overrides.task)
+    return [key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}.")]
+
+
 def with_saved_overrides(argv: list[str]) -> list[str]:
     """The command line of a run that is resumed: the saved overrides, then those given now, in the run's folder.
 
@@ -203,6 +211,9 @@ def _explain_config(error: BaseException, config_name: str) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         return f"{mark.name}:{mark.line + 1}: YAML: {getattr(error, 'problem', '')}"
+    listed = re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text)
+    if listed:
+        return f"{listed[1]}={listed[2]}: a list goes into brackets: {listed[1]}=[{listed[2]}]"
     key = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
     unknown_option = re.search(
         r"Could not (?:find|load) '([^']+)'.*?Available options in '[^']+':(.*)", text, re.DOTALL

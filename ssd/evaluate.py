@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.command import run
+from ssd.command import asked_for, run
 from ssd.errors import ConfigError, MachineError
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def _open(config: DictConfig, path: str) -> PicturePredictor:
 
     from ssd.prediction.detector import open_predictor
 
-    return open_predictor(path, instantiate(config.postprocess), device=config.device)
+    postprocess = instantiate(config.postprocess)
+    return open_predictor(path, postprocess, device=config.device, asked_for=asked_for("postprocess"))
 
 
 def _measure(config: DictConfig, name: str, predictor: PicturePredictor, index: DetectionIndex) -> Evaluation:

@@ -1,7 +1,7 @@
 """Reading and resizing pictures: the one way for training, validation and prediction.
 
 A picture is uint8 [H, W, 3], RGB, upright (its EXIF rotation applied). Gray, palette and CMYK become RGB, 16 bits are
-cut to the upper 8, transparency is laid over white.
+cut to the upper 8, 32 bits must hold 8 or 16, transparency is laid over white.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssd.errors import DataError
@@ -33,6 +33,7 @@ _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _JPEG_FRAMES = {0xC0 + kind for kind in range(16)} - {0xC4, 0xC8, 0xCC}
 _JPEG_APP1 = 0xE1  # EXIF or XMP
 _HEADER_BYTES = 4096
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
@@ -42,8 +43,17 @@ def read_image(path: str | Path, *, name: str | None = None) -> Picture:
     Raises:
         DataError: missing, empty, no picture, cut short, over MAX_PIXELS, or of floating-point pixels.
     """
+    return decode_image(read_bytes(path), name=name or str(path))
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a picture file.
+
+    Raises:
+        DataError: missing, or it cannot be read.
+    """
     with _opened(path) as file:
-        return decode_image(file.read(), name=name or str(path))
+        return file.read()
 
 
 def read_below(root: str, path: str) -> Picture:
@@ -51,12 +61,16 @@ def read_below(root: str, path: str) -> Picture:
     return read_image(Path(root, path))
 
 
-def decode_image(data: bytes, *, name: str) -> Picture:
-    """The picture in `data`, the bytes of an image file; `name` is for the message of an error."""
+def decode_image(data: bytes, *, name: str, quietly: bool = False) -> Picture:
+    """The picture in `data`, the bytes of an image file; `name` is for the message of an error.
+
+    `quietly` leaves a JPEG to Pillow, for where one is damaged, OpenCV prints a line that does not name it.
+    """
     header = _open(io.BytesIO(data), name)
     if header.format == "JPEG":
         _check_complete(data, name)
-    if header.format == "JPEG" and header.mode in ("RGB", "L") and _orientation(header, name) in _UPRIGHT:
+    plain = header.format == "JPEG" and header.mode in ("RGB", "L") and not quietly
+    if plain and _orientation(header, name) in _UPRIGHT:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise DataError(f"{name}: damaged JPEG; replace or delete the file")
@@ -73,13 +87,21 @@ def from_pillow(image: Image.Image, *, name: str) -> Picture:
     if image.mode == "F":
         raise DataError(f"{name}: floating-point pixels have no known range; convert to 8 bits")
     with _naming_damage(name):
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits, also as 32-bit integers
-            return np.repeat((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        kind, image = image.format, ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            sixteen_bits = image.mode != "I" or kind == "PPM"  # of which Pillow makes 32
+            return np.repeat(_eight_bits(np.asarray(image), sixteen_bits, name)[..., None], 3, axis=2)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.array(image.convert("RGB"))
+
+
+def _eight_bits(values: Integer[np.ndarray, "H W"], sixteen_bits: bool, name: str) -> UInt8[np.ndarray, "H W"]:
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > 0xFFFF:
+        raise DataError(f"{name}: 32-bit pixels from {least} to {most} have no known range; convert to 8 bits")
+    return (values >> 8 if sixteen_bits or most > 0xFF else values).astype(np.uint8)
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
@@ -202,6 +224,10 @@ def _open(file: _File, name: str) -> Image.Image:
         start = file.read(_HEADER_BYTES)
         if not start:
             raise DataError(f"{name}: empty file; replace or delete it") from None
+        if start.startswith(_TIFF_STARTS):
+            raise DataError(
+                f"{name}: damaged TIFF, or its pixels are neither 8 nor 16 bits; convert to 8 bits"
+            ) from None
         looks_like = " (it looks like a web page)" if start.lstrip().startswith(b"<") else ""
         raise DataError(f"{name}: not a picture{looks_like}; replace or delete the file") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

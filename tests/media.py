@@ -91,7 +91,7 @@ def read_video(path: Path) -> tuple[list[Picture], float]:
 
 def predict(predictor: PicturePredictor, source: Path | str, output: Path, **settings: Any) -> list[dict[str, Any]]:
     """The lines of predictions.jsonl."""
-    media = find_media(str(source), downloads=output.parent)
+    media = find_media(str(source), downloads=output.parent, output=output)
     predict_media(predictor, media, output=str(output), **(SETTINGS | settings))
     return lines(output)
 

@@ -16,7 +16,7 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"boxes", "cluster", "ema", "files", "layers", "meter", "runtime", "schedules", "schemas", "structures"},
-    {"backbones", "coder", "command_schemas", "finite", "images", "priors"},
+    {"backbones", "coder", "command_schemas", "finite", "images", "jpeg", "priors"},
     {"config", "data", "draw", "html", "losses", "model", "postprocess"},
     {"command", "deployment", "inspection", "predictor", "results", "weights"},
     {"evaluation", "prediction", "runs"},

@@ -118,6 +118,16 @@ def test_what_is_wrong_is_said(weights: Path, detector: ssd.Detector, tmp_path: 
         detector(np.zeros((2, 2, 3), np.uint8)).draw(tmp_path / "out")
     with pytest.raises(DataError, match="floating-point pixels"):
         detector(Image.new("F", (4, 4)))
+    with pytest.raises(DataError, match=r"http://a/b\.jpg: an address; give a file, a uint8 RGB array or a Pillow"):
+        detector("http://a/b.jpg")
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match=r"file/a\.png: cannot be written: .*; name another place"):
+        detector(np.zeros((2, 2, 3), np.uint8)).draw(tmp_path / "file" / "a.png")
+    for score in (2, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match=r"score_threshold=.*: must be from 0 up to 1"):
+            ssd.load(weights, score_threshold=score)
+    with pytest.raises(ConfigError, match="max_detections=0: must be from 1"):
+        ssd.load(weights, max_detections=0)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         ssd.load(tmp_path / "missing.safetensors")
     with pytest.raises(ConfigError, match="precision=fp8: no such precision; there are float32, bfloat16, float16"):

@@ -305,6 +305,34 @@ def test_floating_point_pixels_are_refused(read: Callable[[Path], object], tmp_p
     refused(path, "floating-point.*convert to 8 bits", read=read)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint32])
+@pytest.mark.parametrize("read", [read_image, read_size])
+def test_a_tiff_of_unusual_pixels_is_not_called_no_picture(
+    read: Callable[[Path], object], dtype: type, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(cv2.imencode(".tif", np.ones((4, 4, 3), dtype))[1].tobytes())
+    refused(path, "damaged TIFF, or its pixels are neither 8 nor 16 bits; convert to 8 bits", read=read)
+
+
+def test_32_bit_pixels_go_by_their_range(tmp_path: Path) -> None:
+    def stored(*values: int) -> bytes:
+        return encode(np.array([values], np.int32), "TIFF")
+
+    assert pixels(stored(0, 7, 255)) == [[0] * 3, [7] * 3, [255] * 3]
+    assert pixels(stored(0, 0x0700, 0xFFFF)) == [[0] * 3, [7] * 3, [255] * 3]
+    path = tmp_path / "a.tif"
+    for values in ((-1, 5), (0, 0x10000)):
+        path.write_bytes(stored(*values))
+        refused(path, "32-bit pixels from .* have no known range; convert to 8 bits", read=read_image)
+
+
+def test_a_dark_picture_of_16_bits_stays_dark() -> None:
+    dark = np.array([[0, 200, 255]], np.uint16)
+    for suffix in (".png", ".pgm", ".tif"):
+        assert pixels(cv2.imencode(suffix, dark)[1].tobytes()) == [[0] * 3] * 3
+
+
 @pytest.mark.parametrize("read", [read_image, read_size])
 def test_the_limit_is_a_number_of_pixels(
     read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

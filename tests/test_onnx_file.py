@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from ssd.deployment import onnx_file
 from ssd.deployment.onnx_predictor import OnnxPredictor
-from ssd.errors import CheckpointError
+from ssd.errors import CheckpointError, ConfigError
+from ssd.postprocess import PostProcess
+from ssd.prediction.detector import open_predictor
 
 SIZE = 8
 RECIPE = {"class_names": ["cat", "dog"], "image_size": SIZE}
@@ -131,3 +136,29 @@ def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "model.onnx").open("wb") as file:
         file.truncate(onnx_file.MAX_BYTES + 1)  # sparse
     refused(tmp_path / "model.onnx", "over 2 GB")
+
+
+def test_a_setting_that_is_baked_in_is_not_passed_over(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    """As the command line does it: the file has its own non-maximum suppression."""
+    inside = {"score_threshold": 0.01, "iou_threshold": 0.45, "candidates": 2000, "max_detections": 200}
+    onnx_file.describe(graph, recipe=RECIPE, postprocess=inside)
+    path = write(graph, tmp_path)
+    command = [sys.executable, "predict.py", f"checkpoint={path}", f"source={tmp_path}", f"output={tmp_path / 'out'}"]
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+
+    def predict(*overrides: str) -> tuple[int, str]:
+        done = subprocess.run([*command, *overrides], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    code, said = predict("postprocess.iou_threshold=0.6")
+    assert (code, "was exported with iou_threshold=0.45, which cannot become 0.6" in said) == (2, True), said
+    assert predict("postprocess.iou_threshold=0.45", "postprocess.score_threshold=0.2")[0] == 0
+
+
+def test_a_baked_in_setting_of_the_configuration_alone_stands_back(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    onnx_file.describe(graph, recipe=RECIPE, postprocess={"iou_threshold": 0.5, "candidates": 100})
+    postprocess = PostProcess(score_threshold=0.01, iou_threshold=0.45, candidates=2000, max_detections=200)
+    path = write(graph, tmp_path)
+    assert open_predictor(path, postprocess).class_names == ("cat", "dog")
+    with pytest.raises(ConfigError, match="exported with candidates=100, which cannot become 2000"):
+        open_predictor(path, postprocess, asked_for=["candidates"])

@@ -94,6 +94,26 @@ def test_an_unknown_kind_of_output_is_refused(tmp_path: Path) -> None:
         predict(SeesWhite(), picture(tmp_path / "a.png"), tmp_path / "out", save=["json", "pictures"])
 
 
+@pytest.mark.parametrize("kind", ["json", "csv", "crops"])
+def test_what_is_not_drawn_may_lie_beside_the_sources(kind: str, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    before = path.read_bytes()
+    predict(FindsTwo("cat", "dog"), tmp_path, tmp_path, save=[kind, "json"])
+    assert path.read_bytes() == before
+    assert "predictions.jsonl" in files(tmp_path)
+
+
+def test_saving_nothing_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = picture(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match=r"save=\[\]: nothing would be written; choose some of images, video"):
+        predict(SeesWhite(), path, tmp_path / "out", save=[])
+    with pytest.raises(ConfigError, match="save=video: the source has no video, so nothing would be written"):
+        predict(SeesWhite(), path, tmp_path / "out", save=["video"])
+    assert not (tmp_path / "out").exists()
+    predict(SeesWhite(), path, tmp_path / "out", save=["video", "json"])
+    assert "save=video: the source has no video" in caplog.text
+
+
 def test_after_an_error_no_record_has_its_name(tmp_path: Path) -> None:
     class Breaks(SeesWhite):
         def _see(self, image: Picture) -> Detections:

@@ -161,11 +161,51 @@ def test_bad_pictures_are_listed_and_the_good_ones_written(finds_much: Predictor
     (tmp_path / "in" / "d.png").touch()
     with pytest.raises(PartialError) as caught:
         predict(finds_much, tmp_path / "in", tmp_path / "out", batch_size=1)
-    assert str(caught.value).startswith("2 of 5 files could not be read whole: ")
+    failed = tmp_path / "out" / "failed.txt"
+    assert str(caught.value).startswith(f"2 of 5 files could not be read whole (all are in {failed}): ")
     assert f"{tmp_path}/in/b.png: not a picture" in str(caught.value)
     assert f"{tmp_path}/in/d.png: empty file" in str(caught.value)
     assert [Path(line["source"]).name for line in lines(tmp_path / "out")] == ["a.png", "c.png", "e.png"]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "c.png", "e.png"]
+
+
+def test_all_bad_pictures_are_in_a_file_until_there_are_none(finds_nothing: Predictor, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png")
+    for number in range(8):
+        (tmp_path / "in" / f"b{number}.png").touch()
+    with pytest.raises(PartialError, match=r"8 of 9 files .*out/failed\.txt.*; and 3 more"):
+        predict(finds_nothing, tmp_path / "in", tmp_path / "out")
+    listed = (tmp_path / "out" / "failed.txt").read_text().splitlines()
+    assert [line.partition(": ")[0] for line in listed] == [f"{tmp_path}/in/b{number}.png" for number in range(8)]
+    assert all("empty file" in line for line in listed)
+    predict(finds_nothing, tmp_path / "in" / "a.png", tmp_path / "out")
+    assert not (tmp_path / "out" / "failed.txt").exists()
+
+
+def test_files_that_were_never_begun_are_not_counted(finds_nothing: Predictor, tmp_path: Path) -> None:
+    for name in ("b.png", "c.png", "d.png", "e.png"):
+        picture(tmp_path / "in" / name)
+    (tmp_path / "in" / "a.png").touch()
+    with pytest.raises(PartialError, match="1 of 3 files could not be read whole"):
+        predict(finds_nothing, tmp_path / "in", tmp_path / "out", max_frames=2)
+
+
+def test_a_jpeg_damaged_inside_is_named_and_what_there_is_written(
+    finds_much: Predictor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Decoders go on in gray, and libjpeg prints a line that names no file."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(noise).save(tmp_path / "in" / name)
+    data = (tmp_path / "in" / "b.jpg").read_bytes()
+    middle = len(data) // 2
+    (tmp_path / "in" / "b.jpg").write_bytes(data[:middle] + bytes(700) + data[middle + 700 :])
+    with pytest.raises(PartialError, match=r"1 of 2 files .*in/b\.jpg: damaged inside.*Corrupt.*; fetch it again"):
+        predict(finds_much, tmp_path / "in", tmp_path / "out")
+    assert len(lines(tmp_path / "out")) == 2
+    assert (tmp_path / "out" / "b.jpg").is_file()
+    assert "Corrupt JPEG data" not in capfd.readouterr().err
 
 
 def test_only_bad_pictures_are_a_data_error(finds_much: Predictor, tmp_path: Path) -> None:

@@ -92,6 +92,12 @@ def test_only_the_web_is_fetched(url: str, tmp_path: Path) -> None:
         predict(SeesWhite(), url, tmp_path / "out")
 
 
+@pytest.mark.parametrize("url", ["http://[::1", "http://a.b:99999/c.jpg", "http://a.b:c/d.jpg"])
+def test_what_is_no_address_is_a_config_error(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"source=http://.*: not an address: .*; check its spelling"):
+        predict(SeesWhite(), url, tmp_path / "out")
+
+
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/a.jpg", "data:,hello"])
 def test_a_redirect_out_of_the_web_is_refused(server: str, target: str, tmp_path: Path) -> None:
     with pytest.raises((DataError, MachineError)):

@@ -64,12 +64,40 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path: Path) -> None:
     assert found(path) == [(path.as_posix(), "cat [1].png")]
 
 
-@pytest.mark.parametrize("source", ["missing.png", "empty", "*.png", ""])
+@pytest.mark.parametrize("source", ["missing.png", "empty", "*.png"])
 def test_nothing_there_is_an_error(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no picture or video there"):
         find_media(source, downloads=tmp_path)
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_an_empty_source_is_not_the_current_folder(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="the source is empty: give a file"):
+        find_media(source, downloads=tmp_path)
+
+
+@pytest.mark.parametrize("source", ["", "**/*.png"])
+def test_an_output_below_the_source_is_left_out(source: str, tmp_path: Path) -> None:
+    for name in ("a.png", "pred/a.png", "pred/crops/b.png", "predicted/c.png"):
+        picture(tmp_path / name)
+    media = find_media(str(tmp_path / source), downloads=tmp_path, output=tmp_path / "pred")
+    assert [medium.name.as_posix() for medium in media] == ["a.png", "predicted/c.png"]
+    inside = find_media(str(tmp_path / "pred"), downloads=tmp_path, output=tmp_path)
+    assert [medium.name.as_posix() for medium in inside] == ["a.png", "crops/b.png"]
+
+
+def test_pictures_of_kinds_that_are_not_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture(tmp_path / "a.png")
+    for name in ("b.HEIC", "c.heic", "sub.avif", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert len(find_media(str(tmp_path), downloads=tmp_path)) == 1
+    assert "left out, for they are not read: 1 .avif, 2 .heic; convert them to .jpg or .mp4" in caplog.text
 
 
 def test_videos_are_found_beside_pictures(tmp_path: Path) -> None:

@@ -77,3 +77,8 @@ def test_without_the_library_one_line_says_what_to_install(tmp_path: Path, monke
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError, match=r"track=true needs supervision: pip install 'ssd-detector\[track\]'"):
         predict(SeesWhite(), video(tmp_path / "a.mp4", frames=2), tmp_path / "out", track=True)
+
+
+def test_tracking_without_a_video_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    predict(SeesWhite(), picture(tmp_path / "a.png"), tmp_path / "out", track=True)
+    assert "track=true: the source has no video, so nothing is followed" in caplog.text

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from media import SQUARE, SeesWhite, lines, place, predict, read_video, video
@@ -176,6 +177,27 @@ def test_a_truncated_video_gives_what_there_is(tmp_path: Path) -> None:
     assert len(read_video(tmp_path / "out" / "a.mp4")[0]) == len(records)
 
 
+def wiped(path: Path, begin: float, end: float) -> Path:
+    """Zeroes a part of the packets; the index stays whole."""
+    data = bytearray(path.read_bytes())
+    packets = data.index(b"mdat") + 4
+    length = len(dict(split(bytes(data)))[b"mdat"]) - 8
+    first, last = packets + int(length * begin), packets + int(length * end)
+    data[first:last] = bytes(last - first)
+    path.write_bytes(bytes(data))
+    return path
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0.3, 0.4), (0.6, 0.7), (0.9, 1.0)])
+def test_a_video_damaged_inside_goes_on_behind_the_damage(begin: float, end: float, tmp_path: Path) -> None:
+    path = wiped(video(tmp_path / "a.mp4", frames=45, size=(256, 256)), begin, end)
+    with pytest.raises(PartialError, match=r"a\.mp4: \d+ of 45 frames; the file is cut short or damaged"):
+        predict(SeesWhite(), path, tmp_path / "out")
+    records = lines(tmp_path / "out")
+    assert 35 < len(records) < 45
+    assert len(read_video(tmp_path / "out" / "a.mp4")[0]) == len(records)
+
+
 def test_a_trimmed_clip_is_not_called_truncated(tmp_path: Path) -> None:
     """It begins between key frames: an edit list hides the frames before, and the container counts them."""
     av = pytest.importorskip("av")
@@ -273,5 +295,30 @@ def test_what_was_written_before_an_interrupt_is_whole(sign: int, error: type, t
         signal.signal(signal.SIGTERM, before)
     count = len(lines(tmp_path / "out"))
     assert 4 < count < 20
-    assert count - len(read_video(tmp_path / "out" / "a.mp4")[0]) in (0, 1)
+    assert len(read_video(tmp_path / "out" / "a.mp4")[0]) == count
     assert not list((tmp_path / "out").glob("*partial*"))
+
+
+@pytest.mark.parametrize(("sign", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_an_interrupt_between_record_and_frame_leaves_both(
+    sign: int, error: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while OpenCV works on the fifth frame of the video that is written."""
+    path = video(tmp_path / "a.mp4", frames=20)
+    original, calls = cv2.copyMakeBorder, []
+
+    def interrupted(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), sign)
+        return original(*arguments)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(cv2, "copyMakeBorder", interrupted)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with pytest.raises(error):
+            predict(SeesWhite(), path, tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(lines(tmp_path / "out")) == 5
+    assert len(read_video(tmp_path / "out" / "a.mp4")[0]) == 5

@@ -33,6 +33,7 @@ class OnnxFile:
     data: bytes
     class_names: tuple[str, ...]
     image_size: int
+    postprocess: dict[str, float]
 
 
 def describe(model: Any, *, recipe: dict[str, Any], postprocess: dict[str, float]) -> None:
@@ -76,7 +77,7 @@ def read(path: str | Path) -> OnnxFile:
         if isinstance(message, onnx.NodeProto) and message.domain not in _OWN_DOMAINS:
             raise CheckpointError(f"{path}: refused: {message.op_type!r} of {message.domain!r} is no ONNX operator")
     class_names, image_size = _said_of_itself(model, path)
-    return OnnxFile(data, class_names, image_size)
+    return OnnxFile(data, class_names, image_size, _postprocess(model))
 
 
 def messages(message: Any) -> Iterator[Any]:
@@ -86,6 +87,15 @@ def messages(message: Any) -> Iterator[Any]:
         if field.message_type is not None:
             for part in [value] if hasattr(value, "ListFields") else value:
                 yield from messages(part)
+
+
+def _postprocess(model: Any) -> dict[str, float]:
+    """The thresholds and limits inside; none where the file does not say."""
+    try:
+        said = json.loads(next(entry.value for entry in model.metadata_props if entry.key == "postprocess"))
+        return {str(name): float(value) for name, value in said.items()}
+    except (StopIteration, AttributeError, TypeError, ValueError, RecursionError):
+        return {}
 
 
 def _said_of_itself(model: Any, path: Path) -> tuple[tuple[str, ...], int]:

@@ -53,6 +53,11 @@ class OnnxPredictor:
         """The C classes, in the order of the labels."""
         return self._file.class_names
 
+    @property
+    def postprocess(self) -> dict[str, float]:
+        """The thresholds and limits that it was exported with."""
+        return self._file.postprocess
+
     def __call__(self, images: Sequence[Picture]) -> list[Detections]:
         """Detections of each picture (uint8 RGB HWC, upright); boxes are fractions of the picture."""
         if not images:

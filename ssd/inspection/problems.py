@@ -13,11 +13,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import simplejpeg
 from jaxtyping import Float16, Float32, Int64
 from rich.console import Console
 from rich.progress import track
 
+from ssd import jpeg
 from ssd.data.index import DetectionIndex
 from ssd.data.repair import Report
 from ssd.data.splits import Splits
@@ -28,8 +28,6 @@ ALIKE = 0.95  # likeness from which two pictures are called nearly the same
 _THUMBNAIL = 16  # sides of the copies that are compared, in pixels
 _LEAST_CONTRAST = 3.0  # of 255: flatter copies are alike by chance
 _BLOCK = 2048
-_JPEG_START = b"\xff\xd8"
-_JPEG_DAMAGE = ("Corrupt", "Premature", "Invalid", "Unsupported marker")  # how libjpeg's warnings start
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def look(name: str, index: DetectionIndex, report: Report, *, root: Path | None)
     good = [(position, *item) for position, item in enumerate(seen) if not isinstance(item, str)]
     for position, item in enumerate(seen):
         if isinstance(item, str):
-            damaged = item.startswith(_JPEG_DAMAGE)
+            damaged = jpeg.is_damage(item)
             rule = "damaged inside: part of it is gray or wrong; fetch it again" if damaged else item
             report.add(index.paths[position], rule, value=item if damaged else "", stops=not damaged)
     return Looks(
@@ -90,12 +88,9 @@ def _look_at(
 def jpeg_damage(path: Path) -> str | None:
     """What libjpeg warns of where the data are damaged and decoders go on in gray; None of whole and of other files."""
     try:
-        data = path.read_bytes()
-        if data.startswith(_JPEG_START):
-            simplejpeg.decode_jpeg(data, colorspace="GRAY", fastdct=True, min_height=1, min_width=1, strict=True)
-    except (OSError, ValueError) as error:
-        return str(error) if str(error).startswith(_JPEG_DAMAGE) else None
-    return None
+        return jpeg.damage(path.read_bytes())
+    except OSError:
+        return None
 
 
 def _small_copy(image: Picture) -> Float32[np.ndarray, "K"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -15,7 +16,7 @@ from PIL import Image
 from ssd.command import CONF
 from ssd.deployment.onnx_predictor import OnnxPredictor
 from ssd.draw import draw
-from ssd.errors import ConfigError, DataError
+from ssd.errors import ConfigError, DataError, MachineError
 from ssd.images import Picture, from_pillow, read_image
 from ssd.postprocess import PostProcess
 from ssd.prediction.outputs import save_picture
@@ -23,6 +24,8 @@ from ssd.prediction.video import VIDEO_SUFFIXES
 from ssd.predictor import PicturePredictor, Predictor, as_record
 from ssd.structures import Detections
 from ssd.weights import checkpoint
+
+_BAKED_IN = ("iou_threshold", "candidates")  # of an exported file
 
 PictureLike = str | Path | np.ndarray | Image.Image
 
@@ -46,37 +49,59 @@ def load(
 
     Raises:
         CheckpointError: no checkpoint of ours, or damaged.
-        ConfigError, MachineError: no such device or precision.
+        ConfigError, MachineError: no such device or precision; a threshold or limit out of its range.
     """
     settings = OmegaConf.load(CONF / "postprocess" / "default.yaml")
     if score_threshold is None:
         score_threshold = float(OmegaConf.load(CONF / "predict.yaml").draw_threshold)
+    limit = settings.max_detections if max_detections is None else max_detections
+    if not 0 <= score_threshold <= 1:
+        raise ConfigError(f"score_threshold={score_threshold}: must be from 0 up to 1")
+    if limit < 1:
+        raise ConfigError(f"max_detections={limit}: must be from 1")
     postprocess = PostProcess(
         score_threshold=score_threshold,
         iou_threshold=settings.iou_threshold,
         candidates=settings.candidates,
-        max_detections=settings.max_detections if max_detections is None else max_detections,
+        max_detections=limit,
     )
     predictor = open_predictor(path, postprocess, device=device, precision=precision)
     return Detector(predictor, score_threshold=score_threshold)
 
 
 def open_predictor(
-    path: str | Path, postprocess: PostProcess, *, device: str = "auto", precision: str = "float32"
+    path: str | Path,
+    postprocess: PostProcess,
+    *,
+    device: str = "auto",
+    precision: str = "float32",
+    asked_for: Collection[str] = (),
 ) -> PicturePredictor:
     """What runs the checkpoint at `path`: PyTorch, or ONNX Runtime for an `.onnx`.
 
     An exported file has its own post-processing inside, and a threshold or limit given here can only leave out more.
 
+    Args:
+        path, postprocess, device, precision: see `load`.
+        asked_for: names of settings of `postprocess` that may not be passed over.
+
     Raises:
-        CheckpointError, ConfigError, MachineError: see `load`.
+        CheckpointError, ConfigError, MachineError: see `load`; or an exported file has another value of `asked_for`.
     """
     if Path(path).suffix == ".onnx":
         if device not in ("auto", "cpu") or precision != "float32":
             raise ConfigError(f"{path}: runs on the CPU in float32; leave out device={device} precision={precision}")
-        return OnnxPredictor(
+        predictor = OnnxPredictor(
             path, score_threshold=postprocess.score_threshold, max_detections=postprocess.max_detections
         )
+        for name in _BAKED_IN:
+            inside, wanted = predictor.postprocess.get(name), getattr(postprocess, name)
+            if name in asked_for and inside not in (None, wanted):
+                raise ConfigError(
+                    f"{path}: was exported with {name}={inside:g}, which cannot become {wanted:g}: "
+                    f"leave out postprocess.{name}, or export it again with it"
+                )
+        return predictor
     return Predictor(checkpoint.load(path), postprocess, device=device, precision=precision)
 
 
@@ -172,10 +197,18 @@ class PictureDetections:
         )
 
     def draw(self, path: str | Path | None = None) -> Picture:
-        """The picture with its boxes, also written to `path`."""
+        """The picture with its boxes, also written to `path`, whose folder is made where it is missing.
+
+        Raises:
+            ConfigError: a name that is not that of a picture.
+            MachineError: it cannot be written.
+        """
         drawn = draw(self.image, self.detections, self.class_names)
-        if path is not None:
-            save_picture(drawn, Path(path))
+        try:
+            if path is not None:
+                save_picture(drawn, Path(path))
+        except OSError as error:
+            raise MachineError(f"{path}: cannot be written: {error.strerror or error}; name another place") from error
         return drawn
 
     def _repr_png_(self) -> bytes:  # what a notebook shows
@@ -186,6 +219,11 @@ class PictureDetections:
 
 def _as_picture(picture: PictureLike) -> Picture:
     if isinstance(picture, str | Path):
+        if "://" in str(picture):
+            raise DataError(
+                f"{picture}: an address; give a file, a uint8 RGB array or a Pillow image, "
+                "or fetch it by python predict.py checkpoint=FILE source=..."
+            )
         if Path(picture).is_dir() or Path(picture).suffix.lower() in VIDEO_SUFFIXES:
             raise DataError(f"{picture}: not one picture; python predict.py checkpoint=FILE source=... takes it")
         return read_image(picture)

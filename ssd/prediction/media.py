@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ssd.data.splits import place_of
 from ssd.errors import ConfigError, DataError, MachineError, PartialError
+from ssd.files import write_atomically
 from ssd.prediction.frame_meter import FrameMeter
 from ssd.prediction.outputs import Outputs, Result
 from ssd.prediction.pipeline import prefetched
-from ssd.prediction.sources import Frame, Medium, count_frames, read_frames
+from ssd.prediction.sources import Frame, Medium, Reading, count_frames, read_frames
 from ssd.prediction.tracking import Tracker
 from ssd.prediction.window import Window
 from ssd.predictor import PicturePredictor
@@ -26,6 +27,8 @@ from ssd.structures import Detections
 _log = logging.getLogger("ssd")
 _BATCH_PIXELS = 5 * 10**7  # whole pictures wait in as many as five batches
 _MOST_LISTED = 5
+
+FAILED_FILE = "failed.txt"  # in the output: a line for each file that could not be read whole
 
 
 def predict_media(
@@ -56,9 +59,11 @@ def predict_media(
         MachineError: the output cannot be written.
     """
     choose = _Choice(predictor.class_names, classes=classes, draw_threshold=draw_threshold, track=track)
+    if track and not any(medium.is_video for medium in media):
+        _log.warning("track=true: the source has no video, so nothing is followed")
     window = Window() if show else None
-    failed: list[str] = []
-    batches = prefetched(_batches(islice(read_frames(media, failed), max_frames), batch_size), depth=1)
+    reading = Reading()
+    batches = prefetched(_batches(islice(read_frames(media, reading), max_frames), batch_size), depth=1)
     found = prefetched(_detect(predictor, batches), depth=1)
     meter = FrameMeter(total=_expected(media, max_frames))
     try:
@@ -69,8 +74,9 @@ def predict_media(
                 meter.step(str(frame.medium.name), objects=int(result.shown.sum()))
                 if window and not window.show(result.drawn):
                     break
-            if failed and meter.frames == 0:
-                raise DataError(_listed(failed, media))
+            listed = _listed(reading, Path(output))
+            if listed and meter.frames == 0:
+                raise DataError(listed)
     except OSError as error:
         raise MachineError(
             f"output={output}: cannot be written: {error.strerror or error}; name another folder"
@@ -78,8 +84,8 @@ def predict_media(
     finally:
         if meter.frames:
             _log.info("%s -> %s", meter.summary(), output)
-    if failed:
-        raise PartialError(_listed(failed, media))
+    if listed:
+        raise PartialError(listed)
 
 
 class _Choice:
@@ -150,7 +156,14 @@ def _expected(media: Sequence[Medium], max_frames: int | None) -> int | None:
     return min((number for number in (count, max_frames) if number is not None), default=None)
 
 
-def _listed(failed: Sequence[str], media: Sequence[Medium]) -> str:
+def _listed(reading: Reading, output: Path) -> str:
+    """What is wrong with the files, in one line; where there were several files, all of it is in FAILED_FILE."""
+    failed, path = reading.failed, output / FAILED_FILE
+    if not failed or reading.begun == 1:
+        path.unlink(missing_ok=True)
+        return "".join(failed)
+    text = "".join(f"{' '.join(line.split())}\n" for line in failed)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     more = f"; and {len(failed) - _MOST_LISTED} more" if len(failed) > _MOST_LISTED else ""
     listed = "; ".join(failed[:_MOST_LISTED]) + more
-    return listed if len(media) == 1 else f"{len(failed)} of {len(media)} files could not be read whole: {listed}"
+    return f"{len(failed)} of {reading.begun} files could not be read whole (all are in {path}): {listed}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from torch import Tensor
 from ssd.draw import draw
 from ssd.errors import ConfigError
 from ssd.images import IMAGE_SUFFIXES, Picture
+from ssd.prediction.signals import deferred_signals
 from ssd.prediction.sources import Frame, Medium
 from ssd.prediction.video import VideoWriter
 from ssd.predictor import as_record
@@ -30,6 +32,8 @@ KINDS = ("images", "video", "json", "csv", "crops")
 CSV_COLUMNS = ("source", "frame", "track_id", "label", "class_id", "score", "x1", "y1", "x2", "y2")
 
 _OF_PICTURES, _OF_VIDEOS = ("images", "json"), ("video", "json")  # what is written where nothing is asked for
+_MEDIA_KIND = {False: "images", True: "video"}  # what of a picture, and of a video, bears the name of its source
+_log = logging.getLogger("ssd")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _JPEG_QUALITY = 92
 
@@ -81,19 +85,20 @@ class Outputs:
         save: some of KINDS; None: pictures with boxes for pictures, a video for a video, and json.
 
     Raises:
-        ConfigError: a source would be overwritten, or two results would have one name.
+        ConfigError: a source would be overwritten, two results would have one name, or nothing would be written.
     """
 
     def __init__(self, folder: Path, media: Sequence[Medium], *, save: Sequence[str] | None) -> None:
         unknown = sorted(set(save or ()) - set(KINDS))
         if unknown:
             raise ConfigError(f"save={unknown[0]}: no such kind; there are {', '.join(KINDS)}")
-        _check_names(folder, media)
+        _check_kinds(media, save)
+        _check_names(folder, [medium for medium in media if _MEDIA_KIND[medium.is_video] in _kinds(medium, save)])
         self._folder = folder
         self._save = save
         self._video: tuple[Medium, VideoWriter] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        kinds = {kind for medium in media for kind in self._kinds(medium)}
+        kinds = {kind for medium in media for kind in _kinds(medium, save)}
         self._records = _TextFile(folder / "predictions.jsonl") if "json" in kinds else None
         self._table = _TextFile(folder / "predictions.csv") if "csv" in kinds else None
         if self._table:
@@ -113,8 +118,12 @@ class Outputs:
             self._video[1].finish()
 
     def add(self, result: Result) -> None:
-        """Writes what was asked for about one frame; frames come in order."""
-        kinds = self._kinds(result.frame.medium)
+        """Writes what was asked for about one frame, also when it is interrupted meanwhile; frames come in order."""
+        with deferred_signals():  # or there would be a record without its frame in the video
+            self._add(result)
+
+    def _add(self, result: Result) -> None:
+        kinds = _kinds(result.frame.medium, self._save)
         if "json" in kinds and self._records:
             self._records.file.write(json.dumps(result.record(), ensure_ascii=False) + "\n")
         if "csv" in kinds and self._table:
@@ -122,12 +131,9 @@ class Outputs:
         if "crops" in kinds:
             _save_crops(result, self._folder / "crops")
         if "images" in kinds:
-            save_picture(result.drawn, self._folder / _picture_name(result.frame))
+            save_picture(result.drawn, self._folder / _picture_name(result.frame.medium, result.frame.number))
         if "video" in kinds and result.frame.medium.is_video:
             self._writer(result.frame).write(result.drawn)
-
-    def _kinds(self, medium: Medium) -> Sequence[str]:
-        return (_OF_VIDEOS if medium.is_video else _OF_PICTURES) if self._save is None else self._save
 
     def _writer(self, frame: Frame) -> VideoWriter:
         if self._video is None or self._video[0] is not frame.medium:
@@ -155,10 +161,26 @@ class _TextFile:
             self._partial.unlink()
 
 
+def _kinds(medium: Medium, save: Sequence[str] | None) -> Sequence[str]:
+    return (_OF_VIDEOS if medium.is_video else _OF_PICTURES) if save is None else save
+
+
+def _check_kinds(media: Sequence[Medium], save: Sequence[str] | None) -> None:
+    if save is None:
+        return
+    if not save:
+        raise ConfigError(f"save=[]: nothing would be written; choose some of {', '.join(KINDS)}")
+    if "video" in save and not any(medium.is_video for medium in media):
+        if set(save) == {"video"}:
+            raise ConfigError("save=video: the source has no video, so nothing would be written; use save=images")
+        _log.warning("save=video: the source has no video, so none is written")
+
+
 def _check_names(folder: Path, media: Sequence[Medium]) -> None:
+    """Of what is drawn."""
     names: dict[Path, Medium] = {}
     for medium in media:
-        name = _video_name(medium.name) if medium.is_video else medium.name
+        name = _video_name(medium.name) if medium.is_video else _picture_name(medium, None)
         path = (folder / name).resolve()
         if isinstance(medium.path, Path) and path == medium.path.resolve():
             raise ConfigError(f"output={folder} would overwrite {medium.path}; give another folder")
@@ -171,10 +193,10 @@ def _video_name(name: Path) -> Path:
     return name if name.suffix.lower() == ".mp4" else name.with_name(f"{name.name}.mp4")
 
 
-def _picture_name(frame: Frame) -> Path:
-    name = frame.medium.name
-    if frame.number is not None:
-        return name.with_name(f"{name.name}_frames") / f"{frame.number:06}.jpg"
+def _picture_name(medium: Medium, number: int | None) -> Path:
+    name = medium.name
+    if number is not None:
+        return name.with_name(f"{name.name}_frames") / f"{number:06}.jpg"
     return name if name.suffix.lower() in IMAGE_SUFFIXES else name.with_name(f"{name.name}.jpg")
 
 

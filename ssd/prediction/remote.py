@@ -26,11 +26,16 @@ def fetch(url: str, folder: Path, *, limit_bytes: int = _LIMIT_BYTES, silence_s:
     """Downloads `url` into `folder`, under a name that is safe there.
 
     Raises:
-        ConfigError: not http or https.
+        ConfigError: no address, or not http or https.
         DataError: the server has no such file, or it is too large or cut short.
         MachineError: no answer, or a way that leads out of the web.
     """
-    if urlsplit(url).scheme.lower() not in ("http", "https") or not urlsplit(url).hostname:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # is read only now
+    except ValueError as error:
+        raise ConfigError(f"source={url}: not an address: {error}; check its spelling") from None
+    if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"source={url}: only http:// and https:// addresses are fetched")
     path = folder / safe_name(url)
     network = Network(workers=1, tries=1, connect_timeout_s=silence_s, read_timeout_s=silence_s)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import glob
+import logging
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from ssd import jpeg
 from ssd.errors import ConfigError, DataError, PartialError
-from ssd.images import IMAGE_SUFFIXES, Picture, read_image
+from ssd.images import IMAGE_SUFFIXES, Picture, decode_image, read_bytes
 from ssd.prediction.remote import fetch
 from ssd.prediction.video import VIDEO_SUFFIXES, VideoReader, is_video
+
+_log = logging.getLogger("ssd")
+_UNREAD = re.compile(  # suffixes of what are pictures and videos to their owners
+    r"\.(heic|heif|avif|jp2|j2k|jpx|jxl|jfif|jpe|tga|svg|psd|exr|hdr|ico|raw|dng|cr2|cr3|nef|arw|orf|rw2|raf"
+    r"|vob|mts|m2ts|m2v|rm|rmvb|asf|divx|f4v|3g2|h264|h265|hevc|mxf)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +50,7 @@ class Frame:
     rate: float | None
 
 
-def find_media(source: str, *, downloads: Path) -> list[Medium]:
+def find_media(source: str, *, downloads: Path, output: str | Path | None = None) -> list[Medium]:
     """What `source` means: files (see `find_files`), a camera, or an address, fetched into the folder `downloads`.
 
     Raises:
@@ -52,25 +62,30 @@ def find_media(source: str, *, downloads: Path) -> list[Medium]:
         return [Medium(path, Path(path.name), source, _is_video_from_web(path, source))]
     if source.isdecimal() and not Path(source).exists():
         return [Medium(int(source), Path(f"camera_{source}"), source, True)]
-    return find_files(source)
+    return find_files(source, output=output)
 
 
-def find_files(source: str) -> list[Medium]:
+def find_files(source: str, *, output: str | Path | None = None) -> list[Medium]:
     """The pictures and videos of a file, a folder (searched to the bottom) or a glob, sorted.
+
+    What lies in the folder `output`, below the source, is left out: an earlier run wrote it.
 
     Raises:
         ConfigError: nothing there, or a glob that climbs after its first wildcard.
     """
+    if not source.strip():
+        raise ConfigError("the source is empty: give a file, a folder, a glob in quotes, an address, ...")
     path = Path(source)
+    if path.is_file():
+        return [Medium(path, Path(path.name), str(path), _is_video(path))]
     if path.is_dir():
-        known = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
-        fixed = path
-    elif path.is_file():
-        files, fixed = [path], path.parent
+        files, fixed = sorted(file for file in path.rglob("*") if file.is_file()), path
     else:
         fixed = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
         files = [file for name in sorted(glob.glob(source, recursive=True)) if (file := Path(name)).is_file()]
+    files = _without_output(files, fixed, output)
+    if path.is_dir():
+        files = _readable(files, source)
     found = [Medium(file, file.relative_to(fixed), str(file), _is_video(file)) for file in files]
     if any(".." in medium.name.parts for medium in found):
         raise ConfigError(f"source={source}: put '..' before the first wildcard, or the output would leave its folder")
@@ -79,13 +94,44 @@ def find_files(source: str) -> list[Medium]:
     return found
 
 
-def read_frames(media: Sequence[Medium], failed: list[str]) -> Iterator[Frame]:
-    """The pictures and frames in order; what cannot be read (whole) is added to `failed`."""
+def _without_output(files: list[Path], fixed: Path, output: str | Path | None) -> list[Path]:
+    if output is None:
+        return files
+    folder, below = Path(output).resolve(), fixed.resolve()
+    if below not in folder.parents:
+        return files
+    kept = [file for file in files if folder not in (below / file.relative_to(fixed)).parents]
+    if len(kept) < len(files):
+        _log.info("%s: lies below the source; what is in it is left out", output)
+    return kept
+
+
+def _readable(files: list[Path], source: str) -> list[Path]:
+    """The files of a folder whose suffixes are those of pictures and videos; says which others look like some."""
+    kept = [file for file in files if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
+    other = Counter(file.suffix.lower() for file in files if _UNREAD.fullmatch(file.suffix.lower()))
+    if other:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(other.items()))
+        _log.warning("source=%s: left out, for they are not read: %s; convert them to .jpg or .mp4", source, kinds)
+    return kept
+
+
+@dataclass(slots=True)
+class Reading:
+    """How far `read_frames` is: the media that it has begun, and what is wrong with those that are not whole."""
+
+    begun: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+def read_frames(media: Sequence[Medium], reading: Reading) -> Iterator[Frame]:
+    """The pictures and frames in order; what cannot be read (whole) is added to `reading`."""
     for medium in media:
+        reading.begun += 1
         try:
             yield from _read(medium)
         except (DataError, PartialError) as error:
-            failed.append(str(error))
+            reading.failed.append(str(error))
 
 
 def count_frames(media: Sequence[Medium]) -> int | None:
@@ -107,7 +153,7 @@ def count_frames(media: Sequence[Medium]) -> int | None:
 def _read(medium: Medium) -> Iterator[Frame]:
     if not medium.is_video:
         assert isinstance(medium.path, Path)
-        yield Frame(read_image(medium.path, name=medium.source), medium, None, None)
+        yield from _read_picture(medium.path, medium)
         return
     video = VideoReader(medium.path, name=medium.source)
     try:
@@ -115,6 +161,14 @@ def _read(medium: Medium) -> Iterator[Frame]:
             yield Frame(image, medium, number, video.rate)
     finally:
         video.close()
+
+
+def _read_picture(path: Path, medium: Medium) -> Iterator[Frame]:
+    data = read_bytes(path)
+    damage = jpeg.damage(data)
+    yield Frame(decode_image(data, name=medium.source, quietly=damage is not None), medium, None, None)
+    if damage is not None:
+        raise PartialError(f"{medium.source}: damaged inside, part of it is gray or wrong ({damage}); fetch it again")
 
 
 def _is_video(path: Path) -> bool:

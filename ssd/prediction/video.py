@@ -10,6 +10,7 @@ import cv2
 
 from ssd.errors import DataError, MachineError, PartialError
 from ssd.images import Picture
+from ssd.prediction import mp4
 
 VIDEO_SUFFIXES = (
     ".mp4",
@@ -31,6 +32,7 @@ _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,
 _CODECS = ("avc1", "mp4v")  # H.264 plays everywhere, but the OpenCV of PyPI cannot write it on Linux
 _USUAL_RATE = 25.0
 _SLACK = 0.02  # of the frames: most containers only estimate how many they hold
+_MOST_LOST = 1000  # damaged packets in a row; a damaged header may promise billions of frames
 
 # Playlists would let a file from a stranger open other files and addresses. FFmpeg's own messages help nobody.
 os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", f"protocol_whitelist;file|format_whitelist;{_FORMATS}")
@@ -39,7 +41,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 class VideoReader:
-    """The frames of a video, upright, each exactly once; iterate over it once.
+    """The frames of a video, upright, each exactly once; iterate over it once. What is damaged in between is left out.
 
     Args:
         source: a file, or the number of a camera, which has no end.
@@ -75,50 +77,52 @@ class VideoReader:
             DataError: after the last frame, if there was none.
             PartialError: after the last frame, if the file is cut short or damaged.
         """
-        count = 0
-        while True:
-            read, frame = self._capture.read()
-            if not read:
-                break
-            count += 1
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        count = lost = 0
+        while (frame := self._next(count, lost)) is not None:
+            image, skipped = frame
+            count, lost = count + 1, lost + skipped
+            yield image
         self.close()
         if count == 0:
             raise DataError(f"{self._name}: no frame can be decoded: damaged, or its codec is not known here")
-        if self._path is not None and self.promised is not None and self._is_short(self._path, count, self.promised):
-            raise PartialError(f"{self._name}: {count} of {self.promised} frames; the file is cut short or damaged")
+        if self._path is not None and (expected := self._short_of(self._path, count, lost)):
+            raise PartialError(f"{self._name}: {count} of {expected} frames; the file is cut short or damaged")
+
+    def _next(self, count: int, lost: int) -> tuple[Picture, int] | None:
+        """The next frame, and how many reads failed before it: OpenCV fails once for each damaged packet."""
+        missing = _MOST_LOST if self.promised is None else self.promised - count - lost
+        tries = 1 if self._path is None else 1 + min(max(0, missing), _MOST_LOST)
+        for skipped in range(tries):
+            read, frame = self._capture.read()
+            if read:
+                return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), skipped
+        return None
 
     def close(self) -> None:
         """Lets go of the file or camera."""
         self._capture.release()
 
+    def _short_of(self, path: Path, count: int, lost: int) -> int | None:
+        """How many frames there should be, where these are too few."""
+        if lost:
+            expected = self.promised or count + lost
+            return expected if count < expected else None
+        if self.promised is None or not self._is_short(path, count, self.promised):
+            return None
+        return self.promised
+
     @staticmethod
     def _is_short(path: Path, count: int, promised: int) -> bool:
-        cut = mp4_is_cut(path)
-        if cut is None:
-            return count < promised - max(1, _SLACK * promised)
-        return cut and count < promised  # a trimmed clip counts frames that its edit list hides
+        cut = mp4.is_cut(path)
+        if cut:
+            return count < promised
+        trimmed = cut is False and mp4.hides_frames(path)
+        return not trimmed and count < promised - max(1, _SLACK * promised)
 
 
 def is_video(path: Path) -> bool:
     """Whether OpenCV can open it as a video, whatever its name."""
     return bool(cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG).isOpened())
-
-
-def mp4_is_cut(path: Path) -> bool | None:
-    """Whether the last box of an MP4 or MOV file reaches beyond its end; None for other containers."""
-    size, position = path.stat().st_size, 0
-    with path.open("rb") as file:
-        while position < size:
-            file.seek(position)
-            header = file.read(16)
-            if position == 0 and header[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-                return None
-            length = int.from_bytes(header[:4], "big")
-            if length == 0:  # to the end of the file
-                return False
-            position += int.from_bytes(header[8:], "big") if length == 1 else max(8, length)
-    return position > size
 
 
 class VideoWriter:
