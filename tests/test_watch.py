@@ -96,6 +96,7 @@ def test_numbers_come_with_the_logged_steps(watched: tuple[Path, list[float]]) -
     assert logged == [2, 5, 8, 11]
     for name in ("positives", "objects_matched", "objects_over_iou", "negatives_per_positive", "positives_level_6"):
         assert [step for step, _ in values[f"matching/{name}"]] == logged, name
+    assert values["train/skipped_steps"] == [(step, 0.0) for step in logged]
     assert all(0 < value <= 1 for _, value in values["matching/objects_matched"])
     for step in range(len(logged)):
         levels = sum(values[f"matching/positives_level_{level}"][step][1] for level in range(1, 7))
