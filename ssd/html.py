@@ -98,7 +98,7 @@ _PICTURE = _ENVIRONMENT.from_string("""<figure><div class="marked">
 
 _NUMBER = re.compile(r"-|[+-]?\d[\d.]*( ?%)?(-\d[\d.]*( ?%)?)?( of \d+)?")
 _FONT_PX = 12  # of labels over pictures
-_NARROW, _WIDE = 0.68 * _FONT_PX, 1.05 * _FONT_PX  # letters; the browser has the font
+_NARROW, _WIDE = 0.75 * _FONT_PX, 1.05 * _FONT_PX  # letters; the browser has the font
 _BLOCK = Markup("<div>{}</div>")
 
 
