@@ -122,6 +122,8 @@ def show(rows: dict[str, dict[str, Any]], *, title: str) -> None:
     from ssd import results
 
     table = Table("", "mAP", "p50 ms", "p95 ms", "gain", "pictures/s", "MB", title=title, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
     first = next(iter(rows.values()))["p50_ms"]
     for name, row in rows.items():
         table.add_row(

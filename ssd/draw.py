@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import unicodedata
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssd.images import Picture
+from ssd.placement import Rectangle, free_spot
 from ssd.structures import Detections
 
 _log = logging.getLogger("ssd")
@@ -21,7 +22,6 @@ _BOLD = 600
 _CROWD = 15  # detections; with more of them the text shrinks a little
 _FONT = "sans"  # OpenCV's own; what it lacks comes from "uni": Chinese, Japanese, Korean, Cyrillic, Greek ...
 Colour = tuple[int, int, int]
-_Rectangle = tuple[int, int, int, int]  # xyxy in pixels
 
 
 def draw(
@@ -57,7 +57,7 @@ def draw_boxes(
     rectangles = np.rint(boxes * (width, height, width, height)).astype(int).tolist()
     for box, colour in zip(reversed(rectangles), reversed(colours), strict=True):
         _outline(canvas, box, colour, line)
-    taken: list[_Rectangle] = []
+    taken: list[Rectangle] = []
     for box, text, colour in zip(rectangles, texts, colours, strict=True):
         _write(canvas, box, text, size=size, colour=colour, taken=taken)
     return canvas
@@ -112,7 +112,7 @@ def _outline(canvas: Picture, box: Sequence[int], colour: Colour, line: int) -> 
 
 
 def _write(
-    canvas: Picture, box: Sequence[int], text: str, *, size: int, colour: Colour, taken: list[_Rectangle]
+    canvas: Picture, box: Sequence[int], text: str, *, size: int, colour: Colour, taken: list[Rectangle]
 ) -> None:
     height, width = canvas.shape[:2]
     font = _font()
@@ -121,30 +121,13 @@ def _write(
     _, top, _, line_height = cv2.getTextSize((width, height), "Ag", (0, 0), font, size, _BOLD)
     y, text_height = min(y, top), max(text_height, line_height)
     room = text_width + 2 * pad, text_height + 2 * pad
-    spot = next((spot for spot in _places(box, room, (width, height)) if not _covers(spot, taken)), None)
+    spot = free_spot(box, room, (width, height), taken)
     if spot is None:
         return
     taken.append(spot)
     cv2.rectangle(canvas, spot[:2], (spot[2] - 1, spot[3] - 1), colour, cv2.FILLED)
     origin = spot[0] + pad - x, spot[1] + pad - y
     cv2.putText(canvas, text, origin, _ink(colour), font, size, _BOLD)
-
-
-def _places(box: Sequence[int], room: tuple[int, int], size: tuple[int, int]) -> Iterator[_Rectangle]:
-    """Where the label of a box may lie, the best first: at its corners, outside before inside, then down its side."""
-    x1, y1, x2, y2 = box
-    width, height = room
-    rows = [y1 - height, y1, y2, y2 - height, *range(y1 + height, y2 - height, height)]
-    for y in rows:
-        for x in (x1, x2 - width):
-            left = max(0, min(x, size[0] - width))
-            above = max(0, min(y, size[1] - height))
-            yield left, above, left + width, above + height
-
-
-def _covers(spot: _Rectangle, taken: Sequence[_Rectangle]) -> bool:
-    x1, y1, x2, y2 = spot
-    return any(x1 < right and left < x2 and y1 < bottom and top < y2 for left, top, right, bottom in taken)
 
 
 def _ink(colour: Colour) -> Colour:

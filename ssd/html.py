@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from matplotlib import rc_context
 from PIL import Image
 
 from ssd.images import Picture
+from ssd.placement import Rectangle, free_spot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +46,8 @@ figure.row > figure { flex: 1 1 300px; margin: 0; }
 figure.row > figcaption { flex-basis: 100%; max-width: none; margin-bottom: 4px; font-weight: 600; }
 figure .marked { position: relative; }
 figure.row > figure img { width: 100%; }
-.marked svg { position: absolute; inset: 0; width: 100%; height: 100%; font: 600 13px system-ui, sans-serif; }
+.marked svg { position: absolute; inset: 0; width: 100%; height: 100%;
+  font: 600 {{ font_px }}px system-ui, sans-serif; }
 .marked rect { fill: transparent; stroke-width: 2px; vector-effect: non-scaling-stroke; }
 .marked text { stroke: #fff; stroke-width: 3px; paint-order: stroke; }
 .columns { display: flex; flex-wrap: wrap; gap: 8px 28px; align-items: flex-start; }
@@ -81,9 +84,11 @@ _PICTURE = _ENVIRONMENT.from_string("""<figure><div class="marked">
 {% if marks %}
 <svg viewBox="0 0 {{ width }} {{ height }}">
 {% for x, y, w, h, mark in marks %}
-<g><rect x="{{ x }}" y="{{ y }}" width="{{ w }}" height="{{ h }}" stroke="{{ mark.colour }}"/>
-<text x="{{ x + 2 }}" y="{{ y - 4 if y > 16 else y + 13 }}" fill="{{ mark.colour }}">{{ mark.text }}</text>
-<title>{{ mark.title }}</title></g>
+<rect x="{{ x }}" y="{{ y }}" width="{{ w }}" height="{{ h }}" stroke="{{ mark.colour }}">
+<title>{{ mark.title }}</title></rect>
+{% endfor %}
+{% for x, y, mark in labels %}
+<text x="{{ x }}" y="{{ y }}" fill="{{ mark.colour }}">{{ mark.text }}</text>
 {% endfor %}
 </svg>
 {% endif %}
@@ -91,12 +96,15 @@ _PICTURE = _ENVIRONMENT.from_string("""<figure><div class="marked">
 """)
 
 
+_NUMBER = re.compile(r"-|[+-]?\d[\d.]*( ?%)?(-\d[\d.]*( ?%)?)?( of \d+)?")
+_FONT_PX = 12  # of labels over pictures
+_NARROW, _WIDE = 0.75 * _FONT_PX, 1.05 * _FONT_PX  # letters; the browser has the font
 _BLOCK = Markup("<div>{}</div>")
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A box (xyxy fractions) over a picture, with its text; the title shows when one points at it."""
+    """A box (xyxy fractions) over a picture, with its text if any; the title shows when one points at it."""
 
     box: tuple[float, float, float, float]
     colour: str
@@ -115,7 +123,7 @@ class Section:
 
 def page(title: str, *, subtitle: str, sections: Sequence[Section]) -> str:
     """The whole page."""
-    return _PAGE.render(title=title, subtitle=subtitle, sections=sections)
+    return _PAGE.render(title=title, subtitle=subtitle, sections=sections, font_px=_FONT_PX)
 
 
 def paragraph(text: str, *, warning: bool = False) -> Markup:
@@ -124,9 +132,13 @@ def paragraph(text: str, *, warning: bool = False) -> Markup:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
-    """A table; columns that hold only numbers are set right, floats with three decimals, None as a dash."""
+    """A table; columns that hold only numbers are set right, floats with three decimals, None as a dash.
+
+    Numbers are also texts such as 0.48-0.52, 3% or 12 of 33; those in the first column are names.
+    """
     numeric = [
-        all(cell is None or isinstance(cell, int | float) for cell in column) for column in zip(*rows, strict=True)
+        all(_is_number(cell, text_too=place > 0) for cell in column)
+        for place, column in enumerate(zip(*rows, strict=True))
     ]
     classes = [Markup(' class="number"') if right else "" for right in numeric or [False] * len(header)]
     return Markup(_TABLE.render(header=header, rows=[map(_shown, row) for row in rows], classes=classes))
@@ -142,7 +154,10 @@ def chart(figure: Figure) -> Markup:
 
 
 def picture(image: Picture, *, caption: str = "", width: int = 320, marks: Sequence[Mark] = ()) -> Markup:
-    """A picture as an embedded JPEG, not wider than `width` pixels, with boxes over it and a line below."""
+    """A picture as an embedded JPEG, not wider than `width` pixels, with boxes over it and a line below.
+
+    The first marks lie on top. Labels stay inside and do not cover each other; those without room are left out.
+    """
     shown = Image.fromarray(image)
     shown.thumbnail((width, width * 4))
     buffer = io.BytesIO()
@@ -150,11 +165,26 @@ def picture(image: Picture, *, caption: str = "", width: int = 320, marks: Seque
     data = base64.b64encode(buffer.getvalue()).decode()
     placed = [
         (*(round(edge * side, 1) for edge, side in zip((x1, y1, x2 - x1, y2 - y1), shown.size * 2, strict=True)), mark)
-        for mark in marks
+        for mark in reversed(marks)
         for x1, y1, x2, y2 in [mark.box]
     ]
+    texts = _labels(marks, shown.size)
     width, height = shown.size
-    return Markup(_PICTURE.render(data=data, width=width, height=height, marks=placed, caption=caption))
+    return Markup(_PICTURE.render(data=data, width=width, height=height, marks=placed, labels=texts, caption=caption))
+
+
+def _labels(marks: Sequence[Mark], size: tuple[int, int]) -> list[tuple[int, int, Mark]]:
+    """Where the texts that there is room for start (x, baseline), the first mark first served."""
+    taken: list[Rectangle] = []
+    labels = []
+    for mark in (mark for mark in marks if mark.text):
+        box = [round(edge * side) for edge, side in zip(mark.box, size * 2, strict=True)]
+        room = round(sum(_WIDE if ord(letter) > 0x2E7F else _NARROW for letter in mark.text) + 4), _FONT_PX + 2
+        spot = free_spot(box, room, size, taken)
+        if spot is not None and room[0] <= size[0]:
+            taken.append(spot)
+            labels.append((spot[0] + 2, spot[3] - 3, mark))
+    return labels
 
 
 def row(pictures: Sequence[Markup], *, caption: str) -> Markup:
@@ -166,6 +196,12 @@ def row(pictures: Sequence[Markup], *, caption: str) -> Markup:
 def columns(parts: Sequence[Markup]) -> Markup:
     """Parts side by side, as many as there is room for."""
     return Markup('<div class="columns">{}</div>').format(Markup("").join(map(_BLOCK.format, parts)))
+
+
+def _is_number(cell: object, *, text_too: bool) -> bool:
+    if isinstance(cell, str):
+        return text_too and _NUMBER.fullmatch(cell) is not None
+    return cell is None or isinstance(cell, int | float)
 
 
 def _shown(cell: object) -> object:

@@ -90,9 +90,10 @@ class SSDModule(pl.LightningModule):
         values = [loss, norm] if scaler is None else [loss]
         self._guard.check(optimizer, values, step=self.global_step + 1, ids=self._step_ids)
         self.log("train/gradient_norm", norm)
-        if scaler is not None:
-            self._skipped = self._skipped.to(norm.device) + ~norm.isfinite()
-            self.log("train/skipped_steps", self._skipped.float())
+        self._skipped = self._skipped.to(norm.device)  # stays there: nothing waits for the device
+        if scaler is not None:  # otherwise such a step stops the run
+            self._skipped = self._skipped + ~norm.isfinite()
+        self.log("train/skipped_steps", self._skipped.float())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._guard.settle()

@@ -15,7 +15,19 @@ SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 # A module or package imports only from rows above its own.
 LAYERS = [
     {"errors"},
-    {"boxes", "cluster", "ema", "files", "layers", "meter", "runtime", "schedules", "schemas", "structures"},
+    {
+        "boxes",
+        "cluster",
+        "ema",
+        "files",
+        "layers",
+        "meter",
+        "placement",
+        "runtime",
+        "schedules",
+        "schemas",
+        "structures",
+    },
     {"backbones", "coder", "command_schemas", "finite", "images", "jpeg", "priors"},
     {"config", "data", "draw", "html", "losses", "model", "postprocess"},
     {"command", "deployment", "inspection", "predictor", "results", "weights"},

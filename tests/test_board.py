@@ -75,5 +75,6 @@ def test_the_overview_names_tags_exactly() -> None:
     patterns = [pattern for kind, tags in charts.values() for pattern in tags if kind == "Multiline"]
     for name in names:
         assert sum(bool(re.match(pattern, f"val/map_class/{name}")) for pattern in patterns) == 1
-    assert sum(bool(re.match(pattern, "train/loss")) for pattern in patterns) == 1
+    for tag in ("train/loss", "train/skipped_steps"):
+        assert sum(bool(re.match(pattern, tag)) for pattern in patterns) == 1
     assert not any(re.match(pattern, "train/loss_classification") for pattern in patterns)

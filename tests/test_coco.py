@@ -108,7 +108,7 @@ def test_boxes_without_area_are_dropped_or_refused(tmp_path: Path) -> None:
     splits = read_one(tmp_path, inverted, box(1))
     assert len(splits.train.boxes) == 1
     assert rules(splits) == ["box without area (x2 <= x1 or y2 <= y1) dropped"]
-    with pytest.raises(DataError, match=r"1\.jpg: box without area .*strict=true"):
+    with pytest.raises(DataError, match=r"\.json: annotation \d+: box without area .*strict=true"):
         read_one(tmp_path, inverted, strict=True)
 
 

@@ -105,6 +105,22 @@ def test_a_better_detector_exceeds_the_noise_and_the_same_one_does_not(index: De
     assert "within the noise" in describe(same[0])
 
 
+def test_three_detectors_are_compared_in_pairs_and_class_by_class(
+    index: DetectionIndex, caplog: pytest.LogCaptureFixture
+) -> None:
+    three = [measured(index, name, shift=shift) for name, shift in (("fair", 0.04), ("good", 0.0), ("poor", 0.08))]
+    pairs = [(item.better, item.other) for item in compare(three) if item.metric == "map"]
+    assert pairs == [("good", "fair"), ("good", "poor"), ("fair", "poor")]
+    with caplog.at_level(logging.INFO, logger="ssd"):
+        show(three, compare(three))
+    table = caplog.text[caplog.text.index("AP by class") : caplog.text.index("fair: classes")]
+    page = as_page(three, compare(three), index, title="t", subtitle="s", worst=1)
+    for place, name in enumerate(index.class_names):
+        numbers = [f"{item.classes[place].map:.3f}" for item in three]
+        assert re.search(rf"{name} .*{' .*'.join(numbers)} ", table)
+        assert f"<td>{name}</td>" + "".join(f'<td class="number">{number}</td>' for number in numbers) in page
+
+
 def test_own_samples_lie_around_the_librarys_map(index: DetectionIndex) -> None:
     result = measured(index, shift=0.03)
     weights = np.ones((1, len(index)), dtype=np.int64)
@@ -307,6 +323,9 @@ PROBE = """<script>addEventListener("load", () => { document.title = JSON.string
   pictures: document.images.length,
   tops: [...document.querySelectorAll("figure.row img")].slice(0, 2).map(image => image.getBoundingClientRect().top),
   marks: [...document.querySelectorAll(".marked")].map(part => part.querySelectorAll("rect").length),
+  cut: [...document.querySelectorAll(".marked text")].filter(part => {
+    const box = part.getBBox(), all = part.ownerSVGElement.viewBox.baseVal;
+    return box.x < 0 || box.y < -3 || box.x + box.width > all.width || box.y + box.height > all.height + 3 }).length,
   outside: [...document.querySelectorAll("[src],[href]")].filter(part => /^(https?:)?\\/\\//.test(part.src)).length,
 }) })</script>"""
 
@@ -328,9 +347,15 @@ def test_a_browser_shows_curves_matrix_and_worst_pictures(index: DetectionIndex,
     evaluations = [measured(index, "good <b>", shift=0.02), measured(index, "poor", shift=0.2)]
     page = as_page(evaluations, compare(evaluations), index, title="t", subtitle="s", worst=3)
     seen = browse(page, tmp_path, width=width)
-    assert seen["sections"] == ["results", *(f"{part}-{n}" for n in (0, 1) for part in ("classes", "errors", "worst"))]
+    assert seen["sections"] == [
+        "results",
+        "side-by-side",
+        *(f"{part}-{n}" for n in (0, 1) for part in ("classes", "errors", "worst")),
+    ]
     assert seen["charts"] == 2 + 2 * (2 + 1 + 1)
     assert seen["pictures"] == 2 * len(seen["marks"]) / 2 >= 2 * 3
     assert seen["marks"][0] > 0
-    assert (seen["wide"], seen["broken"], seen["outside"]) == (False, 0, 0)
+    assert (seen["wide"], seen["broken"], seen["cut"], seen["outside"]) == (False, 0, 0, 0)
+    assert "count detections over the score" in page
+    assert re.search(r'<th class="number">AP@0.5 lost, all scores</th><th class="number">number over the score 0', page)
     assert (seen["tops"][0] == seen["tops"][1]) == (width == 1200)  # side by side where there is room

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from torchvision_ssd import assert_same_in_any_order, rows
 from voc_files import add, object_xml
 
 from ssd.backbones import MobileNetV1
-from ssd.benchmark import benchmark
+from ssd.benchmark import benchmark, show
 from ssd.command import CONF
 from ssd.config import register
 from ssd.data.shapes import CLASS_NAMES, render
@@ -296,3 +297,11 @@ def test_the_benchmark(
         assert (row["map"] is not None) is with_data
         assert name in caplog.text
     assert measured["ONNX Runtime int8"]["megabytes"] < measured["ONNX Runtime"]["megabytes"]
+
+
+def test_the_table_of_the_benchmark_sets_its_numbers_right(caplog: pytest.LogCaptureFixture) -> None:
+    numbers = {"map": None, "p50_ms": 9.5, "p95_ms": 10.0, "pictures_per_second": 100.0, "megabytes": 5.0}
+    with caplog.at_level(logging.INFO, logger="ssd"):
+        show({"one": numbers, "two": numbers | {"map": 0.5, "p50_ms": 1234.5}}, title="t")
+    assert re.search(r"one +│ +- │ +9\.5 │", caplog.text)
+    assert re.search(r"two +│ 0\.500 │ 1234\.5 │", caplog.text)

@@ -73,20 +73,31 @@ BAD_PICTURES = {  # name and suffix: bytes, what is said of it
     "huge.png": (huge_png(), "over the limit"),
     "float.tif": (float_tiff(), "floating-point"),
     "missing.jpg": (None, "no such picture"),
-    "broken.png": (b"\x89PNG\r\n\x1a\n" + bytes(40), "JPEGImages/broken.png"),
+    "broken.png": (b"\x89PNG\r\n\x1a\n" + bytes(40), "not a picture"),
 }
-BAD_OBJECTS = {  # annotation: its object, what is said, whether training stops, the line where it is known
-    "inverted": (object_xml("cat", (31, 21, 11, 41)), "box without area", GOES_ON, None),
-    "flat": (object_xml("cat", (11, 21, 31, 21)), "box without area", GOES_ON, None),
-    "far": (object_xml("cat", (500, 500, 600, 600)), "box outside the picture", GOES_ON, None),
-    "reaching": (object_xml("cat", (150, 20, 230, 60)), "reaching outside the picture clipped", GOES_ON, None),
-    "twice": (CAT, "duplicate box", GOES_ON, None),
+WITHOUT_AREA = "box without area (x2 <= x1 or y2 <= y1) dropped: "
+BAD_OBJECTS = {  # annotation: its object (the second), what is said, whether training stops, the line
+    "inverted": (
+        object_xml("cat", (31, 21, 11, 41)),
+        WITHOUT_AREA + "xmin 31, ymin 21, xmax 11, ymax 41; JPEGImages/inverted.jpg, 200 x 160 px",
+        GOES_ON,
+        16,
+    ),
+    "flat": (object_xml("cat", (11, 21, 31, 21)), WITHOUT_AREA + "xmin 11, ymin 21, xmax 31, ymax 21", GOES_ON, 16),
+    "far": (object_xml("cat", (500, 500, 600, 600.5)), "box outside the picture dropped: xmin 500, ymin", GOES_ON, 16),
+    "reaching": (
+        object_xml("cat", (150, 20, 230, 60)),
+        "reaching outside the picture clipped: xmin 150, ymin 20, xmax 230, ymax 60",
+        GOES_ON,
+        16,
+    ),
+    "twice": (CAT, "duplicate box dropped: xmin 11, ymin 21, xmax 131, ymax 141", GOES_ON, 16),
     "nan": (object_xml("cat", ("nan", 21, 31, 41)), "<xmin> is 'nan', not a number", STOPS, 16),
     "inf": (object_xml("cat", (11, 21, "1e999", 41)), "<xmax> is '1e999', not a number", STOPS, 18),
     "word": (object_xml("cat", (11, "x", 31, 41)), "<ymin> is 'x', not a number", STOPS, 17),
     "unboxed": ("<object><name>cat</name></object>", "no <bndbox>", STOPS, 13),
     "unnamed": (object_xml("", CAT_BOX), "no <name>", STOPS, 14),
-    "stranger": (object_xml("bird"), "class 'bird' left out", GOES_ON, None),
+    "stranger": (object_xml("bird"), "class 'bird' left out", GOES_ON, 14),
 }
 
 
@@ -121,12 +132,13 @@ def plant(root: Path) -> None:
 
 EXPECTED = [
     *((STOPS, f"JPEGImages/{Path(name).stem}", rule) for name, (_, rule) in BAD_PICTURES.items()),
-    *(
-        (stops, f"Annotations/{name}.xml:{line}" if line else f"JPEGImages/{name}.jpg", rule)
-        for name, (_, rule, stops, line) in BAD_OBJECTS.items()
-    ),
+    *((stops, f": Annotations/{name}.xml:{line}: ", rule) for name, (_, rule, stops, line) in BAD_OBJECTS.items()),
     (GOES_ON, "JPEGImages/damaged.jpg", "damaged inside"),
-    (GOES_ON, "JPEGImages/odd size.jpg", "size in the annotation differs"),
+    (
+        GOES_ON,
+        ": Annotations/odd size.xml:3: ",
+        "differs from the picture's, which is used: 9 x 7; JPEGImages/odd size.jpg, 200 x 160 px",
+    ),
     (STOPS, "Annotations/no xml.xml:3", "not XML"),
     (STOPS, "Annotations/bomb.xml", "refused"),
     (STOPS, "Annotations/not there.xml", "no such annotation"),
@@ -140,7 +152,7 @@ EXPECTED = [
     ),
     (GOES_ON, "JPEGImages/good.jpg", "the same picture in the val and in the train split: JPEGImages/good.jpg"),
     *((GOES_ON, f"{split} split", "classes without an object: dgo") for split in ("train", "val", "test")),
-    (GOES_ON, "JPEGImages/alike.jpg", "class 'dog' left out"),
+    (GOES_ON, ": Annotations/alike.xml:14: ", "class 'dog' left out"),
     (STOPS, "", "no object of class 'dgo'; did you mean 'dog'?"),
 ]
 
@@ -236,7 +248,31 @@ def test_all_wrong_rows_of_a_csv_are_listed_by_line(tmp_path: Path) -> None:
     assert "15 columns" in lines["6"] or "14 columns" in lines["6"]
     assert any("no class 'Caar'; did you mean 'Car'?" in rule for rule, stops in found(report) if stops)
     assert ("train/j", "no such picture; left out") in [(item.file, item.rule) for item in report.problems]
-    assert "train/i.jpg" in [item.file for item in report.problems if "without area" in item.rule]
+    assert [str(item) for item in report.problems if "without area" in item.rule] == [
+        f"{path}:11: {WITHOUT_AREA}XMin 0.1, YMin 0.25, XMax 0.05, YMax 0.75; train/i.jpg, 50 x 40 px"
+    ]
+
+
+def test_boxes_of_a_csv_are_told_by_their_own_lines(tmp_path: Path) -> None:
+    """Equal boxes, other classes, depictions and wrong lines lie between."""
+    row = test_openimages.row
+    rows = [row("b", XMax=0.05), row("a"), row("b"), row("a", "Car"), row("a", IsDepiction=1), row("a", XMin="x")]
+    rows += [row("a"), row("c", XMin=1.5, XMax="1.75000"), row("a")]
+    path = test_openimages.write(tmp_path, "train", rows, pictures=False)
+    for name in "abc":
+        voc_files.write_picture(tmp_path / "train" / f"{name}.jpg")
+    report = Report(keep_going=True)
+    settings = {"expand_hierarchy": False, "include_depictions": False, "strict": False}
+    read_openimages(str(tmp_path), classes=["Person"], **settings, report=report)
+    told = [
+        (item.file, item.rule.split()[0], item.value.split(";")[0]) for item in report.problems if "px" in item.value
+    ]
+    assert sorted(told) == [
+        (f"{path}:10", "duplicate", "XMin 0.1, YMin 0.25, XMax 0.5, YMax 0.75"),
+        (f"{path}:2", "box", "XMin 0.1, YMin 0.25, XMax 0.05, YMax 0.75"),
+        (f"{path}:8", "duplicate", "XMin 0.1, YMin 0.25, XMax 0.5, YMax 0.75"),
+        (f"{path}:9", "box", "XMin 1.5, YMin 0.25, XMax 1.75000, YMax 0.75"),
+    ]
 
 
 def test_all_wrong_entries_of_a_coco_file_are_listed(tmp_path: Path) -> None:
@@ -269,7 +305,10 @@ def test_all_wrong_entries_of_a_coco_file_are_listed(tmp_path: Path) -> None:
     ):
         assert text in stopping
     assert "annotation 15" not in stopping  # its picture is named already
-    assert ("1.jpg", False) in [(item.file, item.stops) for item in report.problems if "without area" in item.rule]
+    path = tmp_path / test_coco.TRAIN
+    assert [(str(item), item.stops) for item in report.problems if "without area" in item.rule] == [
+        (f"{path}: annotation 16: {WITHOUT_AREA}bbox [5, 5, -3, 4]; 1.jpg, 50 x 40 px", False)
+    ]
 
 
 # Pictures

@@ -146,7 +146,7 @@ def test_inverted_boxes_are_dropped_or_refused(tmp_path: Path) -> None:
     splits = read_one(tmp_path, wrong, row("a"))
     assert len(splits.train.boxes) == 1
     assert rules(splits) == ["box without area (x2 <= x1 or y2 <= y1) dropped"]
-    with pytest.raises(DataError, match=r"train/a\.jpg: box without area .*strict=true"):
+    with pytest.raises(DataError, match=r"\.csv:2: box without area .*strict=true"):
         read(tmp_path, strict=True)
 
 

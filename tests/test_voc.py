@@ -145,7 +145,9 @@ def test_boxes_without_area_are_dropped_and_counted_by_file(tmp_path: Path) -> N
 
 
 def test_strict_refuses_what_would_be_mended(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"JPEGImages/one\.jpg: box without area .*strict=true"):
+    with pytest.raises(
+        DataError, match=r"Annotations/one\.xml:7: box without area .*xmin 5, ymin 5, xmax 5, .*strict=true"
+    ):
         read_one(tmp_path, object_xml("cat", (5, 5, 5, 20)), strict=True)
     assert len(read_one(tmp_path, CAT, strict=True).train.boxes) == 1
 

@@ -80,7 +80,9 @@ def events(folder: Path) -> EventAccumulator:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp("watched")
-    return folder, fit(folder, "callbacks.ema.decay=0", "callbacks.watch.raw_pictures=99")[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssd.monitoring.watch._MOST_TIME", 1.0)  # a run of seconds has no time for all pictures
+        return folder, fit(folder, "callbacks.ema.decay=0", "callbacks.watch.raw_pictures=99")[1]
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -94,6 +96,7 @@ def test_numbers_come_with_the_logged_steps(watched: tuple[Path, list[float]]) -
     assert logged == [2, 5, 8, 11]
     for name in ("positives", "objects_matched", "objects_over_iou", "negatives_per_positive", "positives_level_6"):
         assert [step for step, _ in values[f"matching/{name}"]] == logged, name
+    assert values["train/skipped_steps"] == [(step, 0.0) for step in logged]
     assert all(0 < value <= 1 for _, value in values["matching/objects_matched"])
     for step in range(len(logged)):
         levels = sum(values[f"matching/positives_level_{level}"][step][1] for level in range(1, 7))
@@ -121,6 +124,24 @@ def test_a_validation_shows_curves_errors_and_pictures(watched: tuple[Path, list
         assert all(0 < len(image.encoded_image_string) <= MAX_BYTES for image in reader.Images(tag))
     assert "precision_recall/all classes" in tags["tensors"]
     assert "custom_scalars__config__" in tags["tensors"]
+
+
+def test_the_same_pictures_come_with_each_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves come only ten times: there are 12 validations in 24 steps."""
+    monkeypatch.setattr("ssd.monitoring.watch._MOST_TIME", 1.0)
+    fit(tmp_path, "epochs=12", "dataset.train=8", "callbacks.watch.raw_pictures=1", "trainer.log_every_n_steps=2")
+    reader = events(tmp_path)
+    for tag in ("pictures/1", "pictures/2", "pictures/3"):
+        assert [event.step for event in reader.Images(tag)] == list(range(1, 24, 2)), tag
+    assert len(reader.Tensors("precision_recall/all classes")) <= 11
+
+
+def test_where_pictures_take_too_long_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssd.monitoring.watch._MOST_TIME", 0.0)
+    fit(tmp_path, "epochs=3", "dataset.train=8")
+    reader = events(tmp_path)
+    assert [event.step for event in reader.Images("pictures/1")] == [1, 3, 5]
+    assert "pictures/2" not in reader.Tags()["images"]
 
 
 def test_raw_weights_are_those_in_training(watched: tuple[Path, list[float]]) -> None:

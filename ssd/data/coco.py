@@ -16,18 +16,14 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from ssd.data.coco_files import DOWNLOAD_HELP, choose_files, picture_folders
 from ssd.data.index import DetectionIndex, PictureRecord, build_index
-from ssd.data.repair import Report, check_set_aside, repair
+from ssd.data.repair import Report, check_set_aside, describe_picture, repair
 from ssd.data.splits import VALIDATION_SHARE, Splits, class_list, hold_out, seeded_split
-from ssd.errors import ConfigError, DataError
+from ssd.errors import DataError
 from ssd.images import read_below, read_size
 
-_DETECTION = "instances_"  # beside captions_, person_keypoints_, image_info_ in the official folder
 _FAR_PX = 1e9
-DOWNLOAD_HELP = (
-    "Get train2017.zip, val2017.zip and annotations_trainval2017.zip from cocodataset.org, unpack them side by side "
-    "and give dataset.root=<folder with annotations, train2017 and val2017>"
-)
 
 
 @dataclass(slots=True)
@@ -39,6 +35,7 @@ class _Picture:
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)  # xywh, pixels
     classes: list[str] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
+    entries: list[str] = field(default_factory=list)  # file and annotation of each box, where they will be told
 
 
 _Pictures = dict[str, _Picture]  # by path
@@ -77,10 +74,10 @@ def read_coco(
     report = Report() if report is None else report
     categories: set[str] = set()
     files: dict[str, _Pictures] = {}
-    for split, path in _choose_files(folder, chosen).items():
+    for split, path in choose_files(folder, chosen).items():
         with report.leaving_out():
-            folders = _picture_folders(folder, path, split, images)
-            files[split] = _parse(path, folders, root=folder, categories=categories, report=report)
+            folders = picture_folders(folder, path, split, images)
+            files[split] = _parse(path, folders, root=folder, categories=categories, report=report, tell=strict)
     class_names = class_list(classes, categories, where=root, report=report)
     splits = _split(files, chosen, seed=seed)
     build = partial(_index, folder, class_names=class_names, report=report, strict=strict)
@@ -88,52 +85,6 @@ def read_coco(
     if not indexes:
         raise DataError(f"dataset.root={root}: no picture in any JSON. {DOWNLOAD_HELP}")
     return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
-
-
-def _choose_files(root: Path, chosen: dict[str, str | None]) -> dict[str, Path]:
-    files = {split: root / name for split, name in chosen.items() if name}
-    for split, path in files.items():
-        if not path.is_file():
-            raise ConfigError(f"dataset.{split}_json={chosen[split]}: no such file in {root}")
-    found = [path for path in _candidates(root) if path not in files.values()]
-    if len(found) == 1 and not files:
-        return {"train": found[0]}
-    for split in (split for split, name in chosen.items() if name is None):
-        fitting = [path for path in found if _split_of(root, path) == split]
-        if len(fitting) > 1:
-            names = ", ".join(str(path.relative_to(root)) for path in fitting)
-            raise ConfigError(f"dataset.root={root}: several JSON for {split}: {names}; give dataset.{split}_json=")
-        if fitting:
-            files[split] = fitting[0]
-    if not files:
-        raise DataError(f"dataset.root={root}: no JSON of annotations; give dataset.train_json=. {DOWNLOAD_HELP}")
-    return files
-
-
-def _candidates(root: Path) -> list[Path]:
-    for pattern in ("annotations/*.json", "*.json", "*/*.json"):
-        found = sorted(root.glob(pattern))
-        if found:
-            return [path for path in found if path.name.startswith(_DETECTION)] or found
-    return []
-
-
-def _split_of(root: Path, path: Path) -> str | None:
-    """By the name of the file, or else of its folder."""
-    for name in (path.stem.lower(), path.parent.relative_to(root).as_posix().lower()):
-        split = next((split for split in ("train", "val", "test") if split in name), None)
-        if split is not None:
-            return split
-    return None
-
-
-def _picture_folders(root: Path, path: Path, split: str, images: str | None) -> list[Path]:
-    """Where the pictures of a JSON may be, the likeliest first."""
-    names = dict.fromkeys((path.stem.removeprefix(_DETECTION), split, "valid" if split == "val" else split))
-    if images is not None:
-        return [root / images, *(root / images / name for name in names)]
-    inside = [folder / name for name in names for folder in (root, root / "images")]
-    return [*inside, path.parent, root / "images", root]
 
 
 def _split(files: dict[str, _Pictures], chosen: dict[str, str | None], *, seed: int) -> dict[str, list[_Picture]]:
@@ -146,8 +97,10 @@ def _split(files: dict[str, _Pictures], chosen: dict[str, str | None], *, seed: 
     return {split: [owners[split][name] for name in found] for split, found in names.items()}
 
 
-def _parse(path: Path, folders: list[Path], *, root: Path, categories: set[str], report: Report) -> dict[str, _Picture]:
-    """The pictures; adds the names of all categories, used or not."""
+def _parse(
+    path: Path, folders: list[Path], *, root: Path, categories: set[str], report: Report, tell: bool
+) -> dict[str, _Picture]:
+    """The pictures; adds the names of all categories, used or not. With `tell`, boxes keep their entries' names."""
     content = _load_json(path)
     names = _categories(path, content, report)
     categories.update(names.values())
@@ -165,7 +118,10 @@ def _parse(path: Path, folders: list[Path], *, root: Path, categories: set[str],
             by_path[picture.path] = picture
     for number, item in enumerate(_entries(path, content, "annotations", report)):
         with report.leaving_out():
-            _add_box(item, f"{path}: annotation {_id(item, number)}", by_id, names)
+            where = f"{path}: annotation {_id(item, number)}"
+            picture = _add_box(item, where, by_id, names)
+            if tell or report.keep_going:
+                picture.entries.append(where)
     return by_path
 
 
@@ -242,7 +198,8 @@ def _find(name: str, folders: list[Path], root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def _add_box(item: dict[str, Any], where: str, pictures: dict[Any, _Picture], names: dict[Any, str]) -> None:
+def _add_box(item: dict[str, Any], where: str, pictures: dict[Any, _Picture], names: dict[Any, str]) -> _Picture:
+    """The picture that has it now."""
     picture = pictures.get(_key(item, "image_id", where))
     if picture is None:
         raise DataError(f"{where}: image_id {item['image_id']!r} is not in images; remove it or add the image")
@@ -255,6 +212,7 @@ def _add_box(item: dict[str, Any], where: str, pictures: dict[Any, _Picture], na
     picture.boxes.append((x, y, width, height))
     picture.classes.append(name)
     picture.crowd.append(item.get("iscrowd") == 1)
+    return picture
 
 
 def _box(value: object, where: str) -> list[float]:
@@ -281,7 +239,20 @@ def _index(
         first = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
         report.add(str(root), f"{others.total()} objects of classes not in dataset.classes left out: {first}")
     index = build_index(records, class_names=class_names, load=partial(read_below, str(root)))
-    return repair(index, report, strict=strict)
+    places = partial(_places, pictures={picture.path: picture for picture in pictures})
+    return repair(index, report, strict=strict, places=places)
+
+
+def _places(index: DetectionIndex, rows: Sequence[int], *, pictures: dict[str, _Picture]) -> list[tuple[str, str]]:
+    """File and id of the annotation, and the box as written."""
+    places = []
+    for row, number in zip(rows, index.pictures_of(rows), strict=True):
+        picture = pictures[index.paths[number]]
+        known = [place for place, name in enumerate(picture.classes) if name in index.class_names]
+        place = known[row - int(index.box_offsets[number])]
+        box = ", ".join(f"{edge:.10g}" for edge in picture.boxes[place])
+        places.append((picture.entries[place], f"bbox [{box}]; {describe_picture(index, number)}"))
+    return places
 
 
 def _record(root: Path, picture: _Picture, class_names: tuple[str, ...], report: Report) -> PictureRecord:

@@ -75,6 +75,10 @@ class DetectionIndex:
         """The picture that each box belongs to."""
         return np.repeat(np.arange(len(self)), np.diff(self.box_offsets))
 
+    def pictures_of(self, rows: Sequence[int]) -> list[int]:
+        """The pictures that some of the boxes belong to."""
+        return [int(place) - 1 for place in np.searchsorted(self.box_offsets, rows, side="right")]
+
     def keep_boxes(self, keep: Bool[np.ndarray, "M"]) -> DetectionIndex:
         """The same pictures with fewer boxes."""
         if keep.all():

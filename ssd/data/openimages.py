@@ -22,6 +22,7 @@ from rich.progress import track
 
 from ssd.data.index import DetectionIndex, PackedStrings
 from ssd.data.openimages_hierarchy import count_for_parents, expand, hint
+from ssd.data.openimages_places import find_places
 from ssd.data.openimages_rows import (
     DOWNLOAD_HELP,
     SPLITS,
@@ -77,6 +78,7 @@ def read_openimages(
     for split, path in files.items():
         with report.leaving_out():
             rows[split] = _rows(path, counting, include_depictions, report)
+    own_names = {mid: [class_names[label] for label in own] for mid, own in counting.items()}
     if classes is None:
         class_names, rows = _only_used(class_names, rows, where=root, report=report)
     elif not expand_hierarchy and (line := hint(folder, labels, names)):
@@ -85,7 +87,8 @@ def read_openimages(
     for split in list(rows):
         index = _index(folder, files[split], SPLITS[split], rows.pop(split), class_names, report)
         if len(index):
-            indexes[split] = repair(index, report, strict=strict)
+            places = partial(find_places, file=files[split], names=own_names, depictions=include_depictions)
+            indexes[split] = repair(index, report, strict=strict, places=places)
     if "train" not in indexes:
         why = "; ".join(report.summary_lines())
         raise DataError(f"dataset.root={root}: no picture to train on: {why}. {DOWNLOAD_HELP}")

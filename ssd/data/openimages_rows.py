@@ -23,10 +23,10 @@ from ssd.errors import ConfigError, DataError
 SPLITS = {"train": "train", "val": "validation", "test": "test"}  # ours: theirs
 _FILES = ("{}-annotations-bbox.csv", "oidv6-{}-annotations-bbox.csv", "sub-{}-annotations-bbox.csv")
 _CLASS_FILES = "*class-descriptions-boxable.csv"
-_EDGES = ("XMin", "YMin", "XMax", "YMax")  # in the files: XMin, XMax, YMin, YMax
+EDGES = ("XMin", "YMin", "XMax", "YMax")  # in the files: XMin, XMax, YMin, YMax
 _FLAGS = ("IsGroupOf", "IsDepiction")
 _TEXTS = ("ImageID", "LabelName")
-_NEEDED = (*_TEXTS, *_EDGES)
+_NEEDED = (*_TEXTS, *EDGES)
 _TYPES = {"ImageID": pa.string(), "LabelName": pa.string(), "IsGroupOf": pa.int8(), "IsDepiction": pa.int8()}
 _ID = "[0-9A-Za-z_-]+"  # an id becomes a path
 _BLOCK = 1 << 22  # bytes read at a time
@@ -77,7 +77,7 @@ def read_class_names(root: Path, report: Report) -> dict[str, str]:
     if not files:
         return _names_in_rows(root)
     names = {}
-    for line, row in _lines(files[0]):
+    for line, row in read_lines(files[0]):
         with report.leaving_out():
             if len(row) >= 2 and row[0].startswith("/"):
                 names[row[0]] = row[1].strip()
@@ -89,7 +89,7 @@ def read_class_names(root: Path, report: Report) -> dict[str, str]:
 def _names_in_rows(root: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     for path in sorted(root.glob(_FILES[2].format("*"))):
-        rows = _lines(path)
+        rows = read_lines(path)
         header = next(rows, (1, []))[1]
         if "LabelName" in header and "ClassName" in header:
             mid, name = header.index("LabelName"), header.index("ClassName")
@@ -148,7 +148,7 @@ def _read(path: Path, source: Path | io.BytesIO, labels: dict[str, int]) -> Rows
     except pa.ArrowInvalid as error:
         raise _located(path, str(error).splitlines()[0]) from error
     boxes = np.empty((len(table), 4), dtype=np.float32)
-    for side, edge in enumerate(_EDGES):
+    for side, edge in enumerate(EDGES):
         boxes[:, side] = table[edge].to_numpy()
     known = pc.match_substring_regex(pa.array(list(numbers), pa.string()), f"^{_ID}$")
     if not np.isfinite(boxes).all() or not pc.all(known, min_count=0).as_py():
@@ -188,14 +188,14 @@ def _batches(
 
 
 def _columns(path: Path) -> list[str]:
-    header = next(_lines(path), (1, []))[1]
+    header = next(read_lines(path), (1, []))[1]
     missing = [name for name in _NEEDED if name not in header]
     if missing:
         raise DataError(f"{path}:1: no column {missing[0]!r} (there are: {', '.join(header)[:200]}); fetch it again")
     return [*_NEEDED, *(name for name in _FLAGS if name in header)]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of the rows that are not blank."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file)
@@ -207,7 +207,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _located(path: Path, otherwise: str) -> DataError:
     """The error with its line, found by reading again, slowly: the fast reader does not know."""
-    rows = _lines(path)
+    rows = read_lines(path)
     header = next(rows, (1, []))[1]
     try:
         for line, row in rows:
@@ -219,7 +219,7 @@ def _located(path: Path, otherwise: str) -> DataError:
 
 def _good_lines(path: Path, labels: dict[str, int], report: Report) -> io.BytesIO:
     """The file without its wrong lines, which go to `report`, and without other classes."""
-    rows = _lines(path)
+    rows = read_lines(path)
     header = next(rows, (1, []))[1]
     good = io.StringIO()
     writer = csv.writer(good)
@@ -249,6 +249,6 @@ def _is_number(text: str) -> bool:
 
 _TESTS: dict[str, tuple[Callable[[str], bool], str]] = {
     "ImageID": (lambda text: bool(re.fullmatch(_ID, text)), "refused: only letters, digits, - and _"),
-    **dict.fromkeys(_EDGES, (_is_number, "not a number (a point marks decimals)")),
+    **dict.fromkeys(EDGES, (_is_number, "not a number (a point marks decimals)")),
     **dict.fromkeys(_FLAGS, (lambda text: text.strip() in ("-1", "0", "1"), "not 0, 1 or -1")),
 }

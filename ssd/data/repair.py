@@ -6,7 +6,7 @@ An inverted box would make log() NaN and kill the weights; it never gets past he
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +15,8 @@ import numpy as np
 from ssd.data.index import DetectionIndex
 from ssd.errors import DataError
 
+# For rows of an index's boxes, as the reader made it: the annotation file with line or entry, and what is written there
+Places = Callable[[DetectionIndex, Sequence[int]], list[tuple[str, str]]]
 MAX_SET_ASIDE = 0.001  # share of unreadable pictures that training puts up with
 _NAMED = 5
 
@@ -56,9 +58,6 @@ class Report:
             file, _, rule = str(error).partition(": ")
             self.add(file, rule, stops=True)
 
-    def merge(self, other: Report) -> None:
-        self.problems.extend(other.problems)
-
     def summary_lines(self) -> list[str]:
         """One line a rule: how often, and the first files."""
         counts = Counter(problem.rule for problem in self.problems)
@@ -68,22 +67,21 @@ class Report:
         return list(dict.fromkeys(problem.file for problem in self.problems if problem.rule == rule))
 
 
-def repair(index: DetectionIndex, report: Report, *, strict: bool) -> DetectionIndex:
+def repair(index: DetectionIndex, report: Report, *, strict: bool, places: Places | None = None) -> DetectionIndex:
     """Drops boxes without area and duplicates, clips what reaches outside; what was done goes to `report`.
+
+    A problem is named by the picture, but by what `places` finds, which may take a while, where the report is kept
+    going or the problem stops the run.
 
     Raises:
         DataError: with `strict`, at the first box that would have to be mended; a box that is not a number, always.
     """
     pictures = index.picture_of_box()
     boxes = index.boxes
-    found = Report()
+    found: list[tuple[int, str]] = []
 
     def note(mask: np.ndarray, rule: str) -> None:
-        for row in np.flatnonzero(mask).tolist():
-            picture = int(pictures[row])
-            sides = index.sizes[picture][[1, 0, 1, 0]]
-            value = ", ".join(f"{edge:.4g}" for edge in boxes[row] * sides)
-            found.add(index.paths[picture], rule, value=f"({value}) px", stops=strict)
+        found.extend((row, rule) for row in np.flatnonzero(mask).tolist())
 
     not_numbers = ~np.isfinite(boxes).all(axis=1)
     for row in np.flatnonzero(not_numbers).tolist():
@@ -102,9 +100,13 @@ def repair(index: DetectionIndex, report: Report, *, strict: bool) -> DetectionI
 
     duplicate = _duplicates(pictures, clipped, index.labels) & ~empty & ~gone
     note(duplicate, "duplicate box dropped")
-    if strict and found.problems and not report.keep_going:
-        raise DataError(f"{found.problems[0]} (dataset.strict=true)")
-    report.merge(found)
+    stops = strict and not report.keep_going
+    found = found[:1] if stops else found
+    where = (places or _in_pixels) if strict or report.keep_going else _in_pixels
+    for (_, rule), (file, value) in zip(found, where(index, [row for row, _ in found]), strict=True):
+        if stops:
+            raise DataError(f"{file}: {rule}: {value} (dataset.strict=true)")
+        report.add(file, rule, value=value, stops=strict)
     keep = ~(not_numbers | empty | gone | duplicate)
     return replace(index, boxes=clipped).keep_boxes(keep)
 
@@ -130,6 +132,21 @@ def too_many_set_aside(count: int, pictures: int, reasons: list[str]) -> DataErr
         + "; ".join(reasons[:_NAMED])
         + (" ..." if len(reasons) > _NAMED else "")
     )
+
+
+def describe_picture(index: DetectionIndex, picture: int) -> str:
+    """Its name and size, to judge a box by."""
+    height, width = index.sizes[picture].tolist()
+    return f"{index.paths[picture]}, {width} x {height} px"
+
+
+def _in_pixels(index: DetectionIndex, rows: Sequence[int]) -> list[tuple[str, str]]:
+    """By the pictures, as the boxes are held."""
+    places = []
+    for row, picture in zip(rows, index.pictures_of(rows), strict=True):
+        value = ", ".join(f"{edge:.4g}" for edge in index.boxes[row] * index.sizes[picture][[1, 0, 1, 0]])
+        places.append((index.paths[picture], f"({value}) px"))
+    return places
 
 
 def _duplicates(pictures: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:

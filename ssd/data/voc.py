@@ -19,7 +19,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException, ElementTree
 
 from ssd.data.index import DetectionIndex, PictureRecord, build_index
-from ssd.data.repair import Report, check_set_aside, repair
+from ssd.data.repair import Report, check_set_aside, describe_picture, repair
 from ssd.data.splits import Splits, class_list
 from ssd.data.voc_splits import DOWNLOAD_HELP, choose_splits
 from ssd.errors import DataError
@@ -31,6 +31,7 @@ _FIRST_PIXEL = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Object:
+    number: int  # in the file, from 0
     name: str
     box: tuple[float, float, float, float]  # pixels, as written
     difficult: bool
@@ -117,8 +118,12 @@ class _Pictures:
         return self._folders[folder]
 
 
+def _file(root: Path, name: str) -> Path | None:
+    return next((file for suffix in (".xml", ".XML") if (file := root / f"{name}{suffix}").is_file()), None)
+
+
 def _parse(root: Path, name: str, pictures: _Pictures, report: Report) -> _Annotation:
-    path = next((file for suffix in (".xml", ".XML") if (file := root / f"{name}{suffix}").is_file()), None)
+    path = _file(root, name)
     if path is None:
         raise DataError(f"{root / name}.xml: no such annotation, but it is listed in ImageSets/Main")
     text = path.read_bytes()
@@ -160,13 +165,14 @@ def _object(path: Path, text: bytes, number: int, item: Element) -> _Object:
             raise fail(tag, f"<{tag}> is {value!r}, not a number")
         edges.append(float(value))
     difficult = (item.findtext("difficult") or "0").strip()
-    return _Object(name, (edges[0], edges[1], edges[2], edges[3]), difficult not in ("", "0"))
+    return _Object(number, name, (edges[0], edges[1], edges[2], edges[3]), difficult not in ("", "0"))
 
 
-def _line(text: bytes, object_number: int, tag: str) -> int:
-    """Line of a tag in the n-th object, or of the object where it has none; the parser does not keep it."""
-    starts = [found.start() for found in re.finditer(rb"<object[\s>]", text)]
-    start, end = [*starts, len(text)][object_number : object_number + 2] if object_number < len(starts) else (0, 0)
+def _line(text: bytes, object_number: int | None, tag: str) -> int:
+    """Line of a tag in the n-th object (or in the file), or of the object where it has none; no parser keeps it."""
+    starts = [0] if object_number is None else [found.start() for found in re.finditer(rb"<object[\s>]", text)]
+    place = object_number or 0
+    start, end = [*starts, len(text)][place : place + 2] if place < len(starts) else (0, 0)
     inside = re.search(rf"<{tag}[\s>/]".encode(), text[start:end])
     return text.count(b"\n", 0, start + (inside.start() if inside else 0)) + 1
 
@@ -185,17 +191,45 @@ def _index(
             broken.append((annotation.picture, str(error)))
     check_set_aside(broken, pictures=len(annotations), report=report)
     index = build_index(records, class_names=class_names, load=partial(read_below, str(root)))
-    return repair(index, report, strict=strict)
+    kept = {annotation.name: annotation for annotation in annotations}
+    places = partial(_places, root=root, annotations=kept)
+    return repair(index, report, strict=strict, places=places)
+
+
+def _places(
+    index: DetectionIndex, rows: Sequence[int], *, root: Path, annotations: dict[str, _Annotation]
+) -> list[tuple[str, str]]:
+    """File, line of the first edge, and the edges as written; the files are read again, as the lines are not kept."""
+    places = []
+    for row, picture in zip(rows, index.pictures_of(rows), strict=True):
+        name = index.ids[picture]
+        known = [item for item in annotations[name].objects if item.name in index.class_names]
+        item = known[row - int(index.box_offsets[picture])]
+        edges = ", ".join(f"{tag} {edge:.10g}" for tag, edge in zip(_EDGES, item.box, strict=True))
+        places.append((_place(root, name, item.number, _EDGES[0]), f"{edges}; {describe_picture(index, picture)}"))
+    return places
+
+
+def _place(root: Path, name: str, number: int | None, tag: str) -> str:
+    path = _file(root, name)
+    return f"{path}:{_line(path.read_bytes(), number, tag)}" if path else name  # gone since
 
 
 def _record(root: Path, annotation: _Annotation, class_names: tuple[str, ...], report: Report) -> PictureRecord:
     height, width = size = read_size(root / annotation.picture)
-    if annotation.written_size not in (None, size):
-        report.add(annotation.picture, "size in the annotation differs from the picture's, which is used")
+
+    def where(tag: str, number: int | None = None) -> str:
+        """Training counts by picture, and does not read a file again."""
+        return _place(root, annotation.name, number, tag) if report.keep_going else annotation.picture
+
+    if annotation.written_size is not None and annotation.written_size != size:
+        rule = "size in the annotation differs from the picture's, which is used"
+        written = "{1} x {0}".format(*annotation.written_size)
+        report.add(where("size"), rule, value=f"{written}; {annotation.picture}, {width} x {height} px")
     objects = [item for item in annotation.objects if item.name in class_names]
     for item in annotation.objects:
         if item.name not in class_names:
-            report.add(annotation.picture, f"object of class {item.name!r} left out: not in dataset.classes")
+            report.add(where("name", item.number), f"object of class {item.name!r} left out: not in dataset.classes")
     scale = (width, height, width, height)
     return PictureRecord(
         path=annotation.picture,

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import combinations
 from statistics import fmean
 
 import numpy as np
@@ -189,15 +190,15 @@ def measure(
 
 
 def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
-    """The best against each of the others, by mAP and by mAP at IoU 0.5."""
+    """Each against each of those below it, by mAP and by mAP at IoU 0.5."""
     comparisons = []
     for metric in ("map", "map_50"):
         ranked = sorted(evaluations, key=lambda item: -item.metrics.get(metric, -1.0))
-        for other in ranked[1:]:
+        for better, other in combinations(ranked, 2):
             if metric in other.metrics:
-                low, high = interval(ranked[0].samples[metric] - other.samples[metric])
-                difference = ranked[0].metrics[metric] - other.metrics[metric]
-                comparisons.append(Comparison(metric, ranked[0].name, other.name, difference, low, high))
+                low, high = interval(better.samples[metric] - other.samples[metric])
+                difference = better.metrics[metric] - other.metrics[metric]
+                comparisons.append(Comparison(metric, better.name, other.name, difference, low, high))
     return comparisons
 
 

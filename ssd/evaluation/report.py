@@ -60,6 +60,14 @@ def show(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]) -
     for row in _metric_rows(evaluations):
         table.add_row(*(_text(cell) for cell in row))
     say_table(table)
+    if len(evaluations) > 1:
+        table = Table(title="AP by class", title_justify="left")
+        table.add_column("class")
+        for evaluation in evaluations:
+            table.add_column(evaluation.name, justify="right", overflow="fold")
+        for row in _rows_side_by_side(evaluations, "map"):
+            table.add_row(*(_text(cell) for cell in row))
+        say_table(table)
     for evaluation in evaluations:
         table = Table(title=f"{evaluation.name}: classes", title_justify="left")
         for key in _TERMINAL_COLUMNS:
@@ -103,6 +111,12 @@ def _metric_rows(evaluations: Sequence[Evaluation]) -> list[list[Any]]:
 
 def _class_rows(evaluation: Evaluation, columns: Iterable[str]) -> list[list[Any]]:
     return [[getattr(result, key) for key in columns] for result in evaluation.classes]
+
+
+def _rows_side_by_side(evaluations: Sequence[Evaluation], key: str) -> list[list[Any]]:
+    """Of each class, the number `key` of each detector; all have the same classes."""
+    results = zip(*(evaluation.classes for evaluation in evaluations), strict=True)
+    return [[same[0].name, *(getattr(result, key) for result in same)] for same in results]
 
 
 def _text(cell: object) -> str:
@@ -153,6 +167,13 @@ def as_page(
         parts.append(Markup("<br>").join(map(html.chart, lines)))
     verdicts = [html.paragraph(describe(comparison)) for comparison in comparisons]
     sections = [html.Section("results", "Results", [*verdicts, html.columns(parts), html.paragraph(_NOISE)])]
+    if len(evaluations) > 1:
+        names = [evaluation.name for evaluation in evaluations]
+        tables = [
+            html.table([f"{_CLASS_TITLES[key]} of", *names], _rows_side_by_side(evaluations, key))
+            for key in ("map", "map_50")
+        ]
+        sections.append(html.Section("side-by-side", "Classes side by side", [html.columns(tables)]))
     for number, evaluation in enumerate(evaluations):
         sections += _sections(evaluation, index, number, worst, named=len(evaluations) > 1)
     return html.page(title, subtitle=subtitle, sections=sections)
@@ -162,7 +183,8 @@ def _sections(
     evaluation: Evaluation, index: DetectionIndex, number: int, worst: int, *, named: bool
 ) -> list[html.Section]:
     prefix = f"{evaluation.name}: " if named else ""
-    cut = f"Over the score {evaluation.threshold:.2f}, which has the best F1 of all classes together."
+    over = f"over the score {evaluation.threshold:.2f}"
+    best = "This score has the best F1 of all classes together."
     errors = [[name, cost, evaluation.counts.get(name)] for name, cost in evaluation.costs.items()]
     verdicts = worst_pictures([scene.above(evaluation.threshold) for scene in evaluation.scenes], count=worst)
     return [
@@ -187,17 +209,20 @@ def _sections(
                 html.columns(
                     [
                         html.chart(charts.error_bars(evaluation.costs))
-                        + html.table(["error", "AP@0.5 lost", "number"], errors),
+                        + html.table(["error", "AP@0.5 lost, all scores", f"number {over}"], errors),
                         html.chart(charts.confusion(evaluation.confusion, index.class_names)),
                     ]
                 ),
-                html.paragraph(f"The numbers and the matrix: {cut}"),
+                html.paragraph(
+                    "AP@0.5 lost: what mending these errors alone would gain, with detections of all scores. An error "
+                    f"can be frequent and cost little. The numbers and the matrix count detections {over}. {best}"
+                ),
             ],
         ),
         html.Section(
             f"worst-{number}",
             f"{prefix}Worst pictures",
-            [html.paragraph(f"Left what is there, right what was found. {cut}"), _legend()]
+            [html.paragraph(f"Left what is there, right what was found {over}. {best}"), _legend()]
             + [_pair(evaluation, index, verdict) for verdict in verdicts],
         ),
     ]
@@ -214,7 +239,8 @@ def _pair(evaluation: Evaluation, index: DetectionIndex, verdict: Verdict) -> Ma
         for box, label, kind, score in zip(boxes / scale, labels, map(Kind, kinds.tolist()), scores, strict=True):
             text = index.class_names[label] + score
             marks.append(html.Mark(tuple(box.tolist()), charts.KIND_COLOURS[kind], text, f"{text}: {kind.title}"))
-        return html.picture(image, width=_PICTURE_WIDTH, marks=marks[::-1])  # the best on top
+        errors_first = np.argsort(kinds == Kind.HIT, kind="stable")  # then the best on top
+        return html.picture(image, width=_PICTURE_WIDTH, marks=[marks[place] for place in errors_first.tolist()])
 
     judged = verdict.judgement
     return html.row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -200,8 +201,8 @@ def coverage_warnings(layout: Layout, coverage: Coverage, class_names: Sequence[
         return []
     shares = coverage.matched.sum(axis=1) / np.maximum(coverage.boxes.sum(axis=1), 1)
     worst = sorted(poor, key=lambda label: shares[label])
-    named = ", ".join(f"{class_names[label]} {shares[label]:.0%}" for label in worst[:_NAMED])
-    more = f" and {len(poor) - _NAMED} more classes" if len(poor) > _NAMED else ""
+    named = ", ".join(f"{100 * shares[label]:.0f} % of the {class_names[label]} boxes" for label in worst[:_NAMED])
+    more = f"; {len(poor) - _NAMED} more classes are like that" if len(poor) > _NAMED else ""
     smallest = layout.spec.scales[0] * layout.image_size
     step = layout.image_size / len(layout.levels[0].centres[0])
     other = " or backbone=vgg16 (8 px)" if step > 8 else ""
@@ -210,7 +211,7 @@ def coverage_warnings(layout: Layout, coverage: Coverage, class_names: Sequence[
     )
     remedy = finer if fitted else f"fit_priors=true (the smallest prior has {smallest:.0f} px now); {finer}"
     return [
-        f"most boxes of these classes cannot be matched and will hardly be learnt: {named}{more} can",
+        f"classes that will hardly be learnt: {named} can be matched{more}",
         f"remedy: {remedy}",
     ]
 
@@ -260,12 +261,15 @@ def samples_section(samples: Sequence[Sample], class_names: Sequence[str]) -> ht
     for sample in samples:
         rows = zip(sample.boxes.tolist(), sample.labels.tolist(), sample.ignore.tolist(), strict=True)
         marks = [
-            html.Mark(tuple(box), "#888" if skip else _colour(label), class_names[label], class_names[label])
+            html.Mark(tuple(box), "#888" if skip else _colour(label), "", class_names[label])
             for box, label, skip in rows
         ]
+        named = np.unique(sample.labels, return_index=True)[1].tolist()  # more would bury the objects
+        marks = [replace(mark, text=mark.title) if place in named else mark for place, mark in enumerate(marks)]
         parts.append(html.picture(sample.image, caption=sample.id, marks=marks, width=sample.image.shape[1]))
     note = (
-        "Training pictures after augmentation, as the network sees them in the first epoch. Boxes to ignore are gray."
+        "Training pictures after augmentation, as the network sees them in the first epoch. Boxes to ignore are gray. "
+        "One box of each class is named; point at another to see its class."
     )
     return html.Section("samples", "Samples after augmentation", [html.paragraph(note), *parts])
 

@@ -93,6 +93,7 @@ def overview(class_names: Sequence[str], *, levels: int) -> Layout:
             "train/loss_classification_negative",
         ],
         "gradient norm": ["train/gradient_norm"],
+        "steps skipped, their gradients too large for 16 bits": ["train/skipped_steps"],
         "share of objects with a prior": ["matching/objects_matched", "matching/objects_over_iou"],
         "positives of a picture by level": [f"matching/positives_level_{level}" for level in range(1, levels + 1)],
         "pictures a second": ["time/pictures_per_second"],

@@ -35,8 +35,13 @@ class Pace(pl.Callback):
         return next((callback for callback in trainer.callbacks if isinstance(callback, cls)), cls())  # type: ignore
 
     @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._started
+
+    @property
     def watch_share(self) -> float:
-        return self._watched / max(1e-9, time.perf_counter() - self._started)
+        return self._watched / max(1e-9, self.elapsed)
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from ssd.data.index import DetectionIndex
 from ssd.evaluation import charts
 from ssd.evaluation.analysis import ALL_CLASSES, ScoreCurve, confusion_matrix, score_curve, worst_pictures
 from ssd.evaluation.matching import Scene, match_coco
-from ssd.evaluation.tide import FOREGROUND_IOU, Judgement, error_costs, judge
+from ssd.evaluation.tide import FOREGROUND_IOU, error_costs
 from ssd.monitoring.board import add_curve, add_figure, add_picture, add_scalars
 from ssd.monitoring.gallery import side_by_side
 
@@ -32,6 +32,11 @@ class Showing:
         self._index = index
         self._scenes = scenes
 
+    @property
+    def threshold(self) -> float:
+        """The suggested one."""
+        return self._curves[ALL_CLASSES].suggested_threshold
+
     def numbers(self) -> None:
         """Errors, the suggested threshold, and the curve of each class."""
         common = self._curves[ALL_CLASSES]
@@ -44,7 +49,7 @@ class Showing:
 
     def charts(self) -> None:
         """F1 by threshold and the confusion matrix over the suggested one."""
-        threshold = self._curves[ALL_CLASSES].suggested_threshold
+        threshold = self.threshold
         figure = charts.f1_by_threshold(self._curves)
         figure.axes[0].set_title(f"suggested threshold {threshold:.2f}", fontsize=10)
         add_figure(self._writer, "charts/f1_by_threshold", figure, self.step)
@@ -53,25 +58,20 @@ class Showing:
         figure.axes[0].set_title(f"detections over {threshold:.2f}", fontsize=10)
         add_figure(self._writer, "charts/confusion", figure, self.step)
 
-    def pictures(self, *, count: int, worst: int, side_px: int) -> None:
-        """The same `count` pictures each time, and the `worst`, with what is over the suggested threshold."""
+    def worst(self, *, count: int, side_px: int) -> None:
+        """The `count` pictures with the costliest errors over the suggested threshold."""
         ids = list(self._cut)
-        same = [(name, judge(self._cut[name])) for name in evenly_spaced(ids, count)]
-        verdicts = worst_pictures(list(self._cut.values()), count=worst)
-        self._add_pictures("pictures", same, side_px)
-        self._add_pictures("worst", [(ids[verdict.picture], verdict.judgement) for verdict in verdicts], side_px)
-
-    def _add_pictures(self, group: str, judged: Iterable[tuple[str, Judgement]], side_px: int) -> None:
-        for number, (name, judgement) in enumerate(judged, start=1):
+        for number, verdict in enumerate(worst_pictures(list(self._cut.values()), count=count), start=1):
+            name = ids[verdict.picture]
             picture = side_by_side(
                 self._index.load(self._index.paths[self._positions[name]]),
                 self._cut[name],
-                judgement,
+                verdict.judgement,
                 class_names=self._index.class_names,
-                title=f"{Path(name).name}: {judgement.reason or 'no error'}",
+                title=f"{Path(name).name}: {verdict.judgement.reason}",
                 side_px=side_px,
             )
-            add_picture(self._writer, f"{group}/{number}", picture, self.step)
+            add_picture(self._writer, f"worst/{number}", picture, self.step)
 
     @cached_property
     def _curves(self) -> dict[str, ScoreCurve]:
@@ -85,8 +85,7 @@ class Showing:
 
     @cached_property
     def _cut(self) -> dict[str, Scene]:
-        threshold = self._curves[ALL_CLASSES].suggested_threshold
-        return {name: scene.above(threshold) for name, scene in self._scenes.items()}
+        return {name: scene.above(self.threshold) for name, scene in self._scenes.items()}
 
     @cached_property
     def _positions(self) -> dict[str, int]:

@@ -1,8 +1,9 @@
 """What TensorBoard shows beside the logged metrics: when it is written, and what that costs.
 
-Only numbers of steps that are logged anyway are read from the device. Curves, errors and pictures come about ten times
-a run, which is what TensorBoard keeps of them; while they have taken more than their share of the time, figures and
-pictures wait for a later validation.
+Only numbers of steps that are logged anyway are read from the device. The same pictures come with each validation,
+fewer of them where they would take more than their share of the time. Curves and errors come about ten times a run,
+which is what TensorBoard keeps of them; while watching has taken more than its share, figures and the worst pictures
+wait for a later validation.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from ssd.ema import EMA
 from ssd.evaluation.matching import Scene
 from ssd.module import SSDModule
+from ssd.monitoring.album import Album
 from ssd.monitoring.board import add_scalars, overview, writer_of
 from ssd.monitoring.match_rates import match_rates
 from ssd.monitoring.pace import Pace
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _SHOWINGS = 10  # in a run
-_MOST_TIME = 0.015  # of the run's
+_MOST_TIME = 0.015  # of the run's: for the pictures, and for all before figures wait
 _GB = 1e9
 
 
@@ -50,15 +52,18 @@ class Watch(pl.Callback):
         self.side_px = side_px
         self.raw_pictures = raw_pictures
         self._shown_step = -1
+        self._threshold: float | None = None  # the last that was suggested
+        self._album: Album | None = None
         self._last_step = 0
         self._pace = Pace()
         self._writer: SummaryWriter | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"shown_step": self._shown_step}
+        return {"shown_step": self._shown_step, "threshold": self._threshold}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._shown_step = state_dict.get("shown_step", -1)
+        self._threshold = state_dict.get("threshold")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._pace, self._writer = Pace.of(trainer), writer_of(trainer)
@@ -83,16 +88,19 @@ class Watch(pl.Callback):
         if self._writer is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         now, before = (_part_of_run(trainer, step) for step in (trainer.global_step, self._shown_step))
-        scenes = _ours(pl_module).metrics["val"].scenes() if now > before else {}
+        scenes = _ours(pl_module).metrics["val"].scenes()
         if any((~scene.ignore).any() for scene in scenes.values()):
-            self._shown_step = trainer.global_step
             with self._pace.watching():
-                self._show(trainer, _ours(pl_module), scenes, self._writer)
+                if now > before or self._threshold is None:
+                    self._shown_step = trainer.global_step
+                    self._show(trainer, _ours(pl_module), scenes, self._writer)
+                self._show_pictures(trainer, scenes, self._writer)
 
     def _show(self, trainer: pl.Trainer, module: SSDModule, scenes: Mapping[str, Scene], writer: SummaryWriter) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         showing = Showing(writer, scenes, data.splits.val, step=trainer.global_step - 1)
         showing.numbers()
+        self._threshold = showing.threshold
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, EMA) for callback in callbacks):  # it has put the raw weights back already
             with trainer.precision_plugin.forward_context():
@@ -101,7 +109,16 @@ class Watch(pl.Callback):
         last = _part_of_run(trainer, trainer.global_step) == _SHOWINGS
         if last or self._pace.watch_share < _MOST_TIME:
             showing.charts()
-            showing.pictures(count=self.pictures, worst=self.worst, side_px=self.side_px)
+            showing.worst(count=self.worst, side_px=self.side_px)
+
+    def _show_pictures(self, trainer: pl.Trainer, scenes: Mapping[str, Scene], writer: SummaryWriter) -> None:
+        if self._album is None:
+            index = trainer.datamodule.splits.val  # type: ignore[attr-defined]
+            self._album = Album(index, count=self.pictures, side_px=self.side_px)
+        assert self._threshold is not None
+        seconds = _MOST_TIME * self._pace.elapsed
+        step = trainer.global_step - 1
+        self._album.add(writer, scenes, threshold=self._threshold, step=step, seconds=seconds)
 
     def _machine(self) -> dict[str, float]:
         values = {
