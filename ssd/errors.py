@@ -23,6 +23,10 @@ class DataError(SSDError):
     exit_code = 3
 
 
+class DamagedPictureError(DataError):
+    """Part of a picture's pixels are gray or wrong."""
+
+
 class CheckpointError(DataError):
     """A file that is no checkpoint of ours, is damaged, or does not fit."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ssd.errors import DataError
+from ssd import jpeg
+from ssd.errors import DamagedPictureError, DataError
 
 MAX_PIXELS = 2 * 10**8
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -27,7 +28,15 @@ _File = io.FileIO | io.BytesIO
 Picture = UInt8[np.ndarray, "_ _ 3"]  # H and W would have to be the same for all pictures of a list
 
 _EXIF_ORIENTATION = 0x0112
-_UPRIGHT = (None, 1)
+_TURNS: dict[int | None, Callable[[Picture], Picture]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90,
+}
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _JPEG_FRAMES = {0xC0 + kind for kind in range(16)} - {0xC4, 0xC8, 0xCC}
@@ -41,7 +50,7 @@ def read_image(path: str | Path, *, name: str | None = None) -> Picture:
     """The picture in a file; errors call it `name`, or by its path.
 
     Raises:
-        DataError: missing, empty, no picture, cut short, over MAX_PIXELS, or of floating-point pixels.
+        DataError: missing, empty, no picture, cut short, damaged, over MAX_PIXELS, or of floating-point pixels.
     """
     return decode_image(read_bytes(path), name=name or str(path))
 
@@ -61,20 +70,22 @@ def read_below(root: str, path: str) -> Picture:
     return read_image(Path(root, path))
 
 
-def decode_image(data: bytes, *, name: str, quietly: bool = False) -> Picture:
+def decode_image(data: bytes, *, name: str, accept_damage: bool = False) -> Picture:
     """The picture in `data`, the bytes of an image file; `name` is for the message of an error.
 
-    `quietly` leaves a JPEG to Pillow, for where one is damaged, OpenCV prints a line that does not name it.
+    Raises:
+        DamagedPictureError: a JPEG is damaged inside, unless `accept_damage` takes what there is of it.
+        DataError: as `read_image`.
     """
     header = _open(io.BytesIO(data), name)
     if header.format == "JPEG":
         _check_complete(data, name)
-    plain = header.format == "JPEG" and header.mode in ("RGB", "L") and not quietly
-    if plain and _orientation(header, name) in _UPRIGHT:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-        if image is None:
-            raise DataError(f"{name}: damaged JPEG; replace or delete the file")
-        return image
+        found = jpeg.decode(data)
+        if isinstance(found, str) and not accept_damage:
+            raise DamagedPictureError(f"{name}: damaged inside, part of it is gray or wrong ({found}); fetch it again")
+        if isinstance(found, np.ndarray) and header.mode in ("RGB", "L"):
+            turn = _TURNS.get(_orientation(header, name))
+            return found if turn is None else np.ascontiguousarray(turn(found))
     return from_pillow(header, name=name)
 
 

@@ -68,8 +68,7 @@ def _look(config: DictConfig, splits: Splits) -> list[Section]:
     from ssd.inspection import report as inspection_report
 
     results.say_table(inspection_report.splits_table(splits))
-    root = Path(config.dataset.root) if "root" in config.dataset else None
-    looks = {name: problems.look(name, index, splits.report, root=root) for name, index in splits.named()}
+    looks = {name: problems.look(name, index, splits.report) for name, index in splits.named()}
     leaks = problems.find_leaks(looks)
     problems.note_leaks(leaks, splits, splits.report)
     problems.note_classes(splits, splits.report)

@@ -1,24 +1,17 @@
-"""Damage inside a JPEG: decoders go on in gray, and only libjpeg's warnings tell."""
+"""JPEG files: decoders go on in gray where one is damaged, and only libjpeg's warnings tell."""
 
 from __future__ import annotations
 
 import simplejpeg
+from jaxtyping import UInt8
+from numpy import ndarray
 
-_START = b"\xff\xd8"
 _WARNINGS = ("Corrupt", "Premature", "Invalid", "Unsupported marker")  # how libjpeg's begin
 
 
-def damage(data: bytes) -> str | None:
-    """What libjpeg warns of in the bytes of a picture file; None of whole ones, of cut ones and of other kinds."""
-    if not data.startswith(_START):
-        return None
+def decode(data: bytes) -> UInt8[ndarray, "H W 3"] | str | None:
+    """RGB pixels as stored; or what libjpeg warns of where they are damaged; None where it cannot decode them."""
     try:
-        simplejpeg.decode_jpeg(data, colorspace="GRAY", fastdct=True, min_height=1, min_width=1, strict=True)
+        return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
     except ValueError as error:
-        return str(error) if is_damage(str(error)) else None
-    return None
-
-
-def is_damage(reason: str) -> bool:
-    """Whether `reason` is such a warning."""
-    return reason.startswith(_WARNINGS)
+        return str(error) if str(error).startswith(_WARNINGS) else None

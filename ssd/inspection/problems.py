@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,9 +16,8 @@ from jaxtyping import Float16, Float32, Int64
 from rich.console import Console
 from rich.progress import track
 
-from ssd import jpeg
 from ssd.data.index import DetectionIndex
-from ssd.data.repair import Report
+from ssd.data.repair import Report, check_set_aside
 from ssd.data.splits import Splits
 from ssd.errors import DataError
 from ssd.images import Picture
@@ -51,18 +49,15 @@ class Leak:
     likeness: float
 
 
-def look(name: str, index: DetectionIndex, report: Report, *, root: Path | None) -> Looks:
-    """Decodes all pictures of the split `name`; files below `root` are searched for damage, too."""
+def look(name: str, index: DetectionIndex, report: Report) -> Looks:
+    """Decodes all pictures of the split `name`."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(partial(_look_at, index, root=root), range(len(index)))
+        found = pool.map(partial(_look_at, index), range(len(index)))
         quiet = not Console().is_terminal
         seen = list(track(found, f"pictures: {name}", len(index), transient=True, disable=quiet))
     good = [(position, *item) for position, item in enumerate(seen) if not isinstance(item, str)]
-    for position, item in enumerate(seen):
-        if isinstance(item, str):
-            damaged = jpeg.is_damage(item)
-            rule = "damaged inside: part of it is gray or wrong; fetch it again" if damaged else item
-            report.add(index.paths[position], rule, value=item if damaged else "", stops=not damaged)
+    broken = [(index.paths[position], item) for position, item in enumerate(seen) if isinstance(item, str)]
+    check_set_aside(broken, pictures=len(index), report=report)
     return Looks(
         positions=np.array([position for position, _, _ in good], dtype=np.int64),
         digests=[digest for _, digest, _ in good],
@@ -70,27 +65,14 @@ def look(name: str, index: DetectionIndex, report: Report, *, root: Path | None)
     )
 
 
-def _look_at(
-    index: DetectionIndex, position: int, *, root: Path | None
-) -> tuple[bytes, Float32[np.ndarray, "K"]] | str:
+def _look_at(index: DetectionIndex, position: int) -> tuple[bytes, Float32[np.ndarray, "K"]] | str:
     """Digest and copy of a picture, or what is wrong with it."""
     path = index.paths[position]
     try:
-        damage = None if root is None else jpeg_damage(root / path)
-        if damage is not None:
-            return damage
         image = index.load(path)
     except DataError as error:
-        return str(error).partition(": ")[2]
+        return str(error)
     return hashlib.blake2b(image.tobytes() + repr(image.shape).encode(), digest_size=16).digest(), _small_copy(image)
-
-
-def jpeg_damage(path: Path) -> str | None:
-    """What libjpeg warns of where the data are damaged and decoders go on in gray; None of whole and of other files."""
-    try:
-        return jpeg.damage(path.read_bytes())
-    except OSError:
-        return None
 
 
 def _small_copy(image: Picture) -> Float32[np.ndarray, "K"]:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ssd import jpeg
-from ssd.errors import ConfigError, DataError, PartialError
+from ssd.errors import ConfigError, DamagedPictureError, DataError, PartialError
 from ssd.images import IMAGE_SUFFIXES, Picture, decode_image, read_bytes
 from ssd.prediction.remote import fetch
 from ssd.prediction.video import VIDEO_SUFFIXES, VideoReader, is_video
@@ -165,10 +164,11 @@ def _read(medium: Medium) -> Iterator[Frame]:
 
 def _read_picture(path: Path, medium: Medium) -> Iterator[Frame]:
     data = read_bytes(path)
-    damage = jpeg.damage(data)
-    yield Frame(decode_image(data, name=medium.source, quietly=damage is not None), medium, None, None)
-    if damage is not None:
-        raise PartialError(f"{medium.source}: damaged inside, part of it is gray or wrong ({damage}); fetch it again")
+    try:
+        yield Frame(decode_image(data, name=medium.source), medium, None, None)
+    except DamagedPictureError as error:
+        yield Frame(decode_image(data, name=medium.source, accept_damage=True), medium, None, None)
+        raise PartialError(str(error)) from error
 
 
 def _is_video(path: Path) -> bool:
