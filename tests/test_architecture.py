@@ -31,7 +31,7 @@ LAYERS = [
     },
     {"backbones", "coder", "command_schemas", "finite", "images", "priors"},
     {"config", "data", "draw", "html", "losses", "model", "postprocess"},
-    {"command", "deployment", "inspection", "predictor", "results", "weights"},
+    {"command", "deployment", "downloads", "inspection", "predictor", "results", "weights"},
     {"evaluation", "prediction", "runs"},
     {"module"},
     {"assemble", "monitoring"},

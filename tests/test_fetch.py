@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from http_server import HTML, PASSING, FaultyServer, serve
 
-from ssd.data.fetch import HostDownError, Network, RemoteFile, fetch_all
-from ssd.data.transfer_meter import TransferMeter
+from ssd.downloads.fetch import HostDownError, Network, RemoteFile, fetch_all
+from ssd.downloads.transfer_meter import TransferMeter
 from ssd.errors import ConfigError, DataError, MachineError
 
 MB = 10**6
@@ -29,7 +29,7 @@ BODY = random.Random(0).randbytes(300_000)
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    monkeypatch.setattr("ssd.data.fetch._BACKOFF_S", 0.01)
+    monkeypatch.setattr("ssd.downloads.fetch._BACKOFF_S", 0.01)
     with serve() as server:
         server.files["/a"] = BODY
         yield server
@@ -104,7 +104,7 @@ def test_the_server_says_when_to_come_again(server: FaultyServer, tmp_path: Path
 def test_a_server_that_asks_for_a_day_or_for_nonsense_is_not_obeyed(
     server: FaultyServer, tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssd.data.answers._MAX_PAUSE_S", 0.05)
+    monkeypatch.setattr("ssd.downloads.answers._MAX_PAUSE_S", 0.05)
     server.retry_after = after
     server.fail("/a", repeat("429"))
     assert fetch(server, tmp_path, "a") == {"a": "429 Too Many Requests"}
@@ -306,7 +306,7 @@ def test_a_write_that_fails_ends_it(server: FaultyServer, tmp_path: Path) -> Non
 
 def test_ctrl_c_does_not_wait_for_a_silent_server(server: FaultyServer, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from ssd.data.fetch import *\n"
+        "from pathlib import Path; from ssd.downloads.fetch import *\n"
         "network = Network(workers=2, tries=5, connect_timeout_s=9.0, read_timeout_s=30.0)\n"
         f"fetch_all([RemoteFile('{server.url}/a', Path('a'))], network, title='', max_bytes=10**6, check=len)"
     )

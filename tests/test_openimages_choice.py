@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssd.data.openimages_choice import Choice, choose_pictures, share_out
 from ssd.data.openimages_rows import Rows
+from ssd.downloads.openimages_choice import Choice, choose_pictures, share_out
 
 
 def make_rows(pictures: int = 400, *, seed: int = 0, order: int = 0) -> Rows:

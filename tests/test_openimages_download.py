@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from openimages_site import MIDS, OFFICIAL, picture_id, publish, settings
 
 from ssd.data.openimages import read_openimages
-from ssd.data.openimages_download import OpenImagesDownload
 from ssd.data.splits import Splits
+from ssd.downloads.openimages import OpenImagesDownload
 from ssd.errors import ConfigError, DataError, MachineError, PartialError
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ CLASSES = ["Person", "Car", "Bus"]
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    monkeypatch.setattr("ssd.data.fetch._BACKOFF_S", 0.01)
+    monkeypatch.setattr("ssd.downloads.fetch._BACKOFF_S", 0.01)
     with serve() as server:
         publish(server)
         yield server

@@ -19,9 +19,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from voc_files import read, write_voc
 
-from ssd.data.fetch import Network
 from ssd.data.splits import Splits
-from ssd.data.voc_download import Archive, VocDownload
+from ssd.downloads.fetch import Network
+from ssd.downloads.voc import Archive, VocDownload
 from ssd.errors import DataError, MachineError
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ PICTURES = {"trainval": [f"{number:06}" for number in range(12)], "test": ["1000
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    monkeypatch.setattr("ssd.data.fetch._BACKOFF_S", 0.01)
+    monkeypatch.setattr("ssd.downloads.fetch._BACKOFF_S", 0.01)
     with serve() as server:
         yield server
 
@@ -245,7 +245,7 @@ def test_what_is_no_archive_is_told(server: FaultyServer, tmp_path: Path, conten
 
 def test_one_command_downloads_trains_and_tests(server: FaultyServer, archives: list[Archive], tmp_path: Path) -> None:
     items = [f"{{name:{item.name},folder:{item.folder},bytes:{item.bytes},md5:'{item.md5}'}}" for item in archives]
-    target = "_target_:ssd.data.voc_download.Archive,"
+    target = "_target_:ssd.downloads.voc.Archive,"
     given = [f"download.archives=[{','.join(item.replace('{', '{' + target, 1) for item in items)}]"]
     given += [f"download.mirrors=['{mirror(server)}']", "dataset=voc", "backbone=mobilenet_v1_half"]
     small = ["image_size=96", "epochs=1", "num_workers=0", "batch_size=4", "postprocess.candidates=100"]

@@ -1,1 +1,1 @@
-"""Datasets: files of many formats to an index, samples and batches; what is fetched for them."""
+"""Datasets: files of many formats to an index, samples and batches."""

@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from urllib3 import BaseHTTPResponse, exceptions
 
-from ssd.data import answers
-from ssd.data.fetch import HEADERS, Network, connections
+from ssd.downloads import answers
+from ssd.downloads.fetch import HEADERS, Network, connections
 from ssd.errors import ConfigError, DataError, MachineError
 
 _LIMIT_BYTES = 2 * 2**30

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssd.data.download_folder import DownloadFolder
-from ssd.data.fetch import Network, RemoteFile, fetch_all
-from ssd.data.openimages_choice import Choice, choose_pictures, share_out
 from ssd.data.openimages_hierarchy import HIERARCHY, count_for_parents, expand, find_hierarchy, read_lineage
 from ssd.data.openimages_rows import SPLITS, choose_classes, read_class_names, read_rows
 from ssd.data.repair import Report
+from ssd.downloads.fetch import Network, RemoteFile, fetch_all
+from ssd.downloads.folder import DownloadFolder
+from ssd.downloads.openimages_choice import Choice, choose_pictures, share_out
 from ssd.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.files import write_atomically
 from ssd.images import decode_image

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ssd.data.answers import RefusedError
-from ssd.data.download_folder import DownloadFolder
-from ssd.data.fetch import HostDownError, Network, RemoteFile, fetch_all
+from ssd.downloads.answers import RefusedError
+from ssd.downloads.fetch import HostDownError, Network, RemoteFile, fetch_all
+from ssd.downloads.folder import DownloadFolder
 from ssd.errors import DataError, MachineError
 from ssd.meter import Meter
 

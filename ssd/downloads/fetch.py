@@ -20,9 +20,9 @@ import urllib3
 from urllib3 import BaseHTTPResponse, exceptions
 from urllib3.util import Retry, Timeout, make_headers, parse_url
 
-from ssd.data import answers
-from ssd.data.answers import AgainError, RefusedError
-from ssd.data.transfer_meter import TransferMeter
+from ssd.downloads import answers
+from ssd.downloads.answers import AgainError, RefusedError
+from ssd.downloads.transfer_meter import TransferMeter
 from ssd.errors import ConfigError, DataError, MachineError
 from ssd.files import flush
 
