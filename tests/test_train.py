@@ -6,16 +6,12 @@ import csv
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from forked import run
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -170,53 +166,6 @@ def test_a_run_that_blew_up_leaves_no_poisoned_checkpoint(tmp_path: Path) -> Non
     assert not list((tmp_path / "run").rglob("*.ckpt"))
 
 
-def test_resume_goes_on_in_the_same_folder_with_the_saved_settings(tmp_path: Path) -> None:
-    first = run(tmp_path, "train.py", *TINY, "hydra.run.dir=run", "epochs=2")
-    assert first.returncode == 0, first.stderr
-    more = run(tmp_path, "train.py", "resume=run", "epochs=3")
-    assert more.returncode == 0, more.stderr
-    assert "changed on resume: epochs: 2 -> 3" in more.stdout
-    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
-    steps = [int(row.split(",")[0]) for row in rows[1:]]
-    assert max(steps) == 6
-    assert {path.name for path in tmp_path.iterdir()} == {"run"}
-
-
-def test_resume_refuses_another_seed(trained: tuple[Path, str]) -> None:
-    done = run(trained[0].parent, "train.py", "resume=run", "seed=7")
-    assert done.returncode == 2
-    assert "error: resume: " in done.stderr
-    assert "seed was 0 and cannot become 7" in done.stderr
-
-
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four epochs; it stays as it is."""
-    folder = tmp_path_factory.mktemp("resume")
-    done = run(folder, "train.py", *TINY, "dataset.train=4", "epochs=4", "hydra.run.dir=ended")
-    assert done.returncode == 0, done.stderr
-    return folder / "ended"
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["epochs=2"], "error: epochs=2: the run has ended 3 epochs already; give more"),
-        (["image_size=64", "backbone.width_multiplier=0.2"], "error: resume: backbone.width_multiplier was 0.25 and "),
-        (["priors.clip=all"], "error: resume: priors.clip was sizes and cannot become all; start a new run"),
-        (["priors.scales=[0.1,0.2,0.3,0.4,0.5,0.6,0.7]"], "error: resume: priors.scales was [0.2, 0.35, 0.5, 0.65, "),
-        (["optimizer=sgd"], "error: resume: optimizer._target_ was torch.optim.AdamW and cannot become torch.optim."),
-        (["module.freeze=base"], "error: resume: module.freeze was nothing and cannot become base; start a new run"),
-    ],
-)
-def test_a_resume_that_cannot_work_is_told(ended: Path, changes: list[str], message: str) -> None:
-    saved = [(ended / ".hydra" / name).read_text() for name in ("config.yaml", "overrides.yaml")]
-    again = run(ended.parent, "train.py", "resume=ended", *changes)
-    assert again.returncode == 2
-    assert saved == [(ended / ".hydra" / name).read_text() for name in ("config.yaml", "overrides.yaml")]
-    assert again.stderr.startswith(message)
-
-
 def test_a_class_that_a_split_has_not_is_absent_and_not_0(tmp_path: Path) -> None:
     write_voc(tmp_path / "data", {"train": ["a", "b"], "val": ["c"], "test": ["d"]})
     for name in ("a", "c"):
@@ -231,85 +180,6 @@ def test_a_class_that_a_split_has_not_is_absent_and_not_0(tmp_path: Path) -> Non
     filled = {name for name, *values in zip(header, *rows, strict=True) if any(values)}
     assert {"val/map_class/cat", "val/map_class/dog", "test/map_class/cat"} <= filled
     assert "test/map_class/dog" not in filled
-
-
-def test_a_resume_with_other_classes_is_refused(tmp_path: Path) -> None:
-    write_voc(tmp_path / "data", {"train": ["a", "b"], "val": ["c"]})
-    settings = ["dataset=voc", "dataset.root=data", "dataset.cache=false", "backbone=mobilenet_v1", "batch_size=2"]
-    small = ["backbone.width_multiplier=0.1", "image_size=96", "num_workers=0", "hydra.run.dir=run", "epochs=1"]
-    first = run(tmp_path, "train.py", *settings, *small)
-    assert first.returncode == 0, first.stderr
-    asked = run(tmp_path, "train.py", "resume=run", "dataset.classes=[dog]")
-    assert asked.stderr == "error: resume: dataset.classes was None and cannot become ['dog']; start a new run\n"
-    add(tmp_path / "data", "b", object_xml("dog"))
-    found = run(tmp_path, "train.py", "resume=run", "epochs=2")
-    assert found.stderr == "error: resume: the run has classes ['cat'], the data ['cat', 'dog']\n"
-    assert (asked.returncode, found.returncode) == (2, 2)
-
-
-@pytest.mark.parametrize("place", ["here", "moved", "without best.ckpt"])
-def test_the_best_weights_stay_the_best_wherever_the_run_is_resumed(tmp_path: Path, place: str) -> None:
-    folder = tmp_path / "run"
-    first = run(tmp_path, "train.py", *TINY, "dataset.train=4", "hydra.run.dir=run")
-    assert first.returncode == 0, first.stderr
-    content = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-    best = next(state for name, state in content["callbacks"].items() if name.startswith("BestCheckpoint"))
-    score = torch.tensor(0.99)
-    best |= {"best_model_score": score, "kth_value": score}
-    best["best_k_models"] = dict.fromkeys(best["best_k_models"], score)
-    torch.save(content, folder / "checkpoints/last.ckpt")
-    before = (folder / "checkpoints/best.ckpt").read_bytes()
-    if place == "moved":
-        folder = folder.rename(tmp_path / "elsewhere")
-    elif place == "without best.ckpt":
-        (folder / "checkpoints/best.ckpt").unlink()
-    done = run(tmp_path, "train.py", f"resume={folder.name}", "epochs=2")
-    assert done.returncode == 0, done.stderr
-    assert "dirpath" not in done.stderr
-    assert "logger" not in done.stdout  # its paths are no change of the settings
-    kept = (folder / "checkpoints/best.ckpt").read_bytes() == before
-    assert kept is (place != "without best.ckpt")
-
-
-def _without_most_weights(content: dict[str, Any]) -> None:
-    content["state_dict"] = dict(list(content["state_dict"].items())[:5])
-
-
-def _set(part: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda content: content.update({part: value})
-
-
-def _poison(part: str) -> Callable[[dict[str, Any]], None]:
-    return lambda content: content[part]["model.localization_heads.3.weight"].fill_(float("nan"))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (_poison("state_dict"), "localization_heads.3.weight holds NaN"),
-        (_poison("raw_state_dict"), "raw_state_dict: localization_heads.3.weight holds NaN"),
-        (lambda content: content["optimizer_states"][0]["state"][3]["exp_avg"].fill_(np.inf), "optimizer: exp_avg of"),
-        (_set("optimizer_states", []), "a part is missing"),
-        (_set("optimizer_states", [3]), "not those of an optimizer"),
-        (_set("epoch", "two"), "a part is missing"),
-        (_set("raw_state_dict", {}), "raw_state_dict: "),
-        (lambda content: content.pop("loops"), "a part is missing"),
-        (lambda content: content.pop("recipe"), "a part is missing"),
-        (_without_most_weights, "has shape None"),
-    ],
-)
-def test_a_damaged_recovery_point_is_refused(
-    ended: Path, tmp_path: Path, damage: Callable[[dict[str, Any]], None], message: str
-) -> None:
-    folder = shutil.copytree(ended, tmp_path / "run")
-    content = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-    damage(content)
-    torch.save(content, folder / "checkpoints/last.ckpt")
-    done = run(tmp_path, "train.py", "resume=run", "epochs=6")
-    assert done.returncode == 3
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
 
 
 def test_a_sweep_gives_each_job_a_folder_and_returns_the_objective(tmp_path: Path) -> None:
