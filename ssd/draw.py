@@ -19,6 +19,7 @@ from ssd.structures import Detections
 _log = logging.getLogger("ssd")
 _HASHED_COLOURS = 16
 _BOLD = 600
+_LEAST_LETTERS = 7  # pixels, on the smallest pictures
 _CROWD = 15  # detections; with more of them the text shrinks a little
 _FONT = "sans"  # OpenCV's own; what it lacks comes from "uni": Chinese, Japanese, Korean, Cyrillic, Greek ...
 Colour = tuple[int, int, int]
@@ -54,6 +55,7 @@ def draw_boxes(
     canvas = image.copy()
     line = max(2, round((height + width) / 700))
     size = max(11, round((height + width) / 75 * min(1, (_CROWD / max(1, len(texts))) ** 0.25)))
+    size = min(size, max(_LEAST_LETTERS, min(height, width) // 5))
     rectangles = np.rint(boxes * (width, height, width, height)).astype(int).tolist()
     for box, colour in zip(reversed(rectangles), reversed(colours), strict=True):
         _outline(canvas, box, colour, line)
