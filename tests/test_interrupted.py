@@ -20,7 +20,7 @@ from forked import ROOT, TINY, start
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssd.weights import checkpoint
+from ssd.weights import archive
 
 STEPS = 24  # of TINY
 
@@ -83,7 +83,7 @@ def kill_often(folder: Path, *, kills: int, seed: int, seconds: float) -> None:
         for path in (run / "checkpoints").glob("[!.]*.ckpt"):
             checkpoint.load(path)
         last = run / "checkpoints/last.ckpt"
-        saved = checkpoint.load_file(last)["global_step"] if last.exists() else 0
+        saved = archive.load(last)["global_step"] if last.exists() else 0
         logged = max((int(row["step"]) + 1 for row in rows(run)), default=0) if (run / "metrics.csv").exists() else 0
         assert saved >= max(step, min(logged, STEPS) - 1)  # at most one interval is lost
         step = saved
@@ -119,7 +119,7 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
     assert f"stopped by {number.name} at step" in output
     assert "go on with: python train.py resume=run" in output
     assert "Traceback" not in output
-    stopped = checkpoint.load_file(tmp_path / "run/checkpoints/last.ckpt")["global_step"]
+    stopped = archive.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"]
     assert 4 < stopped < STEPS
     more = start(tmp_path, "resume=run")
     more.join()

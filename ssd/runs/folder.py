@@ -23,7 +23,7 @@ from ssd.model import SSD
 from ssd.results import say
 from ssd.runs.recovery import RecoveryPoint
 from ssd.runtime import is_first_process
-from ssd.weights import checkpoint
+from ssd.weights import archive, checkpoint
 
 LAST = Path("checkpoints/last.ckpt")  # in a run's folder
 _CONFIG = ".hydra/config.yaml"
@@ -67,7 +67,7 @@ def _recovery_point(folder: Path, config: DictConfig) -> Resumed | None:
     last = folder / LAST
     if config.resume is None or not last.exists():
         return None
-    content = checkpoint.load_file(last)
+    content = archive.load(last)
     whole = isinstance(content, dict) and all(content.get(part) for part in _PARTS)
     if not whole or not all(isinstance(content.get(count), int) for count in ("epoch", "global_step")):
         raise CheckpointError(f"{last}: no recovery point of this program, or a part is missing; resume another run")

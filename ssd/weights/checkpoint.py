@@ -10,10 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import pickle
-import re
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +22,11 @@ from torch import Tensor
 from ssd.errors import CheckpointError, MachineError
 from ssd.files import write_atomically
 from ssd.model import SSD, build
-from ssd.weights import legacy
+from ssd.weights import archive, legacy
 
 _log = logging.getLogger("ssd")
 _RECIPE = "recipe"
 _WEIGHTS_CHECKSUM, _RECIPE_CHECKSUM = "sha256", "recipe_sha256"
-_MAX_BYTES = 16 * 2**30
-_FORBIDDEN = re.compile(r"GLOBAL (\S+)")  # what torch.load says of an object
-_DAMAGE = (
-    RuntimeError,  # RecursionError is one
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-    OSError,
-    zipfile.BadZipFile,
-)
 _PREFIX = "model."  # the network inside the LightningModule
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -100,27 +80,6 @@ def contents(path: Path) -> tuple[Any, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: not a file; give checkpoints/best.ckpt or model.safetensors of a run")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_lightning(path)
-
-
-def load_file(path: str | Path) -> Any:
-    """What `torch.save` wrote: tensors and plain types only; objects are refused, not run.
-
-    Raises:
-        CheckpointError: damaged, too large, or holds objects.
-    """
-    path = Path(path)
-    try:
-        _check_archive(path)
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # about unusual pickle protocols
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_tensors(content)
-    except pickle.UnpicklingError as error:
-        objects = _FORBIDDEN.search(str(error))
-        what = f"it holds {objects[1]}, and objects are never loaded" if objects else "not what torch.save writes"
-        raise CheckpointError(f"{path}: refused: {what}; give weights only") from error
-    except _DAMAGE as error:
-        raise CheckpointError(f"{path}: not a checkpoint, or damaged: {_first_line(error)}") from error
-    return content
 
 
 def check_shapes(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
@@ -197,7 +156,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return dict(load_file(Path(path)))
+        return dict(archive.load(Path(path)))
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         Path(path).unlink(missing_ok=True)
@@ -205,14 +164,14 @@ class AtomicCheckpointIO(CheckpointIO):
 
 def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
     try:
-        _check_size(path)
+        archive.check_size(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         text = metadata.get(_RECIPE, "null")
         recipe = json.loads(text)
-    except (SafetensorError, *_DAMAGE) as error:
-        raise CheckpointError(f"{path}: not a safetensors file, or damaged: {_first_line(error)}") from error
+    except (SafetensorError, *archive.DAMAGE) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or damaged: {archive.first_line(error)}") from error
     for name, found in ((_WEIGHTS_CHECKSUM, _checksum(state)), (_RECIPE_CHECKSUM, _text_checksum(text))):
         if metadata.get(name, found) != found:
             raise CheckpointError(f"{path}: damaged: another checksum than its {name}; copy the file again")
@@ -220,43 +179,10 @@ def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
 
 
 def _read_lightning(path: Path) -> tuple[Any, Any]:
-    content = load_file(path)
+    content = archive.load(path)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or _RECIPE not in content:
         return None, content
     return content[_RECIPE], of_network(content["state_dict"])
-
-
-def _check_tensors(content: Any) -> None:
-    """Those that fill memory as they are, not those of other devices and layouts."""
-    if isinstance(content, Tensor):
-        if content.layout is not torch.strided or content.device.type != "cpu" or content.is_quantized:
-            raise ValueError("it holds a tensor that is sparse, quantized or without data")
-    elif isinstance(content, dict | list | tuple):
-        for item in content.values() if isinstance(content, dict) else content:
-            _check_tensors(item)
-
-
-def _check_archive(path: Path) -> None:
-    """`torch.save` stores without compression, so an archive that would grow is none of its."""
-    _check_size(path)
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            if file.read(1) != pickle.PROTO:
-                raise ValueError("give model.safetensors or a .ckpt of a run, an exported .onnx, or weights in a .pth")
-        return
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("compressed, which torch.save never does")
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("its entries are larger than the file")
-        if (damaged := archive.testzip()) is not None:  # torch.load takes flipped bits
-            raise ValueError(f"{damaged} has another checksum; copy the file again")
-
-
-def _check_size(path: Path) -> None:
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"{path.stat().st_size / 2**30:.0f} GiB; at most {_MAX_BYTES / 2**30:.0f} are read")
 
 
 def _text_checksum(text: str) -> str:
@@ -278,7 +204,3 @@ def _reason(error: BaseException) -> str:
 
 def _shape(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
     return tuple(state[key].shape) if key in state else None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
