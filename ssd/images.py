@@ -22,7 +22,7 @@ from ssd import jpeg
 from ssd.errors import DamagedPictureError, DataError
 
 MAX_PIXELS = 2 * 10**8
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 _File = io.FileIO | io.BytesIO
 Picture = UInt8[np.ndarray, "_ _ 3"]  # H and W would have to be the same for all pictures of a list

@@ -37,6 +37,9 @@ def find_places(
         equal = (index.boxes[before.start : row] == box).all(axis=1) & (
             index.labels[before.start : row] == index.labels[row]
         )
+        if not found:  # the file has changed since
+            places.append((str(file), describe_picture(index, picture)))
+            continue
         line, cells = found[min(int(equal.sum()), len(found) - 1)]
         edges = ", ".join(f"{edge} {cells[edge].strip()}" for edge in EDGES)
         places.append((f"{file}:{line}", f"{edges}; {describe_picture(index, picture)}"))
