@@ -20,7 +20,7 @@ from forked import ROOT, TINY, start
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssd.weights import archive
+from ssd.weights import archive, checkpoint
 
 STEPS = 24  # of TINY
 

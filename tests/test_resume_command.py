@@ -36,6 +36,14 @@ def test_resume_goes_on_in_the_same_folder_with_the_saved_settings(tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
+def test_a_run_whose_callbacks_keep_nothing_is_resumed(tmp_path: Path) -> None:
+    bare = ["dataset.val=0", *(f"~callbacks.{name}" for name in ("ema", "watch"))]
+    first = run(tmp_path, "train.py", *TINY, *bare, "dataset.train=4", "hydra.run.dir=run")
+    assert first.returncode == 0, first.stderr
+    more = run(tmp_path, "train.py", "resume=run", "epochs=2")
+    assert more.returncode == 0, more.stderr
+
+
 def test_resume_refuses_another_seed(ended: Path) -> None:
     done = run(ended.parent, "train.py", "resume=ended", "seed=7")
     assert done.returncode == 2

@@ -30,7 +30,7 @@ _CONFIG = ".hydra/config.yaml"
 _locks: list[FileLock] = []
 _FIXED = ("backbone", "seed", "image_size", "priors", "dataset.classes", "optimizer._target_", "module.freeze")
 _FREE = ("resume", "backbone.weights", "logger")  # paths, which may lie elsewhere by now
-_PARTS = ("recipe", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks")
+_PARTS = ("recipe", "state_dict", "optimizer_states", "lr_schedulers", "loops")
 _LONGEST = 60  # letters of a value
 
 
@@ -68,7 +68,7 @@ def _recovery_point(folder: Path, config: DictConfig) -> Resumed | None:
     if config.resume is None or not last.exists():
         return None
     content = archive.load(last)
-    whole = isinstance(content, dict) and all(content.get(part) for part in _PARTS)
+    whole = isinstance(content, dict) and all(content.get(part) for part in _PARTS) and "callbacks" in content
     if not whole or not all(isinstance(content.get(count), int) for count in ("epoch", "global_step")):
         raise CheckpointError(f"{last}: no recovery point of this program, or a part is missing; resume another run")
     model = checkpoint.load(last)
