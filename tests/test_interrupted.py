@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import random
@@ -195,9 +196,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, small_disk: Path) -> None:
     process = start(tmp_path, *TINY, "hydra.run.dir=disk/run", "epochs=200", "trainer.num_sanity_val_steps=0")
     wait_for_step(small_disk / "run", 2)
-    room = os.statvfs(small_disk)
-    (small_disk / "filler").write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - 4096)))
-    process.join()
+    with (small_disk / "filler").open("wb", buffering=0) as filler:
+        while process.is_alive():  # again and again: the run gives room back whenever it replaces a file
+            with contextlib.suppress(OSError):
+                while filler.write(bytes(4096)):
+                    pass
+            process.join(0.01)
     output = (tmp_path / "output").read_text().strip().splitlines()[-1]
     assert process.exitcode == 5, output
     assert "disk is full" in output or "No space left" in output
