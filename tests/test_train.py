@@ -220,3 +220,11 @@ def test_vgg16_trains_and_freezes(tmp_path: Path, freeze: str) -> None:
     small = ["dataset.train=4", "dataset.val=2", "dataset.test=2", "epochs=1", "num_workers=0", "batch_size=2"]
     done = run(tmp_path, "train.py", "backbone=vgg16", "image_size=96", f"module.freeze={freeze}", *small)
     assert done.returncode == 0, done.stderr
+
+
+def test_pictures_without_an_object_of_the_classes_are_nothing_to_train_on(tmp_path: Path) -> None:
+    write_voc(tmp_path / "data", {"train": ["a", "b"], "val": ["c"]})
+    settings = ["dataset=voc", "dataset.root=data", "dataset.cache=false", "dataset.classes=[quagga]"]
+    done = run(tmp_path, "train.py", *settings, "backbone=mobilenet_v1", "image_size=96", "hydra.run.dir=run")
+    assert done.returncode == 3
+    assert done.stderr == "error: no object of quagga in the 2 training pictures; see dataset.classes\n"
