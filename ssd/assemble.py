@@ -78,13 +78,18 @@ def build_datamodule(config: DictConfig) -> DetectionDataModule:
     )
 
 
+def has_dataset(config: DictConfig) -> bool:
+    """Whether a command that can do without a dataset was given one."""
+    return "_target_" in config.dataset
+
+
 def build_evaluation(model: SSD, config: DictConfig) -> tuple[DetectionIndex, Iterable[Batch]]:
     """What a trained network can be calibrated on, and the batches of config.split, at its size and with its classes.
 
     Raises:
         ConfigError: no dataset, none of its classes in it, or no such split.
     """
-    if "_target_" not in config.dataset:
+    if not has_dataset(config):
         raise ConfigError("dataset is missing: give dataset=voc dataset.root=DIR, or another of conf/dataset")
     config = deepcopy(config)
     config.image_size = model.image_size

@@ -35,7 +35,7 @@ def benchmark(config: DictConfig) -> None:
 
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
-    has_data = "_target_" in config.dataset
+    has_data = assemble.has_dataset(config)
     index, batches = assemble.build_evaluation(model, config) if has_data else (None, None)
     postprocess = instantiate(config.postprocess)
     with TemporaryDirectory() as folder:

@@ -42,8 +42,8 @@ def export(config: DictConfig) -> None:
         raise ConfigError(f"{error.name} is missing: pip install 'ssd-detector[export]'") from None
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
-    has_data = "_target_" in config.dataset
-    data = assemble.build_evaluation(model, config) if config.quantize or has_data else None
+    needs_data = config.quantize is not None or assemble.has_dataset(config)
+    data = assemble.build_evaluation(model, config) if needs_data else None
     predictor = Predictor(model, instantiate(config.postprocess), device="cpu")
     report: dict[str, Any] = {"checkpoint": config.checkpoint}
 

@@ -33,13 +33,11 @@ def find_places(
     for row, picture in zip(rows, pictures, strict=True):
         name, box = index.class_names[index.labels[row]], index.boxes[row]
         found = [item for item in lines.get(index.ids[picture], []) if _is_box(item[1], name, box, names)]
-        before = index.rows(picture)
-        equal = (index.boxes[before.start : row] == box).all(axis=1) & (
-            index.labels[before.start : row] == index.labels[row]
-        )
         if not found:  # the file has changed since
             places.append((str(file), describe_picture(index, picture)))
             continue
+        before = slice(index.rows(picture).start, row)
+        equal = (index.boxes[before] == box).all(axis=1) & (index.labels[before] == index.labels[row])
         line, cells = found[min(int(equal.sum()), len(found) - 1)]
         edges = ", ".join(f"{edge} {cells[edge].strip()}" for edge in EDGES)
         places.append((f"{file}:{line}", f"{edges}; {describe_picture(index, picture)}"))

@@ -71,7 +71,7 @@ def _recovery_point(folder: Path, config: DictConfig) -> Resumed | None:
     whole = isinstance(content, dict) and all(content.get(part) for part in _PARTS) and "callbacks" in content
     if not whole or not all(isinstance(content.get(count), int) for count in ("epoch", "global_step")):
         raise CheckpointError(f"{last}: no recovery point of this program, or a part is missing; resume another run")
-    model = checkpoint.load(last)
+    model = checkpoint.restore(content["recipe"], checkpoint.of_network(content["state_dict"]), name=str(last))
     if ema.RAW in content:
         checkpoint.fill(model, checkpoint.of_network(content[ema.RAW]), name=f"{last}: {ema.RAW}")
     checkpoint.check_finite(_optimizer_tensors(content["optimizer_states"]), name=f"{last}: optimizer")

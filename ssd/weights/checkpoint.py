@@ -34,25 +34,10 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def load(path: str | Path) -> SSD:
     """The network in a checkpoint (`.ckpt` or `.safetensors`), in evaluation mode on the CPU.
 
+    That of another program is converted (see `ssd.weights.legacy`).
+
     Raises:
         CheckpointError: not a checkpoint of ours, damaged, or not finite.
-    """
-    recipe, state = read(path)
-    try:
-        with torch.device("meta"):  # a hostile recipe gets no memory before its shapes are those of the weights
-            check_shapes(build(recipe), state, name=str(path))
-        model = build(recipe)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
-    fill(model, state, name=str(path))
-    return model.eval()
-
-
-def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(recipe, weights of the network) of a checkpoint file, or of another program's (see `ssd.weights.legacy`).
-
-    Raises:
-        CheckpointError: as `load`.
     """
     path = Path(path)
     recipe, state = contents(path)
@@ -60,13 +45,29 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         imported = legacy.convert(state, source=path)
         for line in imported.report:
             _log.info("%s: %s", path.name, line)
-        return imported.recipe, imported.state
+        recipe, state = imported.recipe, imported.state
+    return restore(recipe, state, name=str(path))
+
+
+def restore(recipe: Any, state: dict[str, Any], *, name: str) -> SSD:
+    """The network of a recipe and its weights, in evaluation mode on the CPU; errors call the two `name`.
+
+    Raises:
+        CheckpointError: no recipe and weights of ours, or not finite.
+    """
     if not isinstance(recipe, dict):
-        raise CheckpointError(f"{path}: has no recipe, so it is no checkpoint of this program")
-    for name, value in state.items():
+        raise CheckpointError(f"{name}: has no recipe, so it is no checkpoint of this program")
+    for key, value in state.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: {name} is {type(value).__name__}, not a tensor; use another checkpoint")
-    return recipe, state
+            raise CheckpointError(f"{name}: {key} is {type(value).__name__}, not a tensor; use another checkpoint")
+    try:
+        with torch.device("meta"):  # a hostile recipe gets no memory before its shapes are those of the weights
+            check_shapes(build(recipe), state, name=name)
+        model = build(recipe)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}" if name not in str(error) else str(error)) from error
+    fill(model, state, name=name)
+    return model.eval()
 
 
 def contents(path: Path) -> tuple[Any, Any]:
