@@ -10,14 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssd.prediction.detector import Detector, PictureDetections, load
+    from ssd.inference.detector import Detector, PictureDetections, load
 
+__version__ = "0.1.0"
 __all__ = ["Detector", "PictureDetections", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ssd.prediction import detector  # here, so that `import ssd.x` stays light
+    from ssd.inference import detector  # here, so that `import ssd.x` stays light
 
     return getattr(detector, name)

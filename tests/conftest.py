@@ -14,7 +14,7 @@ from torchvision.models import detection
 # Before anything of ssd is imported: its annotations are checked at each call. An int may stand for a float (PEP 484).
 jaxtyping.install_import_hook("ssd", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
-from ssd.priors import PriorSpec  # noqa: E402
+from ssd.model.priors import PriorSpec  # noqa: E402
 
 hypothesis.settings.register_profile("ssd", derandomize=True, database=None, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("ssd")

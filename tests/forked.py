@@ -19,9 +19,11 @@ from unittest import mock
 import torch
 
 # what the scripts import while they run
-from ssd import assemble, results  # noqa: F401
-from ssd.prediction import detector, media, sources  # noqa: F401
-from ssd.runs import recovery  # noqa: F401
+from ssd.common import console  # noqa: F401
+from ssd.inference import (
+    sources,  # noqa: F401
+)
+from ssd.training import resume  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -45,7 +47,7 @@ _PATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 
 
 def run(folder: Path, script: str, *arguments: str) -> CompletedProcess[str]:
-    """`python script *arguments` in `folder`, to its end."""
+    """`python script *arguments`, or `ssd script *arguments`, in `folder`, to its end."""
     with TemporaryDirectory() as outputs:
         out, errors = Path(outputs, "stdout"), Path(outputs, "stderr")
         process = _start(folder, script, arguments, {"COLUMNS": "150"}, out, errors)
@@ -75,5 +77,9 @@ def _be(folder: str, script: str, arguments: tuple[str, ...], environment: dict[
     os.environ.update(environment)
     for number, output in enumerate(outputs, start=1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    sys.argv = [script, *arguments]
-    runpy.run_path(str(ROOT / script), run_name="__main__")
+    if script.endswith(".py"):
+        sys.argv = [script, *arguments]
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    else:
+        sys.argv = ["ssd", script, *arguments]
+        runpy.run_module("ssd", run_name="__main__")

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from ssd.backbones import BACKBONES
-from ssd.model import SSD
-from ssd.priors import PriorSpec
+from ssd.model.backbones import BACKBONES
+from ssd.model.priors import PriorSpec
+from ssd.model.ssd import SSD
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ssd.images import Picture
-from ssd.prediction.media import predict_media
-from ssd.prediction.sources import find_media
-from ssd.prediction.video import VideoWriter
-from ssd.predictor import PicturePredictor
-from ssd.structures import Detections
+from ssd.common.images import Picture
+from ssd.inference.predict_media import predict_media
+from ssd.inference.sources import find_media
+from ssd.inference.torch_predictor import PicturePredictor
+from ssd.inference.video import VideoWriter
+from ssd.model.structures import Detections
 
 HEIGHT, WIDTH = 45, 70
 SQUARE = 12

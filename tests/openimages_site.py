@@ -9,8 +9,8 @@ from functools import cache
 from http_server import FaultyServer
 from PIL import Image
 
+from ssd.data.formats.shapes import read_shapes, render
 from ssd.data.index import DetectionIndex
-from ssd.data.shapes import read_shapes, render
 
 MIDS = {"/m/01g317": "Person", "/m/0k4j": "Car", "/m/01bjv": "Bus", "/m/0cmf2": "Airplane", "/m/0bt9lr": "Dog"}
 KINDS = {

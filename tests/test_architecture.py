@@ -12,47 +12,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 
-# A module or package imports only from rows above its own.
-LAYERS = [
-    {"errors"},
-    {
-        "boxes",
-        "cluster",
-        "ema",
-        "files",
-        "jpeg",
-        "layers",
-        "meter",
-        "placement",
-        "runtime",
-        "schedules",
-        "schemas",
-        "structures",
-    },
-    {"backbones", "coder", "command_schemas", "finite", "images", "priors"},
-    {"config", "data", "draw", "html", "losses", "model", "postprocess"},
-    {"command", "deployment", "downloads", "inspection", "predictor", "results", "weights"},
-    {"evaluation", "prediction", "runs"},
-    {"module"},
-    {"assemble", "monitoring"},
-]
-ENTRY_POINTS = {"download", "inspect", "evaluate", "export", "benchmark", "import_weights"}  # python -m ssd.NAME
-LAYERS.append(ENTRY_POINTS)
-ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
+# A room imports only from itself and from rooms below it.
+ROOMS = ["cli", "training", "export", "evaluation", "inference", "data", "weights", "visualization", "model", "common"]
 FORBIDDEN = re.compile(r"weights_only\s*=\s*False|pickle\.loads?\(|os\.system|shell\s*=\s*True|load_from_checkpoint")
 
 
-def part(path: Path) -> str:
+def room(path: Path) -> str:
     return path.relative_to(ROOT / "ssd").parts[0].removesuffix(".py")
 
 
-def imported_parts(path: Path) -> set[str]:
-    parts = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ssd":
-            names = node.module.split(".")[1:2] or [alias.name for alias in node.names]
-            parts.update(names)
-    return parts
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -60,28 +30,38 @@ def imported_modules(path: Path) -> set[str]:
     return {name for node in nodes for name in (f"{node.module}", *(f"{node.module}.{a.name}" for a in node.names))}
 
 
+def imported_rooms(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imported_modules(path) if re.match(r"ssd\.\w+\.", name)}
+
+
+def test_everything_lies_in_a_room() -> None:
+    assert {path.name for path in (ROOT / "ssd").glob("*.py")} == {"__init__.py", "__main__.py"}
+    assert {room(path) for path in SOURCES if path.parent != ROOT / "ssd"} == set(ROOMS)
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_one_way(path: Path) -> None:
-    if path.name == "__init__.py" and path.parent.name == "ssd":
-        return
-    row = ROW[part(path)]
-    above = {name for name, other in ROW.items() if other < row} | {part(path)}
-    assert imported_parts(path) <= above
+def test_imports_go_down(path: Path) -> None:
+    if path.parent != ROOT / "ssd":
+        assert imported_rooms(path) <= set(ROOMS[ROOMS.index(room(path)) :])
+
+
+def test_few_arrows_between_the_rooms() -> None:
+    arrows = {(room(path), other) for path in SOURCES for other in imported_rooms(path)}
+    assert len({arrow for arrow in arrows if arrow[0] in ROOMS and arrow[0] != arrow[1]}) <= 30
 
 
 def test_no_two_modules_need_each_other() -> None:
-    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
+    names = {module_name(path): path for path in SOURCES}
     graph = {name: imported_modules(path) & names.keys() - {name} for name, path in names.items() if name != "ssd"}
     TopologicalSorter(graph).prepare()  # raises where there is a ring
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_unsafe_is_called_and_only_entry_points_instantiate(path: Path) -> None:
+def test_nothing_unsafe_is_called_and_only_the_command_line_instantiates(path: Path) -> None:
     text = path.read_text()
     assert not FORBIDDEN.search(text)
-    if part(path) not in {*ENTRY_POINTS, "assemble"}:
+    if room(path) != "cli":
         assert "instantiate(" not in text
-        assert "assemble" not in imported_parts(path)
 
 
 def test_files_hold_one_concept() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ssd.data.formats.voc import read_voc
 from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
-from ssd.data.voc import read_voc
 
 HEIGHT, WIDTH = 40, 50
 Box = Sequence[object]  # xmin, ymin, xmax, ymax as they shall be written

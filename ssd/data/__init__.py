@@ -1,1 +1,1 @@
-"""Datasets: files of many formats to an index, samples and batches."""
+"""Datasets: annotation folders to an index, samples and batches."""

@@ -12,7 +12,7 @@ import numpy as np
 from albumentations.core.type_definitions import Targets
 from jaxtyping import Bool, Float, Float32, Int32, Shaped, UInt8
 
-from ssd.images import Picture, warp
+from ssd.common.images import Picture, warp
 
 Window = tuple[float, float, float, float]  # xyxy in fractions of the picture; may reach beyond it
 WHOLE: Window = (0.0, 0.0, 1.0, 1.0)

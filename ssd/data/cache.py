@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ssd.common.atomic_files import write_atomically
+from ssd.common.images import IMAGE_SUFFIXES, Picture, read_below
 from ssd.data.index import DetectionIndex, PackedStrings
-from ssd.data.repair import Problem, Report
 from ssd.data.splits import Splits
-from ssd.files import write_atomically
-from ssd.images import IMAGE_SUFFIXES, Picture, read_below
+from ssd.data.validation import Problem, Report
 
 FOLDER = ".ssd_cache"
 _WRITE_BITS = 0o222
@@ -69,7 +69,7 @@ def _place(read: partial[Splits]) -> Path:
 def _fingerprint(read: partial[Splits]) -> str:
     root = Path(read.keywords["root"]).resolve()
     named = [root / value for value in read.keywords.values() if isinstance(value, str)]
-    lines = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    lines = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(__file__).parent.rglob("*.py"))]
     seen: set[tuple[int, int]] = set()
     for path in (root, *named):
         lines += sorted(_sources(path, seen))

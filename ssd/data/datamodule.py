@@ -15,10 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ssd.data.augmentation import Augmentation
-from ssd.data.balance import draws_per_epoch
 from ssd.data.dataset import DetectionDataset, EpochSampler, collate
+from ssd.data.sampler import draws_per_epoch
 from ssd.data.splits import Splits
-from ssd.structures import Batch
+from ssd.model.structures import Batch
 
 
 class TimedLoader(DataLoader[Batch]):
@@ -38,7 +38,7 @@ class DetectionDataModule(pl.LightningDataModule):
     """Loaders for the splits that a reader finds.
 
     Args:
-        read: reads the dataset; see `ssd.data.voc.read_voc` for one.
+        read: reads the dataset; see `ssd.data.formats.voc.read_voc` for one.
         train_augmentation, eval_augmentation: the first for training only.
         batch_size: pictures a step, on each device.
         num_workers: loader processes; None is one less than the machine has cores, at most 8.

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float64
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
+from ssd.common.errors import DataError
+from ssd.common.images import Picture
 from ssd.data.augmentation import Augmentation, Sample
-from ssd.data.balance import draw
 from ssd.data.index import DetectionIndex
-from ssd.data.repair import MAX_SET_ASIDE, too_many_set_aside
-from ssd.errors import DataError
-from ssd.images import Picture
-from ssd.structures import PADDING_LABEL, Batch
+from ssd.data.sampler import draw
+from ssd.data.validation import MAX_SET_ASIDE, too_many_set_aside
+from ssd.model.structures import PADDING_LABEL, Batch
 
 _log = logging.getLogger("ssd")
 Key = tuple[int, int]  # epoch, position in the index (plus its length for each time that the epoch had it before)

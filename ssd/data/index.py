@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
-from ssd.images import Picture
+from ssd.common.images import Picture
 
 _ERRORS = "surrogateescape"  # file names on Linux need not be UTF-8
 

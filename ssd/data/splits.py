@@ -9,20 +9,34 @@ from itertools import pairwise
 
 import numpy as np
 
+from ssd.common.errors import ConfigError, DataError
 from ssd.data.index import DetectionIndex
-from ssd.data.repair import Report
-from ssd.errors import ConfigError, DataError
+from ssd.data.sampler import boxes_per_epoch, draws_per_epoch
+from ssd.data.validation import Report
+
+
+def describe_data(splits: Splits, *, balance: float | None = None) -> list[str]:
+    """Pictures and boxes of each split, what balance changes, what was mended, and classes without an object."""
+    lines = []
+    for name, index in splits.named():
+        counts = ", ".join(
+            f"{label} {count}" for label, count in zip(index.class_names, index.class_counts(), strict=True)
+        )
+        lines.append(f"{name}: {len(index)} pictures, {len(index.boxes)} boxes ({counts})")
+    if splits.train is not None and balance is not None:
+        seen = boxes_per_epoch(splits.train, draws_per_epoch(splits.train, balance))
+        counts = ", ".join(f"{label} {count:.0f}" for label, count in zip(splits.class_names, seen, strict=True))
+        lines.append(f"dataset.balance={balance:g}: boxes seen in an epoch of training, on average: {counts}")
+    lines += [f"data: {line}" for line in splits.report.summary_lines()]
+    for name, index in splits.named():
+        absent = [label for label, count in zip(index.class_names, index.class_counts(), strict=True) if not count]
+        if absent:
+            lines.append(f"warning: the {name} split has no object of {', '.join(absent)}")
+    return lines
+
 
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.1
-
-
-def place_of(name: str, class_names: Sequence[str]) -> int | None:
-    """Where a class is in a list: spelt alike, or else the only one that differs in upper and lower case."""
-    if name in class_names:
-        return class_names.index(name)
-    places = [place for place, other in enumerate(class_names) if other.casefold() == name.casefold()]
-    return places[0] if len(places) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)

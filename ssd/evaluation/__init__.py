@@ -1,1 +1,1 @@
-"""How good detections are: matching, average precision, kinds of errors, charts, reports."""
+"""How good a detector is: matching, AP, error kinds, the report."""

@@ -9,8 +9,7 @@ from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssd.evaluation.analysis import ALL_CLASSES, ScoreCurve
-from ssd.evaluation.tide import ERRORS, Kind
+from ssd.evaluation.tide import ALL_CLASSES, ERRORS, Kind, ScoreCurve
 
 _LEVELS = np.linspace(0, 1, 201)  # enough for the eye; a class of COCO has thousands of points
 _NAMED = 12  # more lines than colours help nobody: the others are gray

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics.detection import MeanAveragePrecision
 
+from ssd.common.images import Picture
 from ssd.evaluation.matching import Scene
-from ssd.images import Picture
-from ssd.structures import PADDING_LABEL, Batch, Detections
+from ssd.model.structures import PADDING_LABEL, Batch, Detections
 
 _SIZES = ("small", "medium", "large")
 _NAMES = (

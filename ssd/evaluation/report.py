@@ -11,13 +11,13 @@ import numpy as np
 from markupsafe import Markup
 from rich.table import Table
 
-from ssd import html
+from ssd.common.console import say, say_table
 from ssd.data.index import DetectionIndex
 from ssd.evaluation import charts
-from ssd.evaluation.analysis import ALL_CLASSES, Verdict, worst_pictures
-from ssd.evaluation.measures import Comparison, Evaluation
-from ssd.evaluation.tide import Kind
-from ssd.results import TITLES, say, say_table
+from ssd.evaluation.evaluator import Comparison, Evaluation
+from ssd.evaluation.tide import ALL_CLASSES, Kind, Verdict, worst_pictures
+from ssd.training.summary import TITLES
+from ssd.visualization import report_page
 
 _TITLES = TITLES | {
     "voc07_map": "VOC07 mAP (11 points)",
@@ -160,69 +160,73 @@ def as_page(
 ) -> str:
     """The report; complete in itself."""
     header = ["metric", *(evaluation.name for evaluation in evaluations)]
-    parts = [html.table(header, _metric_rows(evaluations))]
+    parts = [report_page.table(header, _metric_rows(evaluations))]
     if len(evaluations) > 1:
         together = {evaluation.name: evaluation.curves[ALL_CLASSES] for evaluation in evaluations}
         lines = (charts.precision_recall(together), charts.f1_by_threshold(together))
-        parts.append(Markup("<br>").join(map(html.chart, lines)))
-    verdicts = [html.paragraph(describe(comparison)) for comparison in comparisons]
-    sections = [html.Section("results", "Results", [*verdicts, html.columns(parts), html.paragraph(_NOISE)])]
+        parts.append(Markup("<br>").join(map(report_page.chart, lines)))
+    verdicts = [report_page.paragraph(describe(comparison)) for comparison in comparisons]
+    sections = [
+        report_page.Section(
+            "results", "Results", [*verdicts, report_page.columns(parts), report_page.paragraph(_NOISE)]
+        )
+    ]
     if len(evaluations) > 1:
         names = [evaluation.name for evaluation in evaluations]
         tables = [
-            html.table([f"{_CLASS_TITLES[key]} of", *names], _rows_side_by_side(evaluations, key))
+            report_page.table([f"{_CLASS_TITLES[key]} of", *names], _rows_side_by_side(evaluations, key))
             for key in ("map", "map_50")
         ]
-        sections.append(html.Section("side-by-side", "Classes side by side", [html.columns(tables)]))
+        sections.append(report_page.Section("side-by-side", "Classes side by side", [report_page.columns(tables)]))
     for number, evaluation in enumerate(evaluations):
         sections += _sections(evaluation, index, number, worst, named=len(evaluations) > 1)
-    return html.page(title, subtitle=subtitle, sections=sections)
+    return report_page.page(title, subtitle=subtitle, sections=sections)
 
 
 def _sections(
     evaluation: Evaluation, index: DetectionIndex, number: int, worst: int, *, named: bool
-) -> list[html.Section]:
+) -> list[report_page.Section]:
     prefix = f"{evaluation.name}: " if named else ""
     over = f"over the score {evaluation.threshold:.2f}"
     best = "This score has the best F1 of all classes together."
     errors = [[name, cost, evaluation.counts.get(name)] for name, cost in evaluation.costs.items()]
     verdicts = worst_pictures([scene.above(evaluation.threshold) for scene in evaluation.scenes], count=worst)
     return [
-        html.Section(
+        report_page.Section(
             f"classes-{number}",
             f"{prefix}Classes",
             [
-                html.table(list(_CLASS_TITLES.values()), _class_rows(evaluation, _CLASS_TITLES)),
-                html.paragraph("cut at: the score with the best F1; precision and recall are those over it."),
-                html.columns(
+                report_page.table(list(_CLASS_TITLES.values()), _class_rows(evaluation, _CLASS_TITLES)),
+                report_page.paragraph("cut at: the score with the best F1; precision and recall are those over it."),
+                report_page.columns(
                     [
-                        html.chart(charts.precision_recall(evaluation.curves)),
-                        html.chart(charts.f1_by_threshold(evaluation.curves)),
+                        report_page.chart(charts.precision_recall(evaluation.curves)),
+                        report_page.chart(charts.f1_by_threshold(evaluation.curves)),
                     ]
                 ),
             ],
         ),
-        html.Section(
+        report_page.Section(
             f"errors-{number}",
             f"{prefix}Errors",
             [
-                html.columns(
+                report_page.columns(
                     [
-                        html.chart(charts.error_bars(evaluation.costs))
-                        + html.table(["error", "AP@0.5 lost, all scores", f"number {over}"], errors),
-                        html.chart(charts.confusion(evaluation.confusion, index.class_names)),
+                        report_page.chart(charts.error_bars(evaluation.costs))
+                        + report_page.table(["error", "AP@0.5 lost, all scores", f"number {over}"], errors),
+                        report_page.chart(charts.confusion(evaluation.confusion, index.class_names)),
                     ]
                 ),
-                html.paragraph(
+                report_page.paragraph(
                     "AP@0.5 lost: what mending these errors alone would gain, with detections of all scores. An error "
                     f"can be frequent and cost little. The numbers and the matrix count detections {over}. {best}"
                 ),
             ],
         ),
-        html.Section(
+        report_page.Section(
             f"worst-{number}",
             f"{prefix}Worst pictures",
-            [html.paragraph(f"Left what is there, right what was found {over}. {best}"), _legend()]
+            [report_page.paragraph(f"Left what is there, right what was found {over}. {best}"), _legend()]
             + [_pair(evaluation, index, verdict) for verdict in verdicts],
         ),
     ]
@@ -238,12 +242,14 @@ def _pair(evaluation: Evaluation, index: DetectionIndex, verdict: Verdict) -> Ma
         marks = []
         for box, label, kind, score in zip(boxes / scale, labels, map(Kind, kinds.tolist()), scores, strict=True):
             text = index.class_names[label] + score
-            marks.append(html.Mark(tuple(box.tolist()), charts.KIND_COLOURS[kind], text, f"{text}: {kind.title}"))
+            marks.append(
+                report_page.Mark(tuple(box.tolist()), charts.KIND_COLOURS[kind], text, f"{text}: {kind.title}")
+            )
         errors_first = np.argsort(kinds == Kind.HIT, kind="stable")  # then the best on top
-        return html.picture(image, width=_PICTURE_WIDTH, marks=[marks[place] for place in errors_first.tolist()])
+        return report_page.picture(image, width=_PICTURE_WIDTH, marks=[marks[place] for place in errors_first.tolist()])
 
     judged = verdict.judgement
-    return html.row(
+    return report_page.row(
         [
             marked(scene.boxes, scene.labels, judged.of_objects(scene.ignore), [""] * len(scene.boxes)),
             marked(

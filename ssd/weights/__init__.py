@@ -1,1 +1,1 @@
-"""Files of weights: checkpoints and release files, those of other programs, and starting from either."""
+"""Weight files: checkpoints, release files, third-party layouts, transfer."""

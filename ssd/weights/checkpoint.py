@@ -10,6 +10,10 @@ import hashlib
 import json
 import logging
 import os
+import pickle
+import re
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,88 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ssd.errors import CheckpointError, MachineError
-from ssd.files import write_atomically
-from ssd.model import SSD, build
-from ssd.weights import archive, legacy
+from ssd.common.atomic_files import write_atomically
+from ssd.common.errors import CheckpointError, MachineError
+from ssd.model.ssd import SSD, build
+from ssd.weights import third_party
+
+_MAX_BYTES = 16 * 2**30
+_FORBIDDEN = re.compile(r"GLOBAL (\S+)")  # what torch.load says of an object
+DAMAGE = (  # what libraries raise for a file that is none of theirs
+    RuntimeError,  # RecursionError is one
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    OSError,
+    zipfile.BadZipFile,
+)
+
+
+def safe_load(path: str | Path) -> Any:
+    """What `torch.save` wrote: tensors and plain types only; objects are refused, not run.
+
+    Raises:
+        CheckpointError: damaged, too large, or holds objects.
+    """
+    path = Path(path)
+    try:
+        _check_archive(path)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # about unusual pickle protocols
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_tensors(content)
+    except pickle.UnpicklingError as error:
+        objects = _FORBIDDEN.search(str(error))
+        what = f"it holds {objects[1]}, and objects are never loaded" if objects else "not what torch.save writes"
+        raise CheckpointError(f"{path}: refused: {what}; give weights only") from error
+    except DAMAGE as error:
+        raise CheckpointError(f"{path}: not a checkpoint, or damaged: {first_line(error)}") from error
+    return content
+
+
+def check_size(path: Path) -> None:
+    """Raises ValueError for a file that is too large to be weights."""
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path.stat().st_size / 2**30:.0f} GiB; at most {_MAX_BYTES / 2**30:.0f} are read")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of its text, or its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_archive(path: Path) -> None:
+    """`torch.save` stores without compression, so an archive that would grow is none of its."""
+    check_size(path)
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(1) != pickle.PROTO:
+                raise ValueError("give model.safetensors or a .ckpt of a run, an exported .onnx, or weights in a .pth")
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("compressed, which torch.save never does")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its entries are larger than the file")
+        if (damaged := archive.testzip()) is not None:  # torch.load takes flipped bits
+            raise ValueError(f"{damaged} has another checksum; copy the file again")
+
+
+def _check_tensors(content: Any) -> None:
+    """Those that fill memory as they are, not those of other devices and layouts."""
+    if isinstance(content, Tensor):
+        if content.layout is not torch.strided or content.device.type != "cpu" or content.is_quantized:
+            raise ValueError("it holds a tensor that is sparse, quantized or without data")
+    elif isinstance(content, dict | list | tuple):
+        for item in content.values() if isinstance(content, dict) else content:
+            _check_tensors(item)
+
 
 _log = logging.getLogger("ssd")
 _RECIPE = "recipe"
@@ -34,7 +116,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def load(path: str | Path) -> SSD:
     """The network in a checkpoint (`.ckpt` or `.safetensors`), in evaluation mode on the CPU.
 
-    That of another program is converted (see `ssd.weights.legacy`).
+    That of another program is converted (see `ssd.weights.third_party`).
 
     Raises:
         CheckpointError: not a checkpoint of ours, damaged, or not finite.
@@ -42,7 +124,7 @@ def load(path: str | Path) -> SSD:
     path = Path(path)
     recipe, state = contents(path)
     if recipe is None:
-        imported = legacy.convert(state, source=path)
+        imported = third_party.convert(state, source=path)
         for line in imported.report:
             _log.info("%s: %s", path.name, line)
         recipe, state = imported.recipe, imported.state
@@ -157,7 +239,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return dict(archive.load(Path(path)))
+        return dict(safe_load(Path(path)))
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         Path(path).unlink(missing_ok=True)
@@ -165,14 +247,14 @@ class AtomicCheckpointIO(CheckpointIO):
 
 def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
     try:
-        archive.check_size(path)
+        check_size(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         text = metadata.get(_RECIPE, "null")
         recipe = json.loads(text)
-    except (SafetensorError, *archive.DAMAGE) as error:
-        raise CheckpointError(f"{path}: not a safetensors file, or damaged: {archive.first_line(error)}") from error
+    except (SafetensorError, *DAMAGE) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or damaged: {first_line(error)}") from error
     for name, found in ((_WEIGHTS_CHECKSUM, _checksum(state)), (_RECIPE_CHECKSUM, _text_checksum(text))):
         if metadata.get(name, found) != found:
             raise CheckpointError(f"{path}: damaged: another checksum than its {name}; copy the file again")
@@ -180,7 +262,7 @@ def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
 
 
 def _read_lightning(path: Path) -> tuple[Any, Any]:
-    content = archive.load(path)
+    content = safe_load(path)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or _RECIPE not in content:
         return None, content
     return content[_RECIPE], of_network(content["state_dict"])

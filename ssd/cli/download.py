@@ -1,0 +1,23 @@
+"""Fetches a dataset: python -m ssd download dataset=openimages [KEY=VALUE] ...; see --help."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def download(config: DictConfig) -> None:
+    """Fetches what is missing, or with `stats_only` says what there is."""
+    from hydra.utils import instantiate
+
+    from ssd.common.errors import ConfigError
+
+    if config.download is None:
+        raise ConfigError("this dataset has nothing to download; give dataset=openimages or dataset=voc")
+    source = instantiate(config.download, _convert_="all")
+    if config.stats_only:
+        source.statistics()
+    else:
+        source.run()

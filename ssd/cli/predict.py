@@ -1,0 +1,58 @@
+"""Detects objects in pictures and videos: ssd predict checkpoint=FILE source=SRC output=DIR; see --help."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ssd.cli.app import asked_for
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_TERMINATED = 143
+
+
+def predict(config: DictConfig) -> None:
+    """Writes records, and the pictures or videos with their boxes."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from hydra.utils import instantiate
+
+    from ssd.common import runtime
+    from ssd.inference.detector import open_predictor
+    from ssd.inference.predict_media import predict_media
+    from ssd.inference.sources import find_media
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # files are finished on the way out
+    runtime.keep_freed_memory()
+    predictor = open_predictor(
+        config.checkpoint,
+        instantiate(config.postprocess),
+        device=config.device,
+        precision=config.precision,
+        asked_for=asked_for("postprocess"),
+    )
+    with TemporaryDirectory(prefix="ssd-") as downloads:
+        predict_media(
+            predictor,
+            find_media(config.source, downloads=Path(downloads), output=config.output),
+            output=config.output,
+            save=_names(config.save),
+            classes=_names(config.classes),
+            draw_threshold=config.draw_threshold,
+            batch_size=config.batch_size,
+            max_frames=config.max_frames,
+            track=config.track,
+            show=config.show,
+        )
+
+
+def _names(value: Any) -> list[str] | None:
+    from omegaconf import ListConfig
+
+    if value is None:
+        return None
+    return [str(name) for name in (value if isinstance(value, ListConfig) else [value])]

@@ -1,0 +1,289 @@
+"""Reading and resizing pictures: the one way for training, validation and prediction.
+
+A picture is uint8 [H, W, 3], RGB, upright (its EXIF rotation applied). Gray, palette and CMYK become RGB, 16 bits are
+cut to the upper 8, 32 bits must hold 8 or 16, transparency is laid over white.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+from jaxtyping import Integer, UInt8
+from numpy import ndarray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ssd.common.errors import DamagedPictureError, DataError
+
+_WARNINGS = ("Corrupt", "Premature", "Invalid", "Unsupported marker")  # how libjpeg's begin
+
+
+def decode(data: bytes) -> UInt8[ndarray, "H W 3"] | str | None:
+    """RGB pixels as stored; or what libjpeg warns of where they are damaged; None where it cannot decode them."""
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    except ValueError as error:
+        return str(error) if str(error).startswith(_WARNINGS) else None
+
+
+MAX_PIXELS = 2 * 10**8
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+
+_File = io.FileIO | io.BytesIO
+Picture = UInt8[np.ndarray, "_ _ 3"]  # H and W would have to be the same for all pictures of a list
+
+_EXIF_ORIENTATION = 0x0112
+_TURNS: dict[int | None, Callable[[Picture], Picture]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90,
+}
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+_JPEG_FRAMES = {0xC0 + kind for kind in range(16)} - {0xC4, 0xC8, 0xCC}
+_JPEG_APP1 = 0xE1  # EXIF or XMP
+_HEADER_BYTES = 4096
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+def read_image(path: str | Path, *, name: str | None = None) -> Picture:
+    """The picture in a file; errors call it `name`, or by its path.
+
+    Raises:
+        DataError: missing, empty, no picture, cut short, damaged, over MAX_PIXELS, or of floating-point pixels.
+    """
+    return decode_image(read_bytes(path), name=name or str(path))
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a picture file.
+
+    Raises:
+        DataError: missing, or it cannot be read.
+    """
+    with _opened(path) as file:
+        return file.read()
+
+
+def read_below(root: str, path: str) -> Picture:
+    """`read_image` of a path below `root`; with `root` bound it is what an index calls to load its pictures."""
+    return read_image(Path(root, path))
+
+
+def decode_image(data: bytes, *, name: str, accept_damage: bool = False) -> Picture:
+    """The picture in `data`, the bytes of an image file; `name` is for the message of an error.
+
+    Raises:
+        DamagedPictureError: a JPEG is damaged inside, unless `accept_damage` takes what there is of it.
+        DataError: as `read_image`.
+    """
+    header = _open(io.BytesIO(data), name)
+    if header.format == "JPEG":
+        _check_complete(data, name)
+        found = decode(data)
+        if isinstance(found, str) and not accept_damage:
+            raise DamagedPictureError(f"{name}: damaged inside, part of it is gray or wrong ({found}); fetch it again")
+        if isinstance(found, np.ndarray) and header.mode in ("RGB", "L"):
+            turn = _TURNS.get(_orientation(header, name))
+            return found if turn is None else np.ascontiguousarray(turn(found))
+    return from_pillow(header, name=name)
+
+
+def from_pillow(image: Image.Image, *, name: str) -> Picture:
+    """The picture in a Pillow image of any mode; `name` is for the message of an error.
+
+    Raises:
+        DataError: damaged, or of floating-point pixels.
+    """
+    if image.mode == "F":
+        raise DataError(f"{name}: floating-point pixels have no known range; convert to 8 bits")
+    with _naming_damage(name):
+        kind, image = image.format, ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            sixteen_bits = image.mode != "I" or kind == "PPM"  # of which Pillow makes 32
+            return np.repeat(_eight_bits(np.asarray(image), sixteen_bits, name)[..., None], 3, axis=2)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"))
+
+
+def _eight_bits(values: Integer[np.ndarray, "H W"], sixteen_bits: bool, name: str) -> UInt8[np.ndarray, "H W"]:
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > 0xFFFF:
+        raise DataError(f"{name}: 32-bit pixels from {least} to {most} have no known range; convert to 8 bits")
+    return (values >> 8 if sixteen_bits or most > 0xFF else values).astype(np.uint8)
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Upright (H, W) of a picture file, from its header; finds what can be found without decoding.
+
+    Raises:
+        DataError: as `read_image`, but for damage inside the compressed data.
+    """
+    with _opened(path) as file:
+        size = _plain_jpeg_size(file)
+        if size is not None and size[0] * size[1] <= MAX_PIXELS:
+            return size
+        return _size_by_pillow(file, str(path))
+
+
+def warp(
+    image: Picture,
+    *,
+    window: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+    size: int,
+    flip: bool = False,
+    fill: tuple[int, int, int] = (0, 0, 0),
+) -> UInt8[np.ndarray, "S S 3"]:
+    """The part of a picture under `window`, stretched to a square of `size` pixels, in one bilinear sampling.
+
+    `window` is xyxy in fractions of the picture and may reach beyond it; `fill` shows there. Where the picture is
+    twice as fine as the result or more, it is averaged down first, so that small things do not fall between samples.
+    """
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = window
+    shrink = int(min((x2 - x1) * width, (y2 - y1) * height) / size)
+    if shrink >= 2:
+        smaller = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+        image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+        height, width = image.shape[:2]
+    if flip:
+        x1, x2 = x2, x1
+    scale_x, scale_y = (x2 - x1) * width / size, (y2 - y1) * height / size
+    to_source = np.array(  # pixel centres lie at halves
+        [
+            [scale_x, 0, x1 * width + scale_x / 2 - 0.5],
+            [0, scale_y, y1 * height + scale_y / 2 - 0.5],
+        ]
+    )
+    inside = min(x1, x2) >= 0 and y1 >= 0 and max(x1, x2) <= 1 and y2 <= 1
+    return cv2.warpAffine(
+        image,
+        to_source,
+        (size, size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT,
+        borderValue=fill,
+    )
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[io.FileIO]:
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  half the time of Path.open
+            yield file
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such picture") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _plain_jpeg_size(file: _File) -> tuple[int, int] | None:
+    """(H, W) of a whole JPEG without EXIF and XMP, in a fifth of Pillow's time; None of whatever is less usual."""
+    data = file.read(_HEADER_BYTES)
+    size, segment = None, len(_JPEG_START)
+    while data.startswith(_JPEG_START) and data[segment : segment + 1] == b"\xff" and segment + 10 <= len(data):
+        marker, length, bits, height, width, channels = struct.unpack_from(">xBHBHHB", data, segment)
+        if data.startswith(_JPEG_SCAN, segment):
+            file.seek(-len(_JPEG_END), io.SEEK_END)
+            return size if file.read() == _JPEG_END else None
+        if marker == _JPEG_APP1:
+            return None
+        if marker in _JPEG_FRAMES and bits == 8 and channels in (1, 3, 4) and height and width:
+            size = (height, width)
+        segment += 2 + length
+    return None
+
+
+def _size_by_pillow(file: _File, name: str) -> tuple[int, int]:
+    plain_png = _is_plain_png(file)
+    header = _open(file, name)
+    with _naming_damage(name):  # Pillow decodes a PNG to look for EXIF behind the pixels
+        exif = Image.Image.getexif(header) if plain_png else header.getexif()
+    if header.format == "JPEG":
+        file.seek(-len(_JPEG_END), io.SEEK_END)
+        if file.read() != _JPEG_END:
+            file.seek(0)
+            _check_complete(file.read(), name)
+    width, height = header.size
+    turned = exif.get(_EXIF_ORIENTATION) in _TURNED and header.format != "TIFF"  # whose size Pillow turns by itself
+    return (width, height) if turned else (height, width)
+
+
+def _is_plain_png(file: _File) -> bool:
+    """Whether a PNG is whole and has nothing behind its pixels."""
+    file.seek(0)
+    plain, pixels = file.read(len(_PNG_START)) == _PNG_START, False
+    while plain:
+        head = file.read(8)
+        length, kind = struct.unpack(">I4s", head) if len(head) == 8 else (0, b"")
+        file.seek(length, io.SEEK_CUR)
+        plain = len(file.read(4)) == 4 and (not pixels or kind in (b"IDAT", b"IEND"))
+        pixels = pixels or kind == b"IDAT"
+        if kind == b"IEND":
+            break
+    return plain
+
+
+def _open(file: _File, name: str) -> Image.Image:
+    file.seek(0)
+    try:
+        header = Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        start = file.read(_HEADER_BYTES)
+        if not start:
+            raise DataError(f"{name}: empty file; replace or delete it") from None
+        if start.startswith(_TIFF_STARTS):
+            raise DataError(
+                f"{name}: damaged TIFF, or its pixels are neither 8 nor 16 bits; convert to 8 bits"
+            ) from None
+        looks_like = " (it looks like a web page)" if start.lstrip().startswith(b"<") else ""
+        raise DataError(f"{name}: not a picture{looks_like}; replace or delete the file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: {error}") from error
+    if header.width * header.height > MAX_PIXELS:
+        raise DataError(f"{name}: {header.width}x{header.height} is over the limit of {MAX_PIXELS} pixels; shrink it")
+    if header.mode == "F":
+        raise DataError(f"{name}: floating-point pixels have no known range; convert to 8 bits")
+    return header
+
+
+def _check_complete(data: bytes, name: str) -> None:
+    """A JPEG has its end mark after its pixels: a thumbnail before them has its own, and phones append a trailer."""
+    segment = 2
+    while data[segment : segment + 1] == b"\xff" and data[segment : segment + 2] != _JPEG_SCAN:
+        segment += 2 + int.from_bytes(data[segment + 2 : segment + 4], "big")
+    if _JPEG_END not in data[segment:]:
+        raise DataError(f"{name}: JPEG is cut short; fetch the file again or delete it")
+
+
+def _orientation(header: Image.Image, name: str) -> int | None:
+    """From EXIF or XMP, wherever Pillow finds it: OpenCV looks in fewer places."""
+    with _naming_damage(name):
+        return header.getexif().get(_EXIF_ORIENTATION)
+
+
+@contextmanager
+def _naming_damage(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise DataError(f"{name}: damaged picture: {error}; replace or delete the file") from error
+
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns over it and refuses twice as much; ours refuses at once
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

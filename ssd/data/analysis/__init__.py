@@ -1,0 +1,1 @@
+"""A dataset before training: duplicates, prior coverage, the report."""

@@ -1,0 +1,1 @@
+"""Dataset formats: a source folder in, a DetectionIndex out."""

@@ -1,0 +1,117 @@
+"""Which pictures of a folder in VOC format belong to which split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ssd.common.errors import ConfigError, DataError
+from ssd.data.splits import VALIDATION_SHARE, hold_out, seeded_split
+from ssd.data.validation import Report
+
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+DOWNLOAD_HELP = (
+    "Give dataset.root=<folder of pictures and XML files>; python -m ssd download dataset=voc dataset.root=DIR fetches "
+    "PASCAL VOC 2007 and 2012"
+)
+
+
+def choose_splits(
+    root: Path, *, chosen: dict[str, Sequence[str] | None], seed: int, report: Report
+) -> dict[str, list[str]]:
+    """For each split the annotations: paths below root without .xml."""
+    lists = _split_lists(root)
+    if not lists:
+        if any(chosen.values()):
+            raise ConfigError(f"dataset.root={root} has no ImageSets/Main, so splits cannot be chosen by name")
+        return _splits_without_lists(root, seed=seed)
+    automatic = _automatic_lists(lists)
+    names: dict[str, list[str]] = {}
+    for split, wanted in chosen.items():
+        entries = automatic[split] if wanted is None else list(wanted)
+        found = (name for entry in entries for name in _read_list(root, entry, lists, report))
+        names[split] = list(dict.fromkeys(found))
+    if not names["train"]:
+        raise DataError(f"{root}/ImageSets/Main: no picture in the training split; give dataset.train_splits=[...]")
+    if not names["val"] and chosen["val"] is None:
+        names["train"], names["val"] = hold_out(names["train"], share=VALIDATION_SHARE, seed=seed)
+    return names
+
+
+def _split_lists(root: Path) -> dict[str, Path]:
+    """Lists in ImageSets/Main by name, with the year's folder before it in a VOCdevkit."""
+    years = [root, *sorted(root.glob("VOC20[0-9][0-9]")), *sorted(root.glob("VOCdevkit/VOC20[0-9][0-9]"))]
+    lists: dict[str, Path] = {}
+    for year in years:
+        for path in sorted((year / "ImageSets" / "Main").glob("*.txt")):
+            if path.stem in ("train", "val", "trainval", "test") or year == root:
+                lists[f"{year.name}/{path.stem}" if year != root else path.stem] = path
+    return lists
+
+
+def _automatic_lists(lists: dict[str, Path]) -> dict[str, list[str]]:
+    years = {name.rpartition("/")[0] for name in lists}
+    if years != {""}:  # the 07+12 recipe
+        both = [f"{year}/trainval" for year in sorted(years) if f"{year}/trainval" in lists]
+        return {"train": both, "val": [], "test": [name for name in lists if name.endswith("/test")]}
+    has_val = "val" in lists and bool(_read_text(lists["val"]).split())
+    train = "train" if "train" in lists and (has_val or "trainval" not in lists) else "trainval"
+    return {
+        "train": [train] if train in lists else [],
+        "val": ["val"] if has_val else [],
+        "test": ["test"] if "test" in lists else [],
+    }
+
+
+def _read_list(root: Path, entry: str, lists: dict[str, Path], report: Report) -> Iterator[str]:
+    if entry not in lists:
+        raise ConfigError(f"dataset.root={root}: no split {entry!r}; there are {', '.join(lists)}")
+    year = lists[entry].parents[2].relative_to(root)
+    for number, line in enumerate(_read_text(lists[entry]).splitlines(), start=1):
+        name, _, flag = line.strip().rpartition(" ")
+        if flag not in ("1", "0", "-1") or not name:  # a list of one class has a flag in its second column
+            name, flag = line.strip(), "1"
+        if not name or flag == "-1":
+            continue
+        name = name.strip()
+        with report.leaving_out():
+            if not _is_plain_name(name):
+                raise DataError(f"{lists[entry]}:{number}: {name!r} is not a picture's name")
+            yield (year / "Annotations" / name).as_posix()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not text in UTF-8: {error}") from error
+
+
+def _is_plain_name(name: str) -> bool:
+    return "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _splits_without_lists(root: Path, *, seed: int) -> dict[str, list[str]]:
+    names = sorted(
+        path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*") if path.suffix.lower() == ".xml"
+    )
+    if not names:
+        raise DataError(f"dataset.root={root}: no XML file in it. {DOWNLOAD_HELP}")
+    by_folder: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for name in names:
+        split = next((_SPLIT_FOLDERS[part] for part in Path(name.lower()).parts[:-1] if part in _SPLIT_FOLDERS), None)
+        if split is None:
+            return seeded_split(names, seed=seed)
+        by_folder[split].append(name)
+    if not by_folder["train"]:
+        return seeded_split(names, seed=seed)
+    if not by_folder["val"]:
+        by_folder["train"], by_folder["val"] = hold_out(by_folder["train"], share=VALIDATION_SHARE, seed=seed)
+    return by_folder

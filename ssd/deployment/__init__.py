@@ -1,1 +1,0 @@
-"""ONNX: export, comparison with PyTorch, quantization, other runtimes, timing."""

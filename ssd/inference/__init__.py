@@ -1,0 +1,1 @@
+"""Images, videos and cameras in; records, drawings and tracks out; the Python API."""

@@ -1,0 +1,111 @@
+"""Detections from an exported file, without PyTorch's network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ssd.common.errors import CheckpointError, ConfigError
+from ssd.common.images import Picture, warp
+from ssd.inference import onnx_file
+from ssd.model.structures import Detections
+
+Runtime = Literal["onnxruntime", "openvino"]
+_Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+
+class OnnxPredictor:
+    """Runs an exported file on pictures of any size, on the CPU, with the thresholds that it was exported with.
+
+    Args:
+        path: see `ssd.cli.export`.
+        runtime: `openvino` computes in bfloat16 where the processor does.
+        score_threshold, max_detections: leave out more than the file does.
+
+    Raises:
+        CheckpointError: see `ssd.inference.onnx_file.read`; or the runtime refuses it.
+        ConfigError: the runtime is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        runtime: Runtime = "onnxruntime",
+        score_threshold: float = 0.0,
+        max_detections: int | None = None,
+    ) -> None:
+        self._file = onnx_file.read(path)
+        self._score_threshold = score_threshold
+        self._max_detections = max_detections
+        self._path = path
+        self._runtime = runtime
+        with self._naming_the_file():
+            self._run = {"onnxruntime": _onnxruntime, "openvino": _openvino}[runtime](self._file.data)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The C classes, in the order of the labels."""
+        return self._file.class_names
+
+    @property
+    def postprocess(self) -> dict[str, float]:
+        """The thresholds and limits that it was exported with."""
+        return self._file.postprocess
+
+    def __call__(self, images: Sequence[Picture]) -> list[Detections]:
+        """Detections of each picture (uint8 RGB HWC, upright); boxes are fractions of the picture."""
+        if not images:
+            return []
+        batch = np.stack([warp(image, size=self._file.image_size) for image in images])
+        with self._naming_the_file():
+            boxes, scores, labels, counts = (torch.from_numpy(np.array(output)) for output in self._run(batch))
+        found = [
+            Detections(boxes[row, :count], scores[row, :count], labels[row, :count])
+            for row, count in enumerate(counts.tolist())
+        ]
+        if any(len(one) and not 0 <= one.labels.min() <= one.labels.max() < len(self.class_names) for one in found):
+            raise CheckpointError(f"{self._path}: found a class that it has no name for; export it again")
+        return [one.above(self._score_threshold).first(self._max_detections) for one in found]
+
+    @contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        try:
+            yield
+        except ImportError:
+            extra = "export" if self._runtime == "onnxruntime" else self._runtime
+            raise ConfigError(f"{self._path}: needs {self._runtime}: pip install 'ssd-detector[{extra}]'") from None
+        except Exception as error:  # the runtimes raise many kinds without a common base
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{self._path}: {self._runtime} refuses it: {reason}") from error
+
+
+def _onnxruntime(data: bytes) -> _Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors; they are raised as well
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(list(onnx_file.OUTPUTS), {onnx_file.INPUT: batch})
+
+
+def _openvino(data: bytes) -> _Run:
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(data),
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": "bf16",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        },
+    )
+    return lambda batch: list(compiled(batch).values())

@@ -1,0 +1,1 @@
+"""The detector: backbones, priors, matching, loss, post-processing."""

@@ -1,0 +1,92 @@
+"""Layers that the backbones share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssd.common.errors import ConfigError
+
+
+class L2Norm(nn.Module):
+    """Scales each cell's feature vector to length `weight` (one factor a channel).
+
+    Source: ParseNet (arXiv 1506.04579), used by SSD on conv4_3, whose features are larger than those of the others.
+    """
+
+    def __init__(self, channels: int, *, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), scale))
+
+    def forward(self, features: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K H W"]:
+        return F.normalize(features, dim=1) * self.weight[:, None, None]
+
+
+class PixelNorm(nn.Module):
+    """Raw pixels 0..255 to the network's range: (x - mean) / std for each channel of the RGB input.
+
+    Raises:
+        ConfigError: not three numbers each, or deviations that are not over 0.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
+            raise ConfigError(f"mean={list(mean)}, std={list(std)}: give one for each of R, G and B, std over 0")
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
+
+    def arguments(self) -> dict[str, list[float]]:
+        """Mean and deviation as they are now: they are loaded with the weights that they belong to."""
+        return {name: buffer.flatten().tolist() for name, buffer in self.named_buffers()}
+
+    def forward(self, images: Tensor) -> Float[Tensor, "B 3 H W"]:
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+
+def initialize(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for the convolutions (as Caffe SSD, amdegroot, torchvision)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class ExtraLevel(nn.Sequential):
+    """A 1x1 convolution to `middle` channels and a 3x3 one (or as in `second`) that shrinks the grid.
+
+    A grid that is smaller than the kernel is padded to it, so that small inputs work.
+    """
+
+    def __init__(self, channels_in: int, middle: int, channels_out: int, **second: Any) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, middle, kernel_size=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(middle, channels_out, **({"kernel_size": 3} | second)),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, features: Float[Tensor, "B K H W"]) -> Float[Tensor, "B _ _ _"]:
+        if features.device.type == "cpu" and features.shape[-2:] == (1, 1):
+            # torch 2.15 leaves parts of the bfloat16 weight gradient of a strided convolution unset on a 1x1 grid
+            with torch.autocast("cpu", enabled=False):
+                return self._shrink(features.to(self._convolutions()[0].weight.dtype))
+        return self._shrink(features)
+
+    def _convolutions(self) -> tuple[nn.Conv2d, nn.Conv2d]:
+        return cast(nn.Conv2d, self[0]), cast(nn.Conv2d, self[2])
+
+    def _shrink(self, features: Tensor) -> Tensor:
+        reduce, shrink = self._convolutions()
+        middle = reduce(features).relu_()
+        missing = max(0, shrink.kernel_size[0] - 2 * int(shrink.padding[0]) - min(middle.shape[-2:]))
+        return shrink(F.pad(middle, (0, missing, 0, missing)) if missing else middle).relu_()

@@ -1,0 +1,138 @@
+"""Prior (default) boxes, built from the grid sizes that were measured on the backbone.
+
+Source: SSD paper, section 2.2; sizes and ratios of the published configurations are in conf/priors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssd.common.errors import ConfigError
+
+Clip = Literal["all", "sizes", "none"]
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSpec:
+    """How priors are laid on the feature maps.
+
+    Args:
+        scales: L + 1 ascending sides of the squares, as fractions of the image. Level k has the small square of side
+            scales[k], the square of side sqrt(scales[k] * scales[k+1]), then for each ratio r the small square's area
+            as wide (w/h = r) and as tall (h/w = r).
+        aspect_ratios: for each level the ratios r > 1; the square (1) is always there.
+        steps_px: input side in pixels -> published distance between cell centres, one a level. An input side that is
+            not listed gets ceil(side / cells).
+        clip: what is clamped to [0, 1]: `all` of cx, cy, w, h (amdegroot, qfgaohao, lufficc, NVIDIA), the `sizes`
+            w, h (torchvision), or `none` (Caffe). With `all`, priors at the edge of coarse grids move their centres.
+    """
+
+    scales: Sequence[float]
+    aspect_ratios: Sequence[Sequence[float]]
+    clip: Clip
+    steps_px: Mapping[Any, Sequence[float]] = field(default_factory=dict)  # int keys; text from JSON becomes int
+
+    def __post_init__(self) -> None:
+        try:
+            values = {
+                "scales": tuple(map(float, self.scales)),
+                "aspect_ratios": tuple(tuple(map(float, ratios)) for ratios in self.aspect_ratios),
+                "steps_px": {int(side): tuple(map(float, steps)) for side, steps in self.steps_px.items()},
+            }
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"priors: scales, aspect_ratios and steps_px hold numbers: {error}") from error
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if self.clip not in ("all", "sizes", "none"):
+            raise ConfigError(f"priors.clip={self.clip}: choose all, sizes or none")
+        if len(self.scales) != len(self.aspect_ratios) + 1:
+            raise ConfigError(
+                f"priors.scales has {len(self.scales)} entries, priors.aspect_ratios {len(self.aspect_ratios)}: "
+                "give one scale more than levels (the last one closes the last level)"
+            )
+        if any(not 0 < low < high for low, high in zip(self.scales, self.scales[1:], strict=False)):
+            raise ConfigError(f"priors.scales={list(self.scales)}: must be over 0 and ascending")
+        if any(not ratio > 0 for ratios in self.aspect_ratios for ratio in ratios):
+            raise ConfigError(f"priors.aspect_ratios={[list(ratios) for ratios in self.aspect_ratios]}: must be over 0")
+        for side, steps in self.steps_px.items():
+            if len(steps) != self.levels or any(not step > 0 for step in steps):
+                raise ConfigError(
+                    f"priors.steps_px.{side}={list(steps)}: give {self.levels} steps over 0, one a level, or leave out "
+                    f"{side} to have them derived"
+                )
+
+    @property
+    def levels(self) -> int:
+        """Number of feature levels (L)."""
+        return len(self.aspect_ratios)
+
+    @property
+    def per_cell(self) -> tuple[int, ...]:
+        """Number of priors in a cell, for each level."""
+        return tuple(2 + 2 * len(ratios) for ratios in self.aspect_ratios)
+
+    def build(self, grids: Sequence[Grid], *, image_size: int) -> Float[Tensor, "P 4"]:
+        """Lays the priors: level by level, cells row by row, within a cell in the order given above.
+
+        Args:
+            grids: (rows, columns) of each feature map.
+            image_size: S, in pixels.
+
+        Returns:
+            cxcywh fractions of the image, float32.
+
+        Raises:
+            ConfigError: the number of levels differs from that of the feature maps.
+        """
+        if len(grids) != self.levels:
+            raise ConfigError(
+                f"{self.levels} levels of priors, {len(grids)} feature maps: choose the priors of the backbone"
+                " (priors=<name of the backbone>)"
+            )
+        steps_px = self.steps_px.get(image_size) or [math.ceil(image_size / rows) for rows, _ in grids]
+        levels = [
+            _lay_on_grid(grid, step=step / image_size, sizes=self._sizes(level))
+            for level, (grid, step) in enumerate(zip(grids, steps_px, strict=True))
+        ]
+        priors = torch.cat(levels)
+        if self.clip == "all":
+            priors.clamp_(0, 1)
+        elif self.clip == "sizes":
+            priors[:, 2:].clamp_(0, 1)
+        return priors.float()
+
+    def _sizes(self, level: int) -> list[tuple[float, float]]:
+        small, next_small = self.scales[level], self.scales[level + 1]
+        middle = math.sqrt(small * next_small)
+        sizes = [(small, small), (middle, middle)]
+        for ratio in self.aspect_ratios[level]:
+            root = math.sqrt(ratio)
+            sizes += [(small * root, small / root), (small / root, small * root)]
+        return sizes
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types, for a checkpoint's recipe; `PriorSpec(**spec.as_dict())` is the same spec."""
+        return {
+            "scales": list(self.scales),
+            "aspect_ratios": [list(ratios) for ratios in self.aspect_ratios],
+            "clip": self.clip,
+            "steps_px": {side: list(steps) for side, steps in self.steps_px.items()},
+        }
+
+
+def _lay_on_grid(grid: Grid, *, step: float, sizes: Iterable[tuple[float, float]]) -> Float[Tensor, "N 4"]:
+    rows, columns = grid
+    centre_y = (torch.arange(rows, dtype=torch.float64) + 0.5) * step
+    centre_x = (torch.arange(columns, dtype=torch.float64) + 0.5) * step
+    centres = torch.stack(torch.meshgrid(centre_y, centre_x, indexing="ij")[::-1], dim=-1)  # [rows, columns, xy]
+    sizes_wh = torch.tensor(list(sizes), dtype=torch.float64)
+    shape = (rows, columns, len(sizes_wh), 2)
+    return torch.cat((centres[:, :, None].expand(shape), sizes_wh.expand(shape)), dim=-1).reshape(-1, 4)

@@ -1,0 +1,162 @@
+"""SSD: measures its backbone, builds priors and heads that fit, predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ssd.common.errors import CheckpointError, ConfigError
+from ssd.model.backbones import BACKBONES
+from ssd.model.backbones.layers import initialize
+from ssd.model.priors import PriorSpec
+from ssd.model.structures import Predictions
+
+RECIPE_VERSION = 1
+_MAX_IMAGE_SIZE = 4096
+
+Freeze = Literal["nothing", "base", "all_but_heads"]
+
+
+class SSD(nn.Module):
+    """Single Shot MultiBox Detector (arXiv 1512.02325).
+
+    Args:
+        backbone: images in, feature maps out; see `ssd.model.backbones`.
+        prior_spec: must have as many levels as the backbone has feature maps.
+        class_names: the C classes, without background.
+        image_size: S, the side of the square input in pixels.
+
+    Raises:
+        ConfigError: priors, backbone and image size do not fit together.
+    """
+
+    priors: Float[Tensor, "P 4"]
+
+    def __init__(
+        self, backbone: nn.Module, prior_spec: PriorSpec, *, class_names: Sequence[str], image_size: int
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.prior_spec = prior_spec
+        self.class_names = tuple(class_names)
+        self.image_size = image_size
+        shapes = measure(backbone, image_size=image_size)
+        self.grids = tuple((rows, columns) for _, rows, columns in shapes)
+        self.register_buffer("priors", prior_spec.build(self.grids, image_size=image_size), persistent=False)
+
+        def heads(channels: int) -> nn.ModuleList:
+            per_level = zip(shapes, prior_spec.per_cell, strict=True)
+            return nn.ModuleList(
+                nn.Conv2d(shape[0], count * channels, kernel_size=3, padding=1) for shape, count in per_level
+            )
+
+        self.classification_heads = heads(len(self.class_names) + 1)
+        self.localization_heads = heads(4)
+        initialize(self.classification_heads)
+        initialize(self.localization_heads)
+        self._frozen: list[nn.Module] = []
+
+    def forward(self, images: UInt8[Tensor, "B 3 S S"]) -> Predictions:
+        """Raw RGB pixels in; logits and offsets in the order of the priors out."""
+        features = self.backbone(images)
+        return Predictions(
+            logits=_flatten(self.classification_heads, features, channels=len(self.class_names) + 1),
+            offsets=_flatten(self.localization_heads, features, channels=4),
+        )
+
+    def freeze(self, what: Freeze) -> None:
+        """Holds weights and BatchNorm statistics of the base net, or of everything but the heads."""
+        frozen: dict[str, list[nn.Module | None]] = {
+            "nothing": [],
+            "base": [getattr(self.backbone, "base", None)],
+            "all_but_heads": [self.backbone],
+        }
+        self._frozen = [module for module in frozen[what] if module is not None]
+        if what == "base" and not self._frozen:
+            raise ConfigError(f"module.freeze=base: {type(self.backbone).__name__} has no part named base")
+        self.requires_grad_(True)
+        for module in self._frozen:
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> SSD:
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def recipe(self) -> dict[str, Any]:
+        """Plain types from which `build` makes the same network again."""
+        return {
+            "version": RECIPE_VERSION,
+            "backbone": {"name": self.backbone.name, "arguments": self.backbone.arguments},
+            "priors": self.prior_spec.as_dict(),
+            "class_names": list(self.class_names),
+            "image_size": self.image_size,
+        }
+
+
+def build(recipe: dict[str, Any]) -> SSD:
+    """The network of a checkpoint's recipe, with fresh weights. Names are looked up in BACKBONES, never imported.
+
+    Raises:
+        CheckpointError: a newer recipe, an unknown backbone, or a recipe with missing or wrong fields.
+    """
+    version = recipe.get("version")
+    if version != RECIPE_VERSION:
+        raise CheckpointError(f"recipe version {version}: this program reads version {RECIPE_VERSION}; update it")
+    try:
+        if not (isinstance(recipe["image_size"], int) and 32 <= recipe["image_size"] <= _MAX_IMAGE_SIZE):
+            raise CheckpointError(f"image_size {recipe['image_size']!r}: must be from 32 to {_MAX_IMAGE_SIZE}")
+        names = recipe["class_names"]
+        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+            raise CheckpointError("class_names: must be a list of text")
+        if len(set(names)) < len(names):
+            raise CheckpointError(f"class_names: {sorted(names)}: one is there twice")
+        backbone = recipe["backbone"]
+        if backbone["name"] not in BACKBONES:
+            raise CheckpointError(f"backbone {backbone['name']!r} is not one of {', '.join(BACKBONES)}")
+        return SSD(
+            BACKBONES[backbone["name"]](**backbone["arguments"]),
+            PriorSpec(**recipe["priors"]),
+            class_names=names,
+            image_size=recipe["image_size"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, ConfigError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"recipe does not describe a network: {type(error).__name__}: {reason}") from error
+
+
+@torch.no_grad()
+def measure(backbone: nn.Module, *, image_size: int) -> list[tuple[int, int, int]]:
+    """(channels, rows, columns) of each feature map, found by running the backbone on the meta device.
+
+    Raises:
+        ConfigError: the input is too small for the backbone.
+    """
+    state = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        images = torch.empty(1, 3, image_size, image_size, dtype=torch.uint8, device="meta")
+        features = functional_call(backbone, on_meta, (images,))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"image_size={image_size} does not fit {type(backbone).__name__}: "
+            f"{str(error).splitlines()[0]}; choose a larger image_size or a backbone with fewer levels"
+        ) from error
+    finally:
+        backbone.train(was_training)
+    return [tuple(feature.shape[1:]) for feature in features]
+
+
+def _flatten(heads: nn.ModuleList, features: list[Tensor], *, channels: int) -> Float[Tensor, "B P K"]:
+    outputs = (head(feature) for head, feature in zip(heads, features, strict=True))
+    # [B, anchors*K, H, W] -> [B, H*W*anchors, K]; shape[0], because len() would fix B when exported
+    return torch.cat([output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, channels) for output in outputs], dim=1)

@@ -1,1 +1,0 @@
-"""From pictures, videos and cameras to records and drawings."""

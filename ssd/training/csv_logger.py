@@ -1,0 +1,80 @@
+"""metrics.csv: one row for each time metrics are logged.
+
+Lightning's CSVLogger deletes the file of an earlier run in the same folder, and a resumed run is one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from ssd.common.atomic_files import write_atomically
+
+
+class CsvLogger(Logger):
+    """Appends to `path`; the file is written anew when a metric of a new name comes.
+
+    Args:
+        path: the file.
+        purge_step: rows from this step on are dropped first: a resumed run does these steps again.
+    """
+
+    def __init__(self, *, path: str, purge_step: int | None = None) -> None:
+        super().__init__()
+        self._path = Path(path)
+        self._columns: list[str] = []
+        if purge_step is not None:
+            self._purge(purge_step)
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Hyperparameters are in .hydra/config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row = {"step": step, **{name: value for name, value in metrics.items() if name != "epoch"}}
+        if "epoch" in metrics:
+            row["epoch"] = int(metrics["epoch"])
+        if not self._columns and self._path.exists():
+            self._columns = self._rows()[0]
+        if set(row) <= set(self._columns):
+            with self._path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+        else:
+            columns, rows = self._rows()
+            self._columns = ["step", "epoch", *sorted({*columns, *row} - {"step", "epoch"})]
+            self._write([*rows, row])
+
+    def _rows(self) -> tuple[list[str], list[dict[str, Any]]]:
+        if not self._path.exists():
+            return [], []
+        with self._path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            return list(reader.fieldnames or []), list(reader)
+
+    @rank_zero_only
+    def _purge(self, first: int) -> None:
+        self._columns, rows = self._rows()
+        if rows:
+            self._write([row for row in rows if row["step"].isdigit() and int(row["step"]) < first])
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self._path, lambda temporary: temporary.write_text(text.getvalue(), newline=""))

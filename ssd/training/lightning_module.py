@@ -1,0 +1,225 @@
+"""The LightningModule: what happens in a training and in a validation step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ssd.common.errors import NonFiniteLossError
+from ssd.evaluation.metrics import DetectionMetrics
+from ssd.model.loss import Losses, MultiBoxLoss
+from ssd.model.postprocess import PostProcess
+from ssd.model.ssd import SSD
+from ssd.model.structures import Batch, Predictions
+
+_MAX_PENDING = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    bad: Tensor
+    copied: torch.cuda.Event | None
+    step: int
+    ids: tuple[str, ...]
+
+
+class FiniteGuard:
+    """Checks each step without making the host wait for a GPU.
+
+    On the CPU a bad step raises at once. On a GPU the fused optimizer is told on the device to skip the update
+    (`found_inf`, the hook that gradient scalers use), the verdict is copied in the background, and the run stops when
+    the copy has arrived, a few steps later; an optimizer that is not fused is waited for.
+    """
+
+    def __init__(self) -> None:
+        self._pending: deque[_Check] = deque()
+
+    def check(self, optimizer: Optimizer, values: list[Tensor], *, step: int, ids: tuple[str, ...]) -> None:
+        """Call between backward and the optimizer's step.
+
+        Raises:
+            NonFiniteLossError: one of `values` is not finite.
+        """
+        bad = ~torch.stack([value.detach().float() for value in values]).isfinite().all()
+        if bad.device.type == "cuda" and optimizer.defaults.get("fused"):
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            host = bad.to("cpu", non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+            self._pending.append(_Check(host, copied, step, ids))
+        else:
+            self._pending.append(_Check(bad, None, step, ids))
+        self.settle(at_most=_MAX_PENDING)
+
+    def settle(self, *, at_most: int = 0) -> None:
+        """Looks at the verdicts that have arrived, and waits while more than `at_most` have not."""
+        while self._pending:
+            first = self._pending[0]
+            if first.copied is not None and not first.copied.query():
+                if len(self._pending) <= at_most:
+                    return
+                first.copied.synchronize()
+            self._pending.popleft()
+            if bool(first.bad):
+                raise NonFiniteLossError(
+                    f"step {first.step}: the loss or a gradient is not finite; images {', '.join(first.ids)}. "
+                    "The weights were not updated. Lower optimizer.lr, lengthen scheduler.warmup, or set "
+                    "trainer.gradient_clip_val"
+                )
+
+
+class SSDModule(pl.LightningModule):
+    """Trains an SSD.
+
+    Args:
+        model, loss, postprocess: the parts.
+        optimizer: parameter groups in, optimizer out.
+        scheduler: called with the optimizer and `total_steps`.
+        base_lr_multiplier: factor on the learning rate of the backbone's base net (the part with ImageNet weights).
+        head_lr_multiplier: factor on that of the heads.
+    """
+
+    def __init__(
+        self,
+        model: SSD,
+        *,
+        loss: MultiBoxLoss,
+        postprocess: PostProcess,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        base_lr_multiplier: float = 1.0,
+        head_lr_multiplier: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)
+        self.loss = loss
+        self.postprocess = postprocess
+        self.metrics = {stage: DetectionMetrics(model.class_names) for stage in ("val", "test")}
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._base_lr_multiplier = base_lr_multiplier
+        self._head_lr_multiplier = head_lr_multiplier
+        self._guard = FiniteGuard()
+        self.step_losses: Losses  # of the last training step
+        self._step_ids: tuple[str, ...]
+        self._configured: list[dict[str, Any]] = []  # the settings of each parameter group
+        self._skipped = torch.zeros((), dtype=torch.int64)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        losses = self._losses(self.model(batch.images), batch)
+        self.step_losses, self._step_ids = losses, batch.ids
+        self._log_losses("train", losses, batch)
+        return losses.total
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by norm, and keeps what is not finite away from the weights."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = clip_grad_norm_(parameters, gradient_clip_val or float("inf"), foreach=True)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it handles infinite gradients itself
+        loss = self.step_losses.total
+        values = [loss, norm] if scaler is None else [loss]
+        self._guard.check(optimizer, values, step=self.global_step + 1, ids=self._step_ids)
+        self.log("train/gradient_norm", norm)
+        self._skipped = self._skipped.to(norm.device)  # stays there: nothing waits for the device
+        if scaler is not None:  # otherwise such a step stops the run
+            self._skipped = self._skipped + ~norm.isfinite()
+        self.log("train/skipped_steps", self._skipped.float())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._guard.settle()
+        checkpoint["recipe"] = self.model.recipe()
+
+    def on_train_start(self) -> None:
+        """Settings given with a resume count: Lightning has just put back those of the run that was stopped."""
+        groups = self.trainer.optimizers[0].param_groups
+        for group, configured in zip(groups, self._configured, strict=True):
+            group["lr"] *= configured["initial_lr"] / group["initial_lr"]
+            group.update(configured)
+        self.trainer.lr_scheduler_configs[0].scheduler.base_lrs = [group["initial_lr"] for group in groups]
+
+    def on_train_end(self) -> None:
+        self._guard.settle()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self._optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] *= group.pop("lr_multiplier")
+        scheduler = self._scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        changing = ("params", "lr")
+        self._configured = [
+            {name: value for name, value in group.items() if name not in changing} for group in optimizer.param_groups
+        ]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Base net, extra levels and heads, each with and without weight decay (none on norms and biases)."""
+        base = set(getattr(self.model.backbone, "base", nn.Module()).parameters())
+        heads = {
+            *self.model.classification_heads.parameters(),
+            *self.model.localization_heads.parameters(),
+        }
+        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                part = "base" if parameter in base else "heads" if parameter in heads else "extras"
+                groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
+        multipliers = {"base": self._base_lr_multiplier, "extras": 1.0, "heads": self._head_lr_multiplier}
+        return [
+            {"params": parameters, "name": part, "lr_multiplier": multipliers[part]}
+            | ({} if decays else {"weight_decay": 0.0, "name": f"{part}_no_decay"})
+            for (part, decays), parameters in groups.items()
+        ]
+
+    def _losses(self, predictions: Predictions, batch: Batch) -> Losses:
+        losses: Losses = self.loss(
+            predictions, boxes=batch.boxes, labels=batch.labels, ignore=batch.ignore, priors=self.model.priors
+        )
+        return losses
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        predictions = self.model(batch.images)
+        self._log_losses(stage, self._losses(predictions, batch), batch)
+        self.metrics[stage].add(self.postprocess(predictions, self.model.priors), batch)
+
+    def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> None:
+        values = {
+            f"{stage}/loss": losses.total,
+            f"{stage}/loss_classification": losses.classification,
+            f"{stage}/loss_classification_positive": losses.positive_classification,
+            f"{stage}/loss_classification_negative": losses.classification - losses.positive_classification,
+            f"{stage}/loss_localization": losses.localization,
+        }
+        training = stage == "train"
+        self.log_dict(
+            values, batch_size=len(batch.ids), on_step=training, on_epoch=not training, sync_dist=not training
+        )
+
+    def _log_metrics(self, stage: str) -> None:
+        self.log_dict({f"{stage}/{name}": value for name, value in self.metrics[stage].results().items()})

@@ -1,0 +1,50 @@
+"""What a run says: the data at its start, the table, the files and the next commands at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from ssd.common.console import from_here, say, say_table
+
+TITLES = {
+    "map": "mAP@[.5:.95]",
+    "map_50": "mAP@0.5",
+    "map_75": "mAP@0.75",
+    "map_small": "mAP small (< 32² px)",
+    "map_medium": "mAP medium",
+    "map_large": "mAP large (> 96² px)",
+}
+
+
+def show(scores: dict[str, float], class_names: tuple[str, ...], *, stage: str) -> None:
+    """The results table; a class without objects has no score."""
+    table = Table(title=f"{stage} results", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, title in TITLES.items():
+        if f"{stage}/{name}" in scores:
+            table.add_row(title, f"{scores[f'{stage}/{name}']:.3f}")
+    table.add_section()
+    for name in class_names:
+        score = scores.get(f"{stage}/map_class/{name}")
+        table.add_row(f"AP {name}", "no objects" if score is None else f"{score:.3f}")
+    say_table(table)
+
+
+def show_files(folder: Path, best: Path) -> None:
+    """Where everything is, and what to do next."""
+    shown = from_here(folder)
+    say(f"written to {shown}:")
+    for name, what in (
+        (best.relative_to(folder), "best weights, with what a resumed run needs"),
+        ("model.safetensors", "the release file: weights and recipe"),
+        ("metrics.csv", "every logged number"),
+        ("tensorboard", "the same, to look at"),
+        ("train.log", "this text"),
+    ):
+        say(f"  {name!s:22} {what}")
+    say("next:")
+    say(f"  python predict.py checkpoint={shown}/model.safetensors source=FOLDER output=predictions")
+    say(f"  tensorboard --logdir {shown.parent}")

@@ -1,0 +1,91 @@
+"""Times exported networks against eager PyTorch at batch 1, in one process: python tests/benchmarks/latency.py [ROUNDS]
+
+Prints medians and ratios; only the ratios mean something on a shared machine. First with the system's allocator, as
+PyTorch runs in a program of one's own, then with memory kept, as predict.py runs. Post-processing alone: speed.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.models.detection import ssd300_vgg16
+
+CLASSES = 20
+
+
+def calm(heads: Iterable[torch.nn.Module]) -> None:
+    """Lets background win nearly everywhere, as in a trained network; column 0 of each prior's logits."""
+    for head in heads:
+        head.bias.data.view(-1, CLASSES + 1)[:, 0] += 5
+
+
+def peer() -> Callable[[Any], Any]:
+    """torchvision's SSD300-VGG16 on a picture."""
+    network = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES + 1).eval()
+    calm(network.head.classification_head.module_list)
+
+    @torch.inference_mode()
+    def predict(images: Any) -> Any:
+        return network([torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images])
+
+    return predict
+
+
+def main() -> None:
+    from omegaconf import OmegaConf
+
+    from ssd.cli.benchmark import race
+    from ssd.cli.config import CONF
+    from ssd.common.runtime import keep_freed_memory
+    from ssd.export.onnx_graph import to_onnx
+    from ssd.inference.onnx_predictor import OnnxPredictor
+    from ssd.inference.torch_predictor import Predictor
+    from ssd.model.backbones import VGG16, MobileNetV1
+    from ssd.model.postprocess import PostProcess
+    from ssd.model.priors import PriorSpec
+    from ssd.model.ssd import SSD
+
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
+    torch.manual_seed(0)
+    post = PostProcess(score_threshold=0.01, iou_threshold=0.45, candidates=2000, max_detections=200)
+    pictures = [np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)]
+    backbones = {
+        "mobilenet_v1": MobileNetV1(width_multiplier=1.0, mean=[127.0] * 3, std=[128.0] * 3),
+        "vgg16": VGG16(extras="300", mean=[123.0, 117.0, 104.0], std=[1.0] * 3),
+    }
+    predictors: dict[str, dict[str, Callable[[Any], Any]]] = {}
+    with TemporaryDirectory() as folder:
+        for name, backbone in backbones.items():
+            settings = OmegaConf.to_container(OmegaConf.load(CONF / "priors" / f"{name}.yaml"))
+            spec = {key: value for key, value in settings.items() if key not in ("_target_", "defaults")}
+            classes = [f"class{number}" for number in range(CLASSES)]
+            model = SSD(backbone, PriorSpec(**spec), class_names=classes, image_size=300).eval()
+            calm(model.classification_heads)
+            file = Path(folder, f"{name}.onnx")
+            file.write_bytes(to_onnx(model, post).SerializeToString())
+            predictors[name] = {
+                "PyTorch": Predictor(model, post, device="cpu"),
+                "ONNX Runtime": OnnxPredictor(file),
+                "OpenVINO": OnnxPredictor(file, runtime="openvino"),
+            }
+    predictors["vgg16"] = {"torchvision": peer()} | predictors["vgg16"]
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {rounds} rounds, batch 1")
+    for memory in ("system allocator", "memory kept"):
+        for name, those in predictors.items():
+            timings = race(those, pictures, rounds=rounds, batch_size=1)
+            first = next(iter(timings.values())).p50_ms
+            for runtime, timing in timings.items():
+                gain = first / timing.p50_ms
+                print(f"{memory:18} {name:14} {runtime:14} {timing.p50_ms:9.1f} ms {gain:6.2f}x", flush=True)
+        keep_freed_memory()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    main()

@@ -1,0 +1,258 @@
+"""Every pair of choices composes and builds; wrong names, types and ranges fail at once with one line."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ssd.cli.app import explain, readable
+from ssd.cli.config import CONF, check_ranges, free_folder, register
+from ssd.common.errors import ConfigError
+from ssd.model.ssd import SSD
+
+GROUPS = {
+    "backbone": ("mobilenet_v1", "mobilenet_v1_half", "vgg16", "vgg16_512"),
+    "dataset": ("shapes", "voc", "coco", "openimages"),
+    "augmentation": ("ssd", "light", "none"),
+    "optimizer": ("adamw", "sgd"),
+    "scheduler": ("cosine", "multistep"),
+    "trainer": ("default", "cpu", "gpu", "ddp"),
+}
+PAIRS = [
+    (f"{first}={a}", f"{second}={b}")
+    for first, second in itertools.combinations(GROUPS, 2)
+    for a, b in itertools.product(GROUPS[first], GROUPS[second])
+]
+
+
+@pytest.fixture(autouse=True)
+def _schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    register()
+    yield
+    GlobalHydra.instance().clear()
+
+
+def compose(*overrides: str, name: str = "train") -> DictConfig:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose(name, overrides=list(overrides), return_hydra_config=True)
+    config.hydra.runtime.output_dir = "run"
+    HydraConfig.instance().set_config(config)
+    with_hydra = config
+    OmegaConf.set_struct(with_hydra, False)
+    del with_hydra["hydra"]
+    return with_hydra
+
+
+def test_the_groups_tested_are_all_there_are() -> None:
+    on_disk = {group: {path.stem for path in (CONF / group).glob("*.yaml")} for group in GROUPS}
+    assert on_disk == {group: set(options) for group, options in GROUPS.items()}
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+def test_every_pair_composes(pair: tuple[str, str]) -> None:
+    config = compose(*pair)
+    check_ranges(config)
+    OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize(("backbone", "dataset"), list(itertools.product(GROUPS["backbone"], GROUPS["dataset"])))
+def test_every_backbone_builds_at_the_size_of_every_dataset(backbone: str, dataset: str) -> None:
+    size = ("image_size=512",) if backbone == "vgg16_512" else ()
+    config = compose(f"backbone={backbone}", f"dataset={dataset}", *size)
+    arguments = {key: value for key, value in config.backbone.items() if key != "weights"}
+    model = SSD(
+        instantiate(arguments, _convert_="all"),
+        instantiate(config.priors, _convert_="all"),
+        class_names=["a", "b"],
+        image_size=config.image_size,
+    )
+    assert len(model.priors) == sum(
+        rows * columns * count for (rows, columns), count in zip(model.grids, model.prior_spec.per_cell, strict=True)
+    )
+
+
+@pytest.mark.parametrize("group", ["augmentation", "loss", "postprocess"])
+def test_parts_are_built_from_their_files(group: str) -> None:
+    for option in (path.stem for path in (CONF / group).glob("*.yaml")):
+        config = compose(f"{group}={option}")
+        assert callable(instantiate(config[group], _convert_="all"))
+
+
+def error_line(*overrides: str, name: str = "train") -> tuple[int, str]:
+    try:
+        check_ranges(compose(*overrides, name=name))
+    except Exception as error:
+        GlobalHydra.instance().clear()
+        code, line = explain(error, config_name=name)
+        assert line is not None
+        assert "\n" not in line
+        return code, line
+    raise AssertionError(f"{overrides} was accepted")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimizer.lr=abc", "optimizer.lr"),
+        ("optimizer.lr=0", "optimizer.lr=0.0: must be over 0"),
+        ("optimizer.lr=-1", "optimizer.lr=-1.0: must be over 0"),
+        ("batch_size=0", "batch_size=0: must be from 1"),
+        ("batch_size=2.5", "batch_size"),
+        ("epochs=0", "epochs=0"),
+        ("loss.iou_threshold=1.5", "loss.iou_threshold=1.5: must be over 0 up to 1"),
+        ("postprocess.score_threshold=2", "postprocess.score_threshold"),
+        ("scheduler.warmup=1", "scheduler.warmup"),
+        ("num_workers=-1", "num_workers=-1"),
+        ("optimizer.lrr=1", "did you mean optimizer.lr?"),
+        ("imagesize=300", "did you mean image_size?"),
+        ("backbon=vgg16", "did you mean backbone?"),
+        ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
+        ("backbone=vgg17", "did you mean vgg16?"),
+        ("+classes=a,b", "classes=a,b: a list goes into brackets: +classes=[a,b]"),
+        ("backbone=resnet", "there are mobilenet_v1, mobilenet_v1_half, vgg16, vgg16_512"),
+    ],
+)
+def test_a_wrong_setting_gets_one_line_and_exit_code_2(override: str, expected: str) -> None:
+    code, line = error_line(override)
+    assert (code, expected in line) == (2, True), line
+
+
+def test_a_missing_mandatory_value_is_named() -> None:
+    assert error_line("source=x", name="predict") == (2, "checkpoint is missing: give checkpoint=...")
+
+
+def test_a_yaml_error_names_file_and_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: 1\nb: [1,\n")
+    try:
+        OmegaConf.load(broken)
+    except Exception as error:
+        code, line = explain(error, config_name="train")
+    assert code == 2
+    assert line is not None
+    assert line.startswith(f"{broken}:3:")
+
+
+def test_duplicate_priors_levels_are_explained() -> None:
+    config = compose("backbone=vgg16", "priors=vgg16_512")
+    with pytest.raises(ConfigError, match="7 levels of priors, 6 feature maps"):
+        instantiate(config.priors, _convert_="all").build([(1, 1)] * 6, image_size=300)
+
+
+def commands_in_the_readme() -> list[tuple[str, ...]]:
+    """(configuration, overrides ...) of everything in backticks that sets something."""
+    found = set()
+    for span in re.findall(r"`([^`\n]+)`", (CONF.parent / "README.md").read_text()):
+        settings = [word for word in span.split() if re.fullmatch(r"[a-z0-9_.]+=\S+", word)]
+        module = re.search(r"python -m ssd\.(\w+)", span)
+        name = module[1] if module else "predict" if "predict.py" in span else "train"
+        if settings:
+            found.add((name, *(each_of_a_sweep(word) if "train.py -m" in span else word for word in settings)))
+    return sorted(found)
+
+
+def each_of_a_sweep(setting: str) -> str:
+    return setting.partition(",")[0]
+
+
+@pytest.mark.parametrize("command", commands_in_the_readme(), ids=" ".join)
+def test_every_setting_in_the_readme_composes(command: tuple[str, ...]) -> None:
+    name, *overrides = command
+    needs_data = name not in ("predict", "import_weights", "export", "benchmark")
+    data = (
+        ["dataset=voc"]
+        if needs_data and not any(word.startswith(("dataset=", "experiment=")) for word in overrides)
+        else []
+    )
+    config = compose(*data, *overrides, name=name)
+    for key in ("checkpoint", "source", "output"):  # what a row leaves out
+        if OmegaConf.is_missing(config, key):
+            config[key] = "FILE"
+    check_ranges(config)
+
+
+def test_the_average_can_be_left_out_and_its_decay_is_checked() -> None:
+    assert "ema" not in compose("~callbacks.ema").callbacks
+    assert error_line("callbacks.ema.decay=1.5") == (2, "callbacks.ema.decay=1.5: must be from 0 up to 1")
+
+
+def test_priors_follow_the_backbone() -> None:
+    assert compose("backbone=vgg16").priors.scales[0] == 0.1
+    assert compose("backbone=vgg16", "priors=mobilenet_v1").priors.scales[0] == 0.2
+
+
+def test_runs_of_the_same_second_get_different_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = free_folder("runs/now")
+    assert free_folder("runs/now") == first == "runs/now"  # asked again in one process
+    monkeypatch.setattr("ssd.cli.config._folders", {})  # another process
+    assert free_folder("runs/now") == "runs/now_2"
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_composes_and_its_header_says_what_to_expect(path: Path) -> None:
+    config = compose(f"experiment={path.stem}")
+    check_ranges(config)
+    header = "".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    assert all(word in header for word in ("command", "hardware", "duration", "expected"))
+    assert "@@" not in header
+
+
+def test_a_ring_of_causes_is_walked_once() -> None:
+    first, second = OSError(28, "No space left on device", "here"), RuntimeError("first")
+    first.__context__, second.__context__ = second, first
+    assert explain(second, config_name="train") == (5, "here: the disk is full; free some space")
+
+
+@pytest.mark.parametrize("place", ["/proc/none/of/this", f"{__file__}/below", "/" + "x" * 300])
+def test_a_place_that_cannot_be_used_is_the_machines(place: str) -> None:
+    with pytest.raises(OSError) as caught:  # noqa: PT011  each has another errno
+        Path(place).mkdir(parents=True)
+    code, line = explain(caught.value, config_name="train")
+    assert code == 5
+    assert line is not None
+    assert caught.value.filename in line
+
+
+def test_nobody_reads_the_output_any_more() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, str(CONF.parent / "train.py"), "--cfg", "job"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("source=https://a.b/c.jpg?x=1&y=2", "https://a.b/c.jpg?x=1&y=2"),
+        ("source=사진/고양이 (1).jpg", "사진/고양이 (1).jpg"),
+        ("source=it's[1].jpg", "it's[1].jpg"),
+        ("source=~/a.jpg", "~/a.jpg"),
+        ("classes=[사람,자동차]", ["사람", "자동차"]),
+        ("classes=[traffic light,car]", ["traffic light", "car"]),
+        ("source='a b'", "a b"),
+        ("batch_size=4", 4),
+    ],
+)
+def test_what_hydra_cannot_read_is_taken_as_text(argument: str, value: object) -> None:
+    assert OverridesParser.create().parse_override(readable(argument)).value() == value
+
+
+def test_what_hydra_can_read_is_left_alone() -> None:
+    for argument in ("--help", "-m", "~callbacks.ema", "lr=1e-3,1e-2", "+a.b=[1,2]", "source=a b.jpg", "x="):
+        assert readable(argument) == argument

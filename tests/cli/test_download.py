@@ -1,0 +1,166 @@
+"""python -m ssd download, and train.py where the pictures are missing, as a user runs them against a local server."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from http_server import FaultyServer, serve
+from openimages_site import picture_id, publish, settings
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with serve() as server:
+        publish(server)
+        yield server
+
+
+def pictures(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*.jpg")}
+
+
+def asked_for_pictures(server: FaultyServer) -> list[str]:
+    return [path for path, _ in server.requests if path.startswith("/pictures/")]
+
+
+def command(server: FaultyServer, *arguments: str) -> list[str]:
+    where = [f"download.{name}={value}" for name, value in settings(server).items()]
+    return [sys.executable, *arguments[:2], "dataset=openimages", *where, *arguments[2:]]
+
+
+def run(folder: Path, server: FaultyServer, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "150"}
+    return subprocess.run(
+        command(server, *arguments),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_killed_in_the_middle_it_goes_on_and_asks_for_the_rest_only(server: FaultyServer, tmp_path: Path) -> None:
+    publish(server, train=150, val=10, test=10)
+    server.pause_s = 0.05
+    arguments = command(server, "-m", "ssd", "download", "dataset.root=root", "download.network.workers=4")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    while len(asked_for_pictures(server)) < 40:
+        time.sleep(0.02)
+    server.gate.clear()
+    locked_out = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root")
+    assert locked_out.returncode == 5
+    assert locked_out.stderr == "error: dataset.root=root: another process downloads into it; wait for its end\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    there = pictures(tmp_path / "root")
+    assert all((tmp_path / "root" / name).read_bytes() == server.files[f"/pictures/{name}"] for name in there)
+    server.pause_s = 0.0
+    server.gate.set()
+    server.requests.clear()
+    done = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root")
+    assert done.returncode == 0, done.stderr
+    asked = {path.removeprefix("/pictures/") for path in asked_for_pictures(server)}
+    assert asked.isdisjoint(there)
+    assert asked | there == pictures(tmp_path / "root")
+    assert len(server.requests) == len(asked) > 0  # no table again, no picture twice
+    assert json.loads((tmp_path / "root" / ".download.json").read_text())["finished"] is True
+    assert not list((tmp_path / "root").rglob(".*.part"))
+
+
+def test_killed_while_pictures_come_it_asks_for_their_rest_only(server: FaultyServer, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, format="JPEG", quality=95)
+    rows = server.files["/boxes/train/train-annotations-bbox.csv"].decode().splitlines()[1:]
+    large = [f"/pictures/train/{id}.jpg" for id in sorted({row.split(",")[0] for row in rows})[:4]]
+    for path in large:
+        server.files[path] = buffer.getvalue()
+        server.fail(path, ["stall"])
+    arguments = command(server, "-m", "ssd", "download", "dataset.root=root", "dataset.classes=null")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    parts = [tmp_path / "root" / "train" / f".{Path(path).name}.part" for path in large]
+    while not all(part.exists() and part.stat().st_size for part in parts):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    sizes = [part.stat().st_size for part in parts]
+    server.requests.clear()
+    done = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root", "dataset.classes=null")
+    assert done.returncode == 0, done.stderr
+    asked = {path: wanted for path, wanted in server.requests if path in large}
+    assert asked == {path: f"bytes={size}-" for path, size in zip(large, sizes, strict=True)}
+    assert all(
+        (tmp_path / "root" / path.removeprefix("/pictures/")).read_bytes() == server.files[path] for path in large
+    )
+
+
+def test_exit_codes_and_the_plain_output(server: FaultyServer, tmp_path: Path) -> None:
+    statistics = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root", "stats_only=true")
+    assert statistics.returncode == 0, statistics.stderr
+    assert pictures(tmp_path) == set()
+    server.fail(f"/pictures/test/{picture_id('test', 0)}.jpg", repeat("404"))
+    partly = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root", "dataset.classes=null")
+    assert partly.returncode == 4
+    assert re.fullmatch(r"error: 1 of 3\d pictures are missing \(404 Not Found: 1\), see .*\n", partly.stderr)
+    assert re.search(r"3\d of 3\d pictures to fetch into root\n", partly.stdout)
+    assert "\x1b" not in partly.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"root"}
+
+
+def test_a_dataset_without_a_source_is_told(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, "-m", "ssd", "download", "dataset=shapes"]
+    wrong = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert wrong.stderr == "error: this dataset has nothing to download; give dataset=openimages or dataset=voc\n"
+    assert wrong.returncode == 2
+
+
+def train(folder: Path, server: FaultyServer, *more: str) -> subprocess.CompletedProcess[str]:
+    small = ["image_size=96", "epochs=1", "num_workers=0", "batch_size=8", "postprocess.candidates=100"]
+    return run(folder, server, str(ROOT / "train.py"), "backbone=mobilenet_v1_half", *small, *more)
+
+
+def test_one_command_downloads_trains_and_tests(server: FaultyServer, tmp_path: Path) -> None:
+    first = train(tmp_path, server, "backbone.width_multiplier=0.25")
+    assert first.returncode == 0, first.stderr
+    assert len(pictures(tmp_path / "data/openimages")) == len(asked_for_pictures(server)) > 20
+    for part in ("pictures fetched, 0 were there", "train: ", "val: ", "test: ", "test results", "AP Person", "AP Bus"):
+        assert part in first.stdout, part
+
+
+@pytest.mark.slow
+def test_a_second_training_downloads_nothing(server: FaultyServer, tmp_path: Path) -> None:
+    publish(server, train=120, val=20, test=20)
+    first = train(tmp_path, server, "epochs=2")
+    assert first.returncode == 0, first.stderr
+    server.requests.clear()
+    second = train(tmp_path, server)
+    assert second.returncode == 0, second.stderr
+    assert server.requests == []
+    assert "fetched" not in second.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_download_once_and_train_together(server: FaultyServer, tmp_path: Path) -> None:
+    done = train(tmp_path, server, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    assert done.returncode == 0, done.stderr
+    assert len(asked_for_pictures(server)) == len(set(asked_for_pictures(server))) > 20

@@ -1,0 +1,137 @@
+"""Prior coverage against a slow loop, published limits, and fitted priors."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import open_dict
+
+from ssd.cli.config import CONF, register
+from ssd.cli.inspect_data import inspect
+from ssd.common.errors import ConfigError
+from ssd.data.analysis.prior_coverage import Layout, best_iou, fit, measure_coverage, write_priors
+from ssd.data.analysis.report import coverage_rows, coverage_warnings
+from ssd.model.boxes import cxcywh_to_xyxy, pairwise_iou
+from ssd.model.priors import PriorSpec
+
+BCCD = Path(__file__).parents[4] / "shared" / "data" / "voc" / "bccd"
+MOBILENET = [(19, 19), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
+VGG = [(38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1)]
+
+
+def lay(spec: PriorSpec, grids: list[tuple[int, int]] = MOBILENET) -> Layout:
+    return Layout.lay(spec, grids, image_size=300, iou_threshold=0.5)
+
+
+def random_boxes(count: int, *, largest: float = 1.0) -> np.ndarray:
+    rng = np.random.default_rng(count)
+    sides = np.exp(rng.uniform(np.log(0.01), np.log(largest), (count, 2)))
+    corners = rng.uniform(0, 1, (count, 2)) * (1 - sides)
+    return np.column_stack((corners, corners + sides))
+
+
+@pytest.mark.parametrize("clip", ["all", "sizes", "none"])
+def test_best_iou_is_that_with_every_prior(vgg16_300: PriorSpec, clip: str) -> None:
+    spec, boxes = replace(vgg16_300, clip=clip), random_boxes(200)
+    priors = cxcywh_to_xyxy(spec.build(VGG, image_size=300).double())
+    slow = pairwise_iou(torch.from_numpy(boxes), priors).max(dim=1).values.numpy()
+    assert np.allclose(best_iou(boxes, lay(spec, VGG).levels), slow, atol=1e-12)
+
+
+def squares(side_px: float) -> np.ndarray:
+    """Anywhere in the picture."""
+    corners = np.random.default_rng(0).uniform(0, 1 - side_px / 300, (3000, 2))
+    return np.column_stack((corners, corners + side_px / 300))
+
+
+def test_small_squares_cannot_be_matched_by_published_priors(mobilenet_v1: PriorSpec, vgg16_300: PriorSpec) -> None:
+    assert best_iou(squares(32), lay(mobilenet_v1).levels).max() < 0.5
+    assert best_iou(squares(16), lay(vgg16_300, VGG).levels).max() < 0.5
+    assert best_iou(squares(64), lay(mobilenet_v1).levels).max() > 0.5
+
+
+def test_boxes_are_counted_by_class_and_size(mobilenet_v1: PriorSpec) -> None:
+    boxes = np.concatenate((squares(10)[:3], squares(20)[:4], squares(200)[:5]))
+    labels = np.array([0] * 3 + [1] * 9)
+    coverage = measure_coverage(lay(mobilenet_v1), boxes, labels, classes=3)
+    assert coverage.boxes.tolist() == [[3, 0, 0, 0, 0], [0, 4, 0, 0, 5], [0, 0, 0, 0, 0]]
+    assert coverage.matched.sum(axis=1).tolist() == [0, 5, 0]
+    assert coverage.share == pytest.approx(5 / 12)
+    assert coverage.poor_classes() == [0]
+    assert coverage_rows(coverage, ["ant", "bee", "cat"])[1][-1] == "56% of 9"
+    lines = coverage_warnings(lay(mobilenet_v1), coverage, ["ant", "bee", "cat"], fitted=False)
+    assert lines[0] == "classes that will hardly be learnt: 0 % of the ant boxes can be matched"
+    assert "fit_priors=true" in lines[1]
+
+
+def test_fitted_priors_match_more_and_leave_what_is_good(mobilenet_v1: PriorSpec) -> None:
+    boxes, labels = np.concatenate((squares(30)[:400], squares(220)[:400])), np.repeat([0, 1], 400)
+    before = lay(mobilenet_v1)
+    after = before.with_spec(fit(before, boxes, labels, seed=0))
+    shares = [(best_iou(boxes, layout.levels) >= 0.5).reshape(2, -1).mean(axis=1) for layout in (before, after)]
+    assert shares[0][0] == 0
+    assert shares[1][0] > 0.85
+    assert shares[1][1] >= shares[0][1] - 0.01
+    assert after.spec.per_cell == before.spec.per_cell
+    assert fit(before, boxes, labels, seed=0) == after.spec
+
+
+def test_a_written_file_is_an_option_of_priors(mobilenet_v1: PriorSpec, tmp_path: Path) -> None:
+    spec = replace(mobilenet_v1, scales=[0.08, 0.3, 0.5, 0.65, 0.8, 0.95, 1.1], aspect_ratios=[[1.5, 3]] * 6)
+    shutil.copytree(CONF, tmp_path / "conf")
+    write_priors(spec, tmp_path / "conf" / "priors" / "mine.yaml", about=["one\nline: [", "another"])
+    register()
+    with hydra.initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        config = hydra.compose("train", overrides=["priors=mine", "dataset=voc"])
+    assert instantiate(config.priors, _convert_="all") == spec
+
+
+# The command
+
+
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+    monkeypatch.setattr("ssd.cli.inspect_data.CONF", tmp_path)
+    register()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("inspect", overrides=[*overrides, f"output={tmp_path}"], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    inspect(config)
+
+
+@pytest.mark.parametrize("name", ["../evil", "a b", "taken"])
+def test_a_name_that_is_taken_or_none_is_refused_before_anything_is_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "priors").mkdir()
+    (tmp_path / "priors" / "taken.yaml").touch()
+    with pytest.raises(ConfigError, match=r"^fit_priors="):
+        run(tmp_path, monkeypatch, f"fit_priors='{name}'", "dataset=voc", "dataset.root=nowhere")
+    assert [path.name for path in tmp_path.rglob("*.yaml")] == ["taken.yaml"]
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason=f"no {BCCD}")
+def test_platelets_become_matchable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run(tmp_path, monkeypatch, "dataset=voc", f"dataset.root={BCCD}", "fit_priors=cells")
+    rows = [line.split() for line in caplog.messages if "Platelets" in line and "%" in line and "│" in line]
+    shares = [int(cells[-2].rstrip("%")) for cells in rows]
+    assert shares[0] == 0
+    assert shares[1] > 50
+    assert (tmp_path / "priors" / "cells.yaml").is_file()
+    problems = (tmp_path / "problems.txt").read_text()
+    assert problems.count("box without area") == 2
+    assert "BloodImage_00037.jpg: nearly the same picture" in problems

@@ -1,0 +1,343 @@
+"""Fetching from a server that does everything wrong that servers do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+
+import pytest
+from http_server import HTML, PASSING, FaultyServer, serve
+
+from ssd.common.errors import ConfigError, DataError, MachineError
+from ssd.common.progress import TransferMeter
+from ssd.data.download.http import HostDownError, Network, RemoteFile, fetch_all
+
+MB = 10**6
+BODY = random.Random(0).randbytes(300_000)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    monkeypatch.setattr("ssd.data.download.http._BACKOFF_S", 0.01)
+    with serve() as server:
+        server.files["/a"] = BODY
+        yield server
+
+
+def no_page(path: Path) -> None:
+    if path.read_bytes() == HTML:
+        raise DataError("a web page")
+
+
+def fetch(
+    server: FaultyServer, folder: Path, *names: str, max_bytes: int = MB, workers: int = 4, tries: int = 5
+) -> dict[str, str]:
+    """Why files could not be had, by name."""
+    network = Network(workers=workers, tries=tries, connect_timeout_s=1.0, read_timeout_s=0.3)
+    files = [RemoteFile(f"{server.url}/{name}", folder / name) for name in names]
+    failed = fetch_all(files, network, title="files", max_bytes=max_bytes, check=no_page)
+    return {path.name: reason for path, reason in failed.items()}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# One file
+
+
+@pytest.mark.parametrize("fault", [*PASSING, "redirect", "chunked", "part"])
+def test_a_fault_that_passes_leaves_no_trace(server: FaultyServer, tmp_path: Path, fault: str) -> None:
+    server.files["/a.moved"] = BODY
+    server.fail("/a", [fault, fault])
+    assert fetch(server, tmp_path, "a") == {}
+    assert (tmp_path / "a").read_bytes() == BODY
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "requests"),
+    [
+        ("404", "404 Not Found", 1),
+        ("403", "403 Forbidden", 1),
+        ("500", "500 Internal Server Error", 5),
+        ("503", "503 Service Unavailable", 5),
+        ("429", "429 Too Many Requests", 5),
+        ("html", "a web page", 5),
+        ("stall", "no answer in time", 5),
+        ("reset", "cut short", 5),
+    ],
+)
+def test_a_fault_that_stays_is_told_and_the_rest_goes_on(
+    server: FaultyServer, tmp_path: Path, fault: str, reason: str, requests: int
+) -> None:
+    server.fail("/a", repeat(fault))
+    server.files["/b"] = b"b"
+    assert fetch(server, tmp_path, "a", "b") == {"a": reason}
+    assert server.count("/a") == requests
+    assert (tmp_path / "b").read_bytes() == b"b"
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("after", ["1", "date"])
+def test_the_server_says_when_to_come_again(server: FaultyServer, tmp_path: Path, after: str) -> None:
+    soon = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2))
+    server.retry_after = soon if after == "date" else after
+    server.fail("/a", ["503"])
+    start = time.monotonic()
+    assert fetch(server, tmp_path, "a") == {}
+    assert 0.9 < time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("after", ["86400", "=1+1", "", "-5", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_server_that_asks_for_a_day_or_for_nonsense_is_not_obeyed(
+    server: FaultyServer, tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssd.data.download.http._MAX_PAUSE_S", 0.05)
+    server.retry_after = after
+    server.fail("/a", repeat("429"))
+    assert fetch(server, tmp_path, "a") == {"a": "429 Too Many Requests"}
+
+
+def test_an_empty_file_is_a_file(server: FaultyServer, tmp_path: Path) -> None:
+    server.files["/a"] = b""
+    assert fetch(server, tmp_path, "a") == {}
+    assert (tmp_path / "a").read_bytes() == b""
+
+
+@pytest.mark.parametrize("fault", [None, "chunked", "longer"])
+def test_a_file_over_the_limit_is_refused(server: FaultyServer, tmp_path: Path, fault: str | None) -> None:
+    server.fail("/a", repeat(fault) if fault else [])
+    assert fetch(server, tmp_path, "a", max_bytes=100_000) == {"a": "larger than 0 MB"}
+    assert server.count("/a") == 1
+    assert names(tmp_path) == []
+
+
+def test_an_address_of_another_kind_is_refused(tmp_path: Path) -> None:
+    network = Network(workers=1, tries=1, connect_timeout_s=1.0, read_timeout_s=1.0)
+    for url in ("file:///etc/passwd", "ftp://host/a", "a.jpg"):
+        with pytest.raises(ConfigError, match="not an http"):
+            fetch_all([RemoteFile(url, tmp_path / "a")], network, title="", max_bytes=MB, check=no_page)
+
+
+# Going on
+
+
+def test_a_cut_file_is_gone_on_with(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail("/a", ["truncated", "truncated"])
+    assert fetch(server, tmp_path, "a") == {}
+    assert [asked for _, asked in server.requests] == [None, "bytes=150000-", "bytes=225000-"]
+    assert {headers["Accept-Encoding"] for headers in server.headers} == {"identity"}  # a range of what is stored
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail("/a", ["truncated"])
+    assert fetch(server, tmp_path, "a", tries=1) == {"a": "cut short"}
+    assert names(tmp_path) == [".a.part", ".a.validator"]
+    server.files["/a"] = BODY[::-1]
+    assert fetch(server, tmp_path, "a") == {}
+    assert (tmp_path / "a").read_bytes() == BODY[::-1]
+
+
+@pytest.mark.parametrize(
+    ("validators", "weak", "goes_on"),
+    [
+        (("ETag",), False, True),
+        (("Last-Modified",), False, True),
+        (("ETag", "Last-Modified"), True, True),
+        (("ETag",), True, False),
+        ((), False, False),
+    ],
+)
+def test_only_what_tells_contents_apart_lets_it_go_on(
+    server: FaultyServer, tmp_path: Path, validators: tuple[str, ...], weak: bool, goes_on: bool
+) -> None:
+    server.validators, server.weak = validators, weak
+    server.fail("/a", ["truncated"])
+    assert fetch(server, tmp_path, "a") == {}
+    assert [asked for _, asked in server.requests] == [None, "bytes=150000-" if goes_on else None]
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
+def test_a_server_without_ranges_sends_all_again(server: FaultyServer, tmp_path: Path) -> None:
+    server.ranges = False
+    server.fail("/a", ["truncated"])
+    assert fetch(server, tmp_path, "a") == {}
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("part", [BODY, BODY + b"more"])
+def test_a_part_that_leaves_nothing_to_ask_for_is_dropped(server: FaultyServer, tmp_path: Path, part: bytes) -> None:
+    server.fail("/a", ["truncated"])
+    fetch(server, tmp_path, "a", tries=1)
+    (tmp_path / ".a.part").write_bytes(part)
+    assert fetch(server, tmp_path, "a") == {}
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
+def test_a_part_without_its_validator_is_dropped(server: FaultyServer, tmp_path: Path) -> None:
+    (tmp_path / ".a.part").write_bytes(b"from who knows where")
+    assert fetch(server, tmp_path, "a") == {}
+    assert server.requests == [("/a", None)]
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
+def test_a_part_survives_an_answer_that_is_no_file(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail("/a", ["truncated", "503"])
+    assert fetch(server, tmp_path, "a") == {}
+    assert [asked for _, asked in server.requests] == [None, "bytes=150000-", "bytes=150000-"]
+
+
+# Hosts
+
+
+def test_a_dead_host_ends_it_at_once(tmp_path: Path, server: FaultyServer) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    network = Network(workers=8, tries=5, connect_timeout_s=1.0, read_timeout_s=1.0)
+    files = [RemoteFile(f"http://{address}/{number}", tmp_path / str(number)) for number in range(500)]
+    start = time.monotonic()
+    with pytest.raises(MachineError, match=rf"^{address}: .*Connection refused, 2 times"):
+        fetch_all(files, network, title="files", max_bytes=MB, check=no_page)
+    assert time.monotonic() - start < 30  # every file for itself: minutes
+    assert names(tmp_path) == []
+
+
+def test_a_host_that_never_answers_is_asked_twice(tmp_path: Path) -> None:
+    network = Network(workers=8, tries=50, connect_timeout_s=0.2, read_timeout_s=1.0)
+    with socket.socket() as deaf, contextlib.ExitStack() as waiting:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):  # fill its queue: the next ones get no answer
+            queued = waiting.enter_context(socket.socket())
+            queued.setblocking(False)
+            queued.connect_ex(deaf.getsockname())
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        files = [RemoteFile(f"http://{address}/{number}", tmp_path / str(number)) for number in range(500)]
+        with pytest.raises(HostDownError, match=rf"^{address}: .*, 2 times"):
+            fetch_all(files, network, title="files", max_bytes=MB, check=no_page)
+
+
+def test_a_name_that_is_no_host_is_told(server: FaultyServer, tmp_path: Path) -> None:
+    network = Network(workers=1, tries=2, connect_timeout_s=1.0, read_timeout_s=1.0)
+    with pytest.raises(MachineError, match=r"^nowhere\.invalid: no such host, 2 times"):
+        fetch_all(
+            [RemoteFile("http://nowhere.invalid/a", tmp_path / "a")], network, title="", max_bytes=1, check=no_page
+        )
+
+
+def test_a_host_without_tls_is_told(server: FaultyServer, tmp_path: Path) -> None:
+    network = Network(workers=1, tries=2, connect_timeout_s=1.0, read_timeout_s=1.0)
+    file = RemoteFile(server.url.replace("http", "https"), tmp_path / "a")
+    with pytest.raises(MachineError, match=r"^127\.0\.0\.1:\d+: TLS: [a-z]"):
+        fetch_all([file], network, title="", max_bytes=1, check=no_page)
+
+
+def test_a_host_that_refuses_everything_ends_it_soon(server: FaultyServer, tmp_path: Path) -> None:
+    paths = [str(number) for number in range(500)]
+    for path in paths:
+        server.fail(f"/{path}", repeat("503"))
+    with pytest.raises(MachineError, match="503 Service Unavailable, 5 times"):
+        fetch(server, tmp_path, *paths)
+    assert len(server.requests) < 100
+
+
+def test_connections_are_used_again(server: FaultyServer, tmp_path: Path) -> None:
+    paths = [str(number) for number in range(50)]
+    server.files = {f"/{path}": path.encode() for path in paths}
+    assert fetch(server, tmp_path, *paths, workers=4) == {}
+    assert server.connections <= 4
+
+
+def test_the_proxy_of_the_environment_is_used(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    server.files["http://nowhere.invalid/a"] = BODY
+    network = Network(workers=1, tries=1, connect_timeout_s=1.0, read_timeout_s=1.0)
+    file = RemoteFile("http://nowhere.invalid/a", tmp_path / "a")
+    assert fetch_all([file], network, title="", max_bytes=MB, check=no_page) == {}
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
+# Disks, and the end
+
+
+def test_a_full_disk_ends_it_and_leaves_nothing_partial_under_a_name(server: FaultyServer, tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk is not permitted here")
+    server.files = {f"/{number}": BODY for number in range(20)}
+    try:
+        with pytest.raises(MachineError, match=f"{os.strerror(errno.ENOSPC)}"):
+            fetch(server, folder, *map(str, range(20)))
+        whole = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        assert all(path.read_bytes() == BODY for path in whole)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_write_that_fails_ends_it(server: FaultyServer, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(MachineError, match=f"a: cannot be written: {os.strerror(errno.EFBIG)}"):
+            fetch(server, tmp_path, "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "a").exists()
+
+
+def test_ctrl_c_does_not_wait_for_a_silent_server(server: FaultyServer, tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from ssd.data.download.http import *\n"
+        "network = Network(workers=2, tries=5, connect_timeout_s=9.0, read_timeout_s=30.0)\n"
+        f"fetch_all([RemoteFile('{server.url}/a', Path('a'))], network, title='', max_bytes=10**6, check=len)"
+    )
+    server.pause_s = 20.0
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE)
+    while not server.requests:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=15)
+    assert b"KeyboardInterrupt" in errors
+
+
+# What is shown
+
+
+def test_the_meter_tells_files_bytes_a_second_and_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("ssd.common.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ssd.common.progress._PLAIN_SECONDS", 0.0)
+    meter = TransferMeter("pictures", total=4)
+    with meter:
+        now[0] = 2.0
+        meter.received(Path("a"), count=3_000_000, share=0.5)
+        now[0] = 4.0
+        meter.finished(Path("a"))
+        now[0] = 6.0
+        meter.finished(Path("b"))
+    assert capsys.readouterr().out.splitlines() == [
+        "pictures: 0/4 files  0.0/s  1.5 MB/s  ETA 0:00:14",
+        "pictures: 1/4 files  0.2/s  0.8 MB/s  ETA 0:00:12",
+        "pictures: 2/4 files  0.3/s  0.5 MB/s  ETA 0:00:06",
+    ]

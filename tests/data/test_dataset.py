@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ssd.common.errors import DataError
+from ssd.common.images import Picture, read_image
+from ssd.data.augmentation import Augmentation, Sample, SSDWindow
+from ssd.data.datamodule import DetectionDataModule
+from ssd.data.dataset import EpochSampler, collate
+from ssd.data.formats.shapes import read_shapes
+from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.splits import Splits
+from ssd.model.structures import PADDING_LABEL, Batch
+
+SIZE = 32
+
+
+def sample(objects: int, *, value: int = 0, id: str = "picture") -> Sample:
+    return Sample(
+        image=np.full((SIZE, SIZE, 3), value, dtype=np.uint8),
+        boxes=np.linspace(0, 1, objects * 4, dtype=np.float32).reshape(-1, 4),
+        labels=np.arange(objects, dtype=np.int32),
+        ignore=np.arange(objects) % 2 == 1,
+        size=(40 + value, 50),
+        id=id,
+    )
+
+
+def zooming() -> Augmentation:
+    """Draws a window from a continuum: no two samples are alike by chance."""
+    window = SSDWindow(
+        image_size=SIZE,
+        zoom_out_probability=1.0,
+        max_zoom_out=3.0,
+        crop_min_ious=[None, 0.0],
+        crop_scale=(0.3, 1.0),
+        crop_aspect=(0.5, 2.0),
+        flip_probability=0.5,
+        fill=(123, 117, 104),
+    )
+    return Augmentation([window])
+
+
+@contextmanager
+def handler_to_stderr() -> Iterator[None]:
+    """As the scripts have one, in loader processes, too."""
+    log, handler = logging.getLogger("ssd"), logging.StreamHandler(os.fdopen(os.dup(2), "w"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.stream.close()
+
+
+def module(read: Any, **settings: Any) -> DetectionDataModule:
+    defaults = {
+        "train_augmentation": zooming(),
+        "eval_augmentation": Augmentation([SSDWindow.resize(SIZE)]),
+        "batch_size": 4,
+        "num_workers": 0,
+        "seed": 0,
+    }
+    return DetectionDataModule(read, **(defaults | settings))
+
+
+shapes = partial(read_shapes, train=14, val=5, test=3, side_px=48, seed=0)
+
+
+# Collate
+
+
+def test_batch_is_padded_to_the_largest_number_of_objects() -> None:
+    samples = [sample(2, value=7, id="a"), sample(0, value=8, id="b"), sample(3, value=9, id="c")]
+    batch = collate(samples)
+    assert batch.boxes.shape == (3, 3, 4)
+    assert batch.labels.tolist() == [[0, 1, PADDING_LABEL], [PADDING_LABEL] * 3, [0, 1, 2]]
+    assert batch.ignore.tolist() == [[False, True, False], [False] * 3, [False, True, False]]
+    for row, one in enumerate(samples):
+        count = len(one.labels)
+        assert np.array_equal(batch.boxes[row, :count], one.boxes)
+        assert not batch.boxes[row, count:].any()
+        assert (batch.images[row] == 7 + row).all()
+    assert batch.sizes.tolist() == [[47, 50], [48, 50], [49, 50]]
+    assert batch.ids == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("objects", [[0], [0, 0, 0], [1, 0]])
+def test_types_do_not_depend_on_the_number_of_objects(objects: list[int]) -> None:
+    batch = collate([sample(count) for count in objects])
+    assert batch.images.shape == (len(objects), 3, SIZE, SIZE)
+    assert batch.boxes.shape == (len(objects), max(objects), 4)
+    types = (batch.images.dtype, batch.boxes.dtype, batch.labels.dtype, batch.ignore.dtype, batch.sizes.dtype)
+    assert types == (torch.uint8, torch.float32, torch.int64, torch.bool, torch.int64)
+
+
+def test_pixels_lie_channels_last_in_memory() -> None:
+    one = sample(0)
+    one.image[3, 5] = (1, 2, 3)
+    batch = collate([one, sample(0)])
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.images[0, :, 3, 5].tolist() == [1, 2, 3]
+
+
+# Order
+
+
+def positions(sampler: EpochSampler) -> list[int]:
+    return [position for _, position in sampler]
+
+
+def test_training_order_is_a_permutation_that_changes_with_epoch_and_seed() -> None:
+    orders = []
+    for seed in (0, 1):
+        sampler = EpochSampler(50, shuffle=True, seed=seed)
+        for epoch in (0, 1, 2):
+            sampler.set_epoch(epoch)
+            assert {key[0] for key in sampler} == {epoch}
+            assert sorted(positions(sampler)) == list(range(50))
+            assert positions(sampler) == positions(sampler)
+            orders.append(tuple(positions(sampler)))
+    assert len(set(orders)) == 6
+
+
+def test_order_of_an_epoch_does_not_depend_on_those_before() -> None:
+    first, second = (EpochSampler(50, shuffle=True, seed=0) for _ in range(2))
+    for epoch in range(3):
+        first.set_epoch(epoch)
+        list(first)
+    second.set_epoch(2)
+    assert list(first) == list(second)
+
+
+def test_validation_order_is_that_of_the_index() -> None:
+    sampler = EpochSampler(6, shuffle=False, seed=0)
+    sampler.set_epoch(3)
+    assert list(sampler) == [(3, position) for position in range(6)]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("length", range(1, 10))
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_ranks_share_the_pictures(length: int, world_size: int, shuffle: bool) -> None:
+    """In validation none is missing; in training all ranks take equally many steps.
+
+    No rank is left without a picture in validation: one that would be takes the first again.
+    """
+    ranks = [
+        EpochSampler(length, shuffle=shuffle, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    shares = [positions(sampler) for sampler in ranks]
+    together = [position for share in shares for position in share]
+    repeated = 0 if shuffle else max(0, world_size - length)
+    assert len(set(together)) == len(together) - repeated
+    assert [len(sampler) for sampler in ranks] == [len(share) for share in shares]
+    if shuffle:
+        assert len({len(share) for share in shares}) == 1
+        assert length - len(together) < world_size
+    else:
+        assert sorted(together) == [0] * repeated + list(range(length))
+        assert all(shares)
+
+
+def test_training_ranks_leave_out_other_pictures_each_epoch() -> None:
+    """An uneven rest is lost for an epoch, not for ever."""
+    seen = set()
+    for rank in (0, 1):
+        sampler = EpochSampler(9, shuffle=True, seed=0, rank=rank, world_size=2)
+        for epoch in range(10):
+            sampler.set_epoch(epoch)
+            seen |= set(positions(sampler))
+    assert seen == set(range(9))
+
+
+# Loaders
+
+
+def epochs(data: DetectionDataModule, count: int = 2) -> Iterator[list[Batch]]:
+    loader = data.train_dataloader()
+    for epoch in range(count):
+        loader.sampler.set_epoch(epoch)
+        yield list(loader)
+
+
+def assert_equal(first: Batch, second: Batch) -> None:
+    assert first.ids == second.ids
+    for name in ("images", "boxes", "labels", "ignore", "sizes"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+
+
+def test_workers_change_nothing() -> None:
+    """Over two epochs, which persistent workers live through."""
+    alone, helped = (list(epochs(module(shapes, num_workers=workers))) for workers in (0, 2))
+    for batches, others in zip(alone, helped, strict=True):
+        assert len(batches) == 3
+        for batch, other in zip(batches, others, strict=True):
+            assert_equal(batch, other)
+    assert [batch.ids for batch in alone[0]] != [batch.ids for batch in alone[1]]
+
+
+def test_an_epoch_is_the_same_whether_or_not_those_before_were_run() -> None:
+    *_, last = epochs(module(shapes), 3)
+    loader = module(shapes).train_dataloader()
+    loader.sampler.set_epoch(2)
+    for batch, other in zip(last, loader, strict=True):
+        assert_equal(batch, other)
+
+
+def striped(path: str) -> Picture:
+    """The same picture whatever the path."""
+    return np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+
+
+def alike(count: int) -> DetectionIndex:
+    records = [
+        PictureRecord(str(row), str(row), (40, 40), [(0.2, 0.2, 0.8, 0.8)], [0], [False]) for row in range(count)
+    ]
+    return build_index(records, class_names=["cat"], load=striped)
+
+
+def test_no_augmentation_is_drawn_twice() -> None:
+    """Albumentations alone repeats its stream in each forked worker and each epoch."""
+    data = module(lambda: Splits(alike(12), None, None), num_workers=2, batch_size=3)
+    pictures = [image.numpy().tobytes() for batches in epochs(data) for batch in batches for image in batch.images]
+    assert len(pictures) == 24
+    assert len(set(pictures)) == 24
+
+
+def test_the_last_training_batch_is_dropped_when_short_but_never_the_only_one() -> None:
+    sizes = {
+        train: [len(batch.ids) for batch in module(partial(shapes, train=train)).train_dataloader()]
+        for train in (3, 4, 7, 8)
+    }
+    assert sizes == {3: [3], 4: [4], 7: [4], 8: [4, 4]}
+
+
+def test_validation_and_test_have_every_picture_in_order_and_whole() -> None:
+    data = module(shapes)
+    for name, loader, count in (("val", data.val_dataloader(), 5), ("test", data.test_dataloader(), 3)):
+        ids = [id for batch in loader for id in batch.ids]
+        assert ids == [f"{name}/{number:06d}" for number in range(count)]
+        index = getattr(data.splits, name)
+        boxes = torch.cat([batch.boxes[batch.labels != PADDING_LABEL] for batch in loader])
+        torch.testing.assert_close(boxes, torch.from_numpy(index.boxes))
+
+
+def test_missing_splits_have_no_loader() -> None:
+    data = module(partial(shapes, val=0, test=0))
+    assert data.val_dataloader() == []
+    assert data.test_dataloader() == []
+
+
+def test_dataset_is_prepared_first_and_read_once_when_needed() -> None:
+    calls: list[str] = []
+
+    def read() -> Splits:
+        calls.append("read")
+        return shapes()
+
+    data = module(read, prepare=lambda: calls.append("prepare"))
+    assert calls == []
+    data.prepare_data()
+    assert data.class_names == data.splits.class_names
+    data.train_dataloader()
+    assert calls == ["prepare", "read"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_picture_is_named_also_from_a_worker(workers: int, tmp_path: Path) -> None:
+    path = tmp_path / "page.jpg"
+    path.write_text("<html></html>")
+    record = PictureRecord(str(path), "page", (40, 40), [], [], [])
+    index = build_index([record], class_names=["cat"], load=read_image)
+    data = module(lambda: Splits(index, None, None), num_workers=workers)
+    with pytest.raises(DataError, match=f"{path}: not a picture") as caught:
+        list(data.train_dataloader())
+    traceback.clear_frames(caught.tb)  # it holds the loader, which would wait five seconds for a worker when collected
+
+
+# Damage that shows late
+
+
+def flawed(count: int, *damaged: int, split: str = "train") -> Splits:
+    """Every picture is its number; some cannot be read."""
+
+    def load(path: str) -> Picture:
+        if int(path) in damaged:
+            raise DataError(f"{path}: damaged picture")
+        return np.full((4, 4, 3), int(path) % 251, dtype=np.uint8)
+
+    records = [
+        PictureRecord(path=str(n), id=str(n), size=(4, 4), boxes=[(0, 0, 1, 1)], labels=[0], ignore=[False])
+        for n in range(count)
+    ]
+    index = build_index(records, class_names=("cat",), load=load)
+    return Splits(**{"train": None, "val": None, "test": None} | {split: index})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_in_a_thousand_is_set_aside_and_told_once(workers: int, capfd: pytest.CaptureFixture[str]) -> None:
+    with handler_to_stderr():
+        data = module(lambda: flawed(2000, 7, 1999), num_workers=workers, batch_size=100)
+        loader = data.train_dataloader()
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)
+            ids = [id for batch in loader for id in batch.ids]
+            assert sorted(ids, key=int) == sorted(
+                ["8", "0", *(str(n) for n in range(2000) if n not in (7, 1999))], key=int
+            )
+    told = sorted(line for line in capfd.readouterr().err.splitlines() if "set aside" in line)
+    assert told == ["warning: set aside: 1999: damaged picture", "warning: set aside: 7: damaged picture"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_than_one_in_a_thousand_stops_it(workers: int) -> None:
+    loader = module(lambda: flawed(2000, 7, 900, 1999), num_workers=workers, batch_size=100).train_dataloader()
+    with pytest.raises(
+        DataError, match=r"3 of 2000 pictures cannot be used \(at most 0.1% may be set aside\): \d+: damaged"
+    ):
+        list(loader)
+
+
+def test_validation_counts_a_substitute_once() -> None:
+    data = module(lambda: flawed(1000, 5, split="val"), batch_size=100)
+    ids = [id for batch in data.val_dataloader() for id in batch.ids]
+    assert len(ids) == 1000
+    assert set(ids) == {str(n) for n in range(1000) if n != 5}

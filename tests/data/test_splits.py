@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssd.common.class_names import place_of
+from ssd.common.errors import ConfigError, DataError
+from ssd.common.images import read_image
+from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.splits import Splits, class_list, hold_out, seeded_split
+from ssd.data.validation import Report
+
+SPLITS = ("train", "val", "test")
+NAMES = st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=40)
+
+
+@pytest.mark.parametrize(("name", "place"), [("Car", 0), ("car", 1), ("BUS", 2), ("CAR", None), ("dog", None)])
+def test_a_class_is_found_in_another_case_where_only_one_can_be_meant(name: str, place: int | None) -> None:
+    assert place_of(name, ["Car", "car", "bus"]) == place
+
+
+@given(NAMES, st.floats(0, 1), st.integers(0, 3))
+def test_holding_out_shares_all_names_between_two_sorted_lists(names: list[str], share: float, seed: int) -> None:
+    stays, taken = hold_out(names, share=share, seed=seed)
+    assert sorted(stays + taken) == sorted(names)
+    assert stays == sorted(stays)
+    assert taken == sorted(taken)
+    if len(names) > 1:
+        assert stays
+        assert taken
+        assert abs(len(taken) - share * len(names)) <= 1
+
+
+@given(NAMES, st.integers(0, 3), st.randoms())
+def test_what_is_held_out_does_not_depend_on_the_order(names: list[str], seed: int, shuffle: object) -> None:
+    mixed = list(names)
+    shuffle.shuffle(mixed)
+    assert hold_out(mixed, share=0.3, seed=seed) == hold_out(names, share=0.3, seed=seed)
+
+
+@given(NAMES, st.integers(0, 3))
+def test_seeded_split_is_a_partition(names: list[str], seed: int) -> None:
+    splits = seeded_split(names, seed=seed)
+    assert list(splits) == ["train", "val", "test"]
+    assert sorted(name for part in splits.values() for name in part) == sorted(names)
+    assert all(splits.values()) or len(names) < 3
+
+
+def test_seeded_split_is_80_10_10() -> None:
+    splits = seeded_split([f"{number:03d}" for number in range(200)], seed=0)
+    assert [len(part) for part in splits.values()] == [160, 20, 20]
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "val"), ("train", "test"), ("val", "test")])
+@pytest.mark.parametrize("sizes", [*itertools.permutations((2, 3, 4))])
+def test_a_picture_in_two_splits_is_refused(first: str, second: str, sizes: tuple[int, ...]) -> None:
+    names = {split: [f"{split}{n}" for n in range(size)] for split, size in zip(SPLITS, sizes, strict=True)}
+    Splits(**{split: holding(ids) for split, ids in names.items()})
+    names[first][1] = names[second][0] = "both"
+    with pytest.raises(DataError, match=f"both: is in the {first} and in the {second} split"):
+        Splits(**{split: holding(ids) for split, ids in names.items()})
+
+
+def holding(ids: list[str]) -> DetectionIndex:
+    records = [PictureRecord(id, id, (8, 8), [], [], []) for id in ids]
+    return build_index(records, class_names=["cat"], load=read_image)
+
+
+def test_classes_are_those_found_or_those_wanted() -> None:
+    assert class_list(None, ["b", "a", "b"], where="root", report=Report()) == ("a", "b")
+    assert class_list(["b", "a"], ["a", "b", "c"], where="root", report=Report()) == ("b", "a")
+
+
+def test_absent_class_is_fine_though_another_wanted_one_is_called_almost_the_same() -> None:
+    """VOC's chair and car: a folder with cars but no chair must stay readable."""
+    assert class_list(["car", "chair"], ["car", "dog"], where="root", report=Report()) == ("car", "chair")
+
+
+@pytest.mark.parametrize(("wanted", "meant"), [("Person", "person"), ("PERSON", "person"), ("persons", "person")])
+def test_misspelt_class_is_suggested(wanted: str, meant: str) -> None:
+    with pytest.raises(DataError, match=f"root: no object of class '{wanted}'; did you mean '{meant}'"):
+        class_list(["bus", wanted], ["bus", "person"], where="root", report=Report())
+
+
+def test_class_lists_that_cannot_be() -> None:
+    with pytest.raises(DataError, match="no object in any annotation"):
+        class_list(None, [], where="root", report=Report())
+    with pytest.raises(ConfigError, match="'a' is listed twice"):
+        class_list(["a", "a"], ["a"], where="root", report=Report())

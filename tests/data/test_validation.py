@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssd.common.errors import DataError
+from ssd.common.images import read_image
+from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.validation import MAX_SET_ASIDE, Report, check_set_aside, repair
+
+PIXELS = 64  # of either side: a power of two, so that pixels are exact fractions
+EMPTY = "box without area (x2 <= x1 or y2 <= y1) dropped"
+OUTSIDE = "box outside the picture dropped"
+CLIPPED = "box reaching outside the picture clipped"
+DUPLICATE = "duplicate box dropped"
+Box = tuple[float, float, float, float]  # in pixels
+Object = tuple[Box, int, bool]
+
+
+def index_of(*pictures: list[Object]) -> DetectionIndex:
+    records = [
+        PictureRecord(
+            path=f"{number}.jpg",
+            id=str(number),
+            size=(PIXELS, PIXELS),
+            boxes=[tuple(edge / PIXELS for edge in box) for box, _, _ in objects],
+            labels=[label for _, label, _ in objects],
+            ignore=[flag for _, _, flag in objects],
+        )
+        for number, objects in enumerate(pictures)
+    ]
+    return build_index(records, class_names=["cat", "dog"], load=partial(read_image))
+
+
+def repaired(*pictures: list[Object]) -> tuple[list[list[Object]], list[tuple[str, str]]]:
+    """Objects of each picture, and (file, rule) of what was done."""
+    report = Report()
+    index = repair(index_of(*pictures), report, strict=False)
+    objects = []
+    for position in range(len(index)):
+        rows = index.rows(position)
+        boxes = [tuple(box) for box in (index.boxes[rows].astype(float) * PIXELS).tolist()]
+        objects.append(list(zip(boxes, index.labels[rows].tolist(), index.ignore[rows].tolist(), strict=True)))
+    return objects, [(problem.file, problem.rule) for problem in report.problems]
+
+
+def boxes(*edges: Box) -> list[Object]:
+    return [(box, 0, False) for box in edges]
+
+
+@pytest.mark.parametrize("box", [(20, 5, 10, 9), (5, 20, 9, 10), (20, 20, 10, 10), (5, 5, 5, 9), (5, 5, 9, 5)])
+def test_inverted_box_and_box_without_area_are_dropped_and_counted_by_file(box: Box) -> None:
+    good = (1.0, 2.0, 30.0, 40.0)
+    assert repaired(boxes(good), boxes(box, good)) == ([boxes(good), boxes(good)], [("1.jpg", EMPTY)])
+
+
+def test_up_to_a_pixel_outside_is_clipped_silently() -> None:
+    objects, problems = repaired(boxes((-1, -0.5, 65, 64.5)))
+    assert objects == [boxes((0, 0, 64, 64))]
+    assert problems == []
+
+
+@pytest.mark.parametrize("box", [(-1.5, 0, 64, 64), (0, -9, 64, 64), (0, 0, 65.5, 64), (0, 0, 64, 900)])
+def test_more_than_a_pixel_outside_is_clipped_and_counted(box: Box) -> None:
+    assert repaired(boxes(box)) == ([boxes((0, 0, 64, 64))], [("0.jpg", CLIPPED)])
+
+
+@pytest.mark.parametrize("box", [(-9, 5, 0, 9), (-9, 5, -3, 9), (64, 5, 70, 9), (5, 64, 9, 65), (5, -3, 9, -1)])
+def test_box_wholly_outside_is_dropped_and_counted(box: Box) -> None:
+    assert repaired(boxes(box)) == ([[]], [("0.jpg", OUTSIDE)])
+
+
+def test_duplicates_are_kept_once_and_counted() -> None:
+    box = (1.0, 2.0, 30.0, 40.0)
+    assert repaired(boxes(box, box, box)) == ([boxes(box)], [("0.jpg", DUPLICATE)] * 2)
+
+
+def test_equal_boxes_of_two_classes_or_two_pictures_are_no_duplicates() -> None:
+    box = (1.0, 2.0, 30.0, 40.0)
+    two_classes = [(box, 0, False), (box, 1, False)]
+    assert repaired(two_classes, boxes(box)) == ([two_classes, boxes(box)], [])
+
+
+def test_boxes_that_clipping_makes_equal_are_duplicates() -> None:
+    assert repaired(boxes((-1, 0, 9, 9), (0, 0, 9, 9)))[0] == [boxes((0, 0, 9, 9))]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_is_no_number_is_an_error(value: float, strict: bool) -> None:
+    index = index_of(boxes((1, 2, 3, 4)), boxes((5, 5, 5, 5), (1, 2, value, 4)))
+    with pytest.raises(DataError, match=r"^1\.jpg: box .* not a number"):
+        repair(index, Report(), strict=strict)
+
+
+@pytest.mark.parametrize("wrong", [[(5, 5, 5, 9)], [(-3, 0, 9, 9)], [(70, 70, 80, 80)], [(1, 1, 9, 9)] * 2])
+def test_strict_raises_at_what_would_be_mended(wrong: list[Box]) -> None:
+    report = Report()
+    with pytest.raises(DataError, match=r"^1\.jpg: .* \(dataset\.strict=true\)$"):
+        repair(index_of(boxes((1, 2, 3, 4)), boxes(*wrong)), report, strict=True)
+    assert report.problems == []
+
+
+def test_strict_puts_up_with_a_pixel() -> None:
+    assert repair(index_of(boxes((-1, 0, 65, 64))), Report(), strict=True).boxes.tolist() == [[0, 0, 1, 1]]
+
+
+EDGE = st.integers(-24, 88).map(float)
+OBJECTS = st.lists(st.tuples(st.tuples(EDGE, EDGE, EDGE, EDGE), st.integers(0, 1), st.booleans()), max_size=6)
+
+
+def naive(objects: list[Object]) -> tuple[list[Object], list[str]]:
+    """The rules again, one box at a time."""
+    kept: list[Object] = []
+    rules: list[str] = []
+    for (x1, y1, x2, y2), label, flag in objects:
+        box = tuple(min(max(edge, 0.0), float(PIXELS)) for edge in (x1, y1, x2, y2))
+        if x2 <= x1 or y2 <= y1:
+            rules.append(EMPTY)
+        elif box[2] <= box[0] or box[3] <= box[1]:
+            rules.append(OUTSIDE)
+        else:
+            if min(x1, y1) < -1 or max(x2, y2) > PIXELS + 1:
+                rules.append(CLIPPED)
+            if any((box, label) == other[:2] for other in kept):
+                rules.append(DUPLICATE)
+            else:
+                kept.append((box, label, flag))
+    return kept, sorted(rules)
+
+
+@given(st.lists(OBJECTS, max_size=4))
+def test_repair_follows_its_rules_box_by_box(pictures: list[list[Object]]) -> None:
+    """Labels and flags stay with their boxes, every picture stays, every repair is on the report of its file."""
+    objects, problems = repaired(*pictures)
+    assert objects == [naive(picture)[0] for picture in pictures]
+    for number, picture in enumerate(pictures):
+        assert sorted(rule for file, rule in problems if file == f"{number}.jpg") == naive(picture)[1]
+
+
+@given(st.lists(OBJECTS, max_size=4))
+def test_repairing_twice_is_repairing_once(pictures: list[list[Object]]) -> None:
+    report = Report()
+    once = repair(index_of(*pictures), Report(), strict=False)
+    twice = repair(once, report, strict=True)
+    assert np.array_equal(twice.boxes, once.boxes)
+    assert np.array_equal(twice.box_offsets, once.box_offsets)
+    assert report.problems == []
+
+
+def test_repair_leaves_its_argument_alone() -> None:
+    index = index_of(boxes((-9, 0, 99, 64), (5, 5, 5, 5)))
+    before = index.boxes.copy()
+    repair(index, Report(), strict=False)
+    assert np.array_equal(index.boxes, before)
+
+
+# Pictures set aside
+
+
+def test_a_thousandth_may_be_set_aside() -> None:
+    report = Report()
+    check_set_aside([("a.jpg", "a.jpg: empty file"), ("b.jpg", "b.jpg: empty file")], pictures=2000, report=report)
+    assert [problem.file for problem in report.problems] == ["a.jpg", "b.jpg"]
+    assert MAX_SET_ASIDE == 0.001
+
+
+def test_more_than_a_thousandth_is_an_error_that_names_the_first() -> None:
+    broken = [(f"{number}.jpg", f"{number}.jpg: empty file") for number in range(8)]
+    with pytest.raises(DataError) as caught:
+        check_set_aside(broken, pictures=7999, report=Report())
+    assert str(caught.value) == (
+        "8 of 7999 pictures cannot be used (at most 0.1% may be set aside): 0.jpg: empty file; 1.jpg: empty file; "
+        "2.jpg: empty file; 3.jpg: empty file; 4.jpg: empty file ..."
+    )
+
+
+def test_no_broken_picture_is_fine_in_any_number_of_pictures() -> None:
+    for pictures in (0, 1, 10**7):
+        check_set_aside([], pictures=pictures, report=Report())
+
+
+def test_report_has_a_line_for_each_rule_the_commonest_first() -> None:
+    report = Report()
+    report.add("a.jpg", "rare")
+    for number in range(7):
+        report.add(f"{number // 2}.jpg", "common")
+    for number in range(6):
+        report.add(f"{number}.jpg", "medium")
+    assert report.summary_lines() == [
+        "7 x common: 0.jpg, 1.jpg, 2.jpg, 3.jpg",
+        "6 x medium: 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 1 more",
+        "1 x rare: a.jpg",
+    ]

@@ -1,0 +1,145 @@
+"""The three lines for notebooks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from media import HEIGHT, WIDTH, lines, picture, predict
+from PIL import Image
+
+import ssd
+from ssd.common.errors import CheckpointError, ConfigError, DataError, MachineError
+from ssd.common.images import read_image
+from ssd.inference.torch_predictor import Predictor
+from ssd.model.backbones import MobileNetV1
+from ssd.model.priors import PriorSpec
+from ssd.model.ssd import SSD
+from ssd.weights import checkpoint
+
+
+@pytest.fixture(scope="module")
+def weights(mobilenet_v1: PriorSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    backbone = MobileNetV1(width_multiplier=0.25, mean=[127.0] * 3, std=[128.0] * 3)
+    model = SSD(backbone, mobilenet_v1, class_names=("cat", "Hund", "猫"), image_size=96)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    model.train()(torch.randint(0, 256, (8, 3, 96, 96), dtype=torch.uint8))  # statistics, or every score is the same
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    checkpoint.save_release(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector(weights: Path) -> ssd.Detector:
+    return ssd.load(weights, score_threshold=0.01, max_detections=7, device="cpu")
+
+
+def test_a_picture_is_a_file_an_array_or_a_pillow_image(detector: ssd.Detector, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    from_path, from_text, from_array, from_pillow = detector([path, str(path), read_image(path), Image.open(path)])
+    alone = detector(path)
+    assert len(alone) == 7
+    assert alone.source == from_text.source == str(path)
+    assert from_array.source == ""
+    for other in (from_text, from_array, from_pillow):
+        assert np.array_equal(other.image, from_path.image)
+        assert np.array_equal(other.boxes, from_path.boxes)
+    assert alone.boxes == pytest.approx(from_path.boxes, abs=0.02)
+
+
+def test_what_is_found_is_in_pixels_and_has_names(detector: ssd.Detector, tmp_path: Path) -> None:
+    found = detector(picture(tmp_path / "a.png"))
+    assert found.boxes.shape == (7, 4)
+    assert (found.boxes >= 0).all()
+    assert (found.boxes <= [WIDTH, HEIGHT, WIDTH, HEIGHT]).all()
+    assert found.boxes.max() > 1
+    assert (np.diff(found.scores) <= 0).all()
+    assert found.labels == [("cat", "Hund", "猫")[label] for label in found.class_ids]
+    assert [item["label"] for item in found.records()] == found.labels
+    assert repr(found).startswith(f"<7 detections in {tmp_path / 'a.png'} of {WIDTH}x{HEIGHT}: ")
+
+
+def test_it_is_what_predict_writes(detector: ssd.Detector, weights: Path, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    predict(detector._predictor, path, tmp_path / "out", draw_threshold=0.01)
+    assert lines(tmp_path / "out") == [detector(path).to_dict()]
+    drawn = detector(path).draw(tmp_path / "new" / "drawn.png")
+    assert np.array_equal(read_image(tmp_path / "new" / "drawn.png"), drawn)
+    assert np.array_equal(read_image(tmp_path / "out" / "a.png"), drawn)
+
+
+def test_a_notebook_shows_the_picture(detector: ssd.Detector, tmp_path: Path) -> None:
+    assert detector(picture(tmp_path / "a.png"))._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_list_gives_a_list(detector: ssd.Detector, tmp_path: Path) -> None:
+    assert detector([]) == []
+    assert len(detector([picture(tmp_path / "a.png")])) == 1
+
+
+def test_thresholds_are_those_of_the_configuration_unless_given(weights: Path, tmp_path: Path) -> None:
+    usual = ssd.load(weights, device="cpu")._predictor
+    assert isinstance(usual, Predictor)
+    assert usual.postprocess.score_threshold == 0.3
+    assert usual.postprocess.max_detections == 200
+    assert len(ssd.load(weights, score_threshold=1.0, device="cpu")(picture(tmp_path / "a.png"))) == 0
+
+
+def test_half_precision_finds_nearly_the_same(weights: Path, detector: ssd.Detector, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    quick = ssd.load(weights, score_threshold=0.01, max_detections=7, device="cpu", precision="bfloat16")
+    half, full = quick(path).scores, detector(path).scores
+    assert half[0] == pytest.approx(full[0], abs=0.1)
+    assert not np.array_equal(half, full)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_what_is_no_picture_at_all_is_named(detector: ssd.Detector) -> None:
+    with pytest.raises(DataError, match="bytes: give a path, a uint8 RGB array, a Pillow image, or a list"):
+        detector(b"abc")  # type: ignore[call-overload]
+
+
+def test_what_is_wrong_is_said(weights: Path, detector: ssd.Detector, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such picture"):
+        detector(tmp_path / "missing.jpg")
+    with pytest.raises(DataError, match=r"an array of float32 \[2, 2, 3\]: give uint8 RGB \[H, W, 3\]"):
+        detector(np.zeros((2, 2, 3), np.float32))
+    for path in (tmp_path, tmp_path / "street.MP4"):
+        with pytest.raises(DataError, match=r"not one picture; python predict\.py"):
+            detector(path)
+    with pytest.raises(ConfigError, match=r"out: give a name that ends in \.jpg or \.png"):
+        detector(np.zeros((2, 2, 3), np.uint8)).draw(tmp_path / "out")
+    with pytest.raises(DataError, match="floating-point pixels"):
+        detector(Image.new("F", (4, 4)))
+    with pytest.raises(DataError, match=r"http://a/b\.jpg: an address; give a file, a uint8 RGB array or a Pillow"):
+        detector("http://a/b.jpg")
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match=r"file/a\.png: cannot be written: .*; name another place"):
+        detector(np.zeros((2, 2, 3), np.uint8)).draw(tmp_path / "file" / "a.png")
+    for score in (2, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match=r"score_threshold=.*: must be from 0 up to 1"):
+            ssd.load(weights, score_threshold=score)
+    with pytest.raises(ConfigError, match="max_detections=0: must be from 1"):
+        ssd.load(weights, max_detections=0)
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        ssd.load(tmp_path / "missing.safetensors")
+    with pytest.raises(ConfigError, match="precision=fp8: no such precision; there are float32, bfloat16, float16"):
+        ssd.load(weights, precision="fp8")
+    with pytest.raises(ConfigError, match="device=gpu: no such device"):
+        ssd.load(weights, device="gpu")
+    with pytest.raises(MachineError, match="device=cuda:99: not on this machine"):
+        ssd.load(weights, device="cuda:99")
+
+
+def test_importing_the_package_is_light_and_unknown_names_are_errors() -> None:
+    code = "import sys, ssd, ssd.cli.app; assert not {'torch', 'cv2', 'pytorch_lightning'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'loda'"):
+        ssd.loda  # noqa: B018

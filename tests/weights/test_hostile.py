@@ -1,0 +1,114 @@
+"""Files from strangers: refused in one line, nothing run, nothing written, no memory taken."""
+
+from __future__ import annotations
+
+import os
+import resource
+import warnings
+from pathlib import Path
+
+import pytest
+from hostile import write_all
+from omegaconf import OmegaConf
+
+from ssd.cli.app import with_saved_overrides
+from ssd.common.errors import CheckpointError, ConfigError
+from ssd.training.run_dir import OVERRIDES_FILE
+from ssd.weights import checkpoint
+
+
+@pytest.fixture
+def limited_memory() -> object:
+    """8 GiB of address space above what is in use: taking a bomb's memory fails."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + 8 * 2**30, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_hostile_checkpoints_are_refused(tmp_path: Path, limited_memory: None) -> None:
+    folder, canary = tmp_path / "files", tmp_path / "canary"
+    folder.mkdir()
+    with warnings.catch_warnings(action="ignore"):  # of torch.jit, while they are made
+        files = list(write_all(folder, canary))
+    assert len(files) >= 50
+    before = sorted(path for path in tmp_path.rglob("*"))
+    for path in files:
+        with pytest.raises(CheckpointError) as error:
+            checkpoint.load(path)
+        assert str(path) in str(error.value), path
+        assert "\n" not in str(error.value), path
+        assert not canary.exists(), path
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "optimizer._target_=os.system",
+        "augmentation={_target_: os.mkdir, path: canary}",
+        "+callbacks.evil={'_target_': os.mkdir}",
+        "hydra.searchpath=[file:///tmp/evil]",
+        "+hydra.launcher=evil",
+        "logger.csv.path=/etc/passwd",
+        "++logger.tensorboard.save_dir=/",
+        "--config-dir=stranger/conf",
+        "--config-path=stranger",
+        "-cp=stranger",
+        "dataset=evil",
+        "dataset=../../stranger/evil",
+        "dataset='../../stranger/evil'",
+        "experiment=../../../../tmp/evil",
+        "+experiment=[../../../../tmp/evil]",
+        "experiment@_global_=../evil",
+        "../stranger/dataset=evil",
+        "stranger/dataset=evil",
+        "augmentation=${oc.create:evil}",
+        "optimizer.lr=${oc.env:HOME}",
+    ],
+)
+def test_saved_overrides_that_name_code_or_places_are_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(OmegaConf.create(["epochs=3", line]), tmp_path / OVERRIDES_FILE)
+    with pytest.raises(ConfigError, match="give it on the command line"):
+        with_saved_overrides(["train.py", f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "epochs=3",
+        "dataset=voc",
+        "dataset.root=/data/고양이",
+        "experiment=null",
+        "experiment=bccd_mobilenet_v1",
+        "~callbacks.ema",
+        "+trainer.limit_train_batches=3",
+        "priors.scales=[0.1,0.25,0.4,0.55,0.7,0.85,1.0]",
+        "augmentation=light",
+        "dataset.classes=[traffic light,cat]",
+        "init_from=../other/model.safetensors",
+    ],
+)
+def test_saved_overrides_that_set_values_are_taken(tmp_path: Path, line: str) -> None:
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(OmegaConf.create([line]), tmp_path / OVERRIDES_FILE)
+    assert with_saved_overrides(["train.py", f"resume={tmp_path}"])[1] == line
+
+
+@pytest.mark.parametrize("text", ["epochs: 3", "", "3"])
+def test_saved_overrides_that_are_no_list_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / OVERRIDES_FILE).write_text(text)
+    with pytest.raises(ConfigError, match="not a list of overrides"):
+        with_saved_overrides(["train.py", f"resume={tmp_path}"])
+
+
+def test_a_saved_yaml_with_python_objects_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    canary = tmp_path / "canary"
+    (tmp_path / OVERRIDES_FILE).write_text(f"- !!python/object/apply:os.mkdir ['{canary}']\n")
+    with pytest.raises(Exception, match="could not determine a constructor"):
+        with_saved_overrides(["train.py", f"resume={tmp_path}"])
+    assert not canary.exists()
