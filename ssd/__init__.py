@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssd.inference.detector import Detector, PictureDetections, load
+    from ssd.inference.detector import Detector, ImageDetections, load
 
 __version__ = "0.1.0"
-__all__ = ["Detector", "PictureDetections", "load"]
+__all__ = ["Detector", "ImageDetections", "load"]
 
 
 def __getattr__(name: str) -> Any:

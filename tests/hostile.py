@@ -157,7 +157,7 @@ def _safetensors(folder: Path, canary: Path) -> Iterator[Path]:
     hostile = {
         "imports": recipe | {"backbone": {"name": "os.mkdir", "arguments": {"path": str(canary)}}},
         "target": recipe | {"_target_": "os.mkdir", "priors": {"_target_": "os.mkdir"}},
-        "huge picture": recipe | {"image_size": 10**9, "class_names": ["a"]},
+        "huge image": recipe | {"image_size": 10**9, "class_names": ["a"]},
         "wide network": recipe | {"backbone": {"name": "MobileNetV1", "arguments": {"width_multiplier": 1e6}}},
         "dunder": recipe | {"backbone": {"name": "__class__", "arguments": {}}},
     }

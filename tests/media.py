@@ -1,4 +1,4 @@
-"""Pictures and videos to predict on, and a predictor that sees white squares."""
+"""Images and videos to predict on, and a predictor that sees white squares."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ssd.common.images import Picture
+from ssd.common.images import ImageArray
 from ssd.inference.predict_media import predict_media
 from ssd.inference.sources import find_media
-from ssd.inference.torch_predictor import PicturePredictor
+from ssd.inference.torch_predictor import ImagePredictor
 from ssd.inference.video import VideoWriter
 from ssd.model.structures import Detections
 
@@ -33,14 +33,14 @@ SETTINGS = {
 
 
 class SeesWhite:
-    """Finds the white square of a picture: all there is to see in `square_at`."""
+    """Finds the white square of an image: all there is to see in `square_at`."""
 
     class_names = ("square", "dot")
 
-    def __call__(self, images: Sequence[Picture]) -> list[Detections]:
+    def __call__(self, images: Sequence[ImageArray]) -> list[Detections]:
         return [self._see(image) for image in images]
 
-    def _see(self, image: Picture) -> Detections:
+    def _see(self, image: ImageArray) -> Detections:
         height, width = image.shape[:2]
         rows, columns = np.nonzero(image.min(axis=2) > 200)
         if not len(rows):
@@ -49,7 +49,7 @@ class SeesWhite:
         return Detections(torch.tensor([box], dtype=torch.float32), torch.tensor([0.9]), torch.tensor([0]))
 
 
-def picture(path: Path, *, seed: int = 0) -> Path:
+def image(path: Path, *, seed: int = 0) -> Path:
     """Noise of HEIGHT x WIDTH."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -57,7 +57,7 @@ def picture(path: Path, *, seed: int = 0) -> Path:
     return path
 
 
-def square_at(x: int, *, size: tuple[int, int]) -> Picture:
+def square_at(x: int, *, size: tuple[int, int]) -> ImageArray:
     """A white square on dark red, its left edge at `x`."""
     image = np.full((*size, 3), (90, 10, 10), np.uint8)
     image[10 : 10 + SQUARE, x : x + SQUARE] = 255
@@ -78,7 +78,7 @@ def video(path: Path, *, frames: int, rate: float = 12.5, size: tuple[int, int] 
     return path
 
 
-def read_video(path: Path) -> tuple[list[Picture], float]:
+def read_video(path: Path) -> tuple[list[ImageArray], float]:
     """(RGB frames, frames a second), by OpenCV alone."""
     capture = cv2.VideoCapture(str(path))
     frames = []
@@ -89,7 +89,7 @@ def read_video(path: Path) -> tuple[list[Picture], float]:
         frames.append(frame[..., ::-1].copy())
 
 
-def predict(predictor: PicturePredictor, source: Path | str, output: Path, **settings: Any) -> list[dict[str, Any]]:
+def predict(predictor: ImagePredictor, source: Path | str, output: Path, **settings: Any) -> list[dict[str, Any]]:
     """The lines of predictions.jsonl."""
     media = find_media(str(source), downloads=output.parent, output=output)
     predict_media(predictor, media, output=str(output), **(SETTINGS | settings))

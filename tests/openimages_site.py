@@ -1,4 +1,4 @@
-"""Open Images in small, as its servers have it: made pictures and CSV files for a FaultyServer."""
+"""Open Images in small, as its servers have it: made images and CSV files for a FaultyServer."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ OFFICIAL = {"train": "train", "val": "validation", "test": "test"}
 
 
 def publish(server: FaultyServer, *, train: int = 24, val: int = 6, test: int = 6) -> None:
-    """Puts class names, boxes and pictures where the official addresses have them; see `settings`."""
+    """Puts class names, boxes and images where the official addresses have them; see `settings`."""
     server.files["/boxes/bbox_labels_600_hierarchy.json"] = json.dumps(KINDS).encode()  # a dog is a car
     names = "".join(f"{mid},{name}\n" for mid, name in MIDS.items())
     server.files["/boxes/class-descriptions-boxable.csv"] = names.encode()
-    for split, index in read_shapes(train=train, val=max(1, val), test=max(1, test), side_px=64, seed=0).named():
+    for split, index in read_shapes(train=train, val=max(1, val), test=max(1, test), side_px=64, seed=0).items():
         theirs = OFFICIAL[split]
         count = {"train": train, "val": val, "test": test}[split]
         rows = [row for position in range(count) for row in _rows(index, position)]
         server.files[f"/boxes/{theirs}/{theirs}-annotations-bbox.csv"] = "\n".join([HEADER, *rows, ""]).encode()
         for position in range(count):
-            server.files[f"/pictures/{theirs}/{picture_id(split, position)}.jpg"] = _jpeg(index.paths[position])
+            server.files[f"/images/{theirs}/{image_id(split, position)}.jpg"] = _jpeg(index.paths[position])
 
 
 def settings(server: FaultyServer) -> dict[str, str]:
     """Where to look."""
-    return {"annotations_url": f"{server.url}/boxes", "pictures_url": f"{server.url}/pictures"}
+    return {"annotations_url": f"{server.url}/boxes", "images_url": f"{server.url}/images"}
 
 
-def picture_id(split: str, position: int) -> str:
+def image_id(split: str, position: int) -> str:
     return f"{list(OFFICIAL).index(split)}{position:015x}"
 
 
 def _rows(index: DetectionIndex, position: int) -> list[str]:
     rows = index.rows(position)
-    id = picture_id(index.paths[position].split("/")[0], position)
+    id = image_id(index.paths[position].split("/")[0], position)
     found = zip(index.labels[rows].tolist(), index.boxes[rows].tolist(), strict=True)
     return [f"{id},xclick,{list(MIDS)[label]},1,{x1},{x2},{y1},{y2},0,0,0,0,0" for label, (x1, y1, x2, y2) in found]
 

@@ -26,10 +26,10 @@ def scene(
     )
 
 
-def random_scenes(seed: int, *, pictures: int, classes: int, detections: int = 40, ignored: float = 0.0) -> list[Scene]:
+def random_scenes(seed: int, *, images: int, classes: int, detections: int = 40, ignored: float = 0.0) -> list[Scene]:
     """Up to 8 objects; of the detections, about half lie near an object, most of those with its class."""
     rng = np.random.default_rng(seed)
-    return [_random_scene(rng, classes, detections, ignored) for _ in range(pictures)]
+    return [_random_scene(rng, classes, detections, ignored) for _ in range(images)]
 
 
 def _random_scene(rng: np.random.Generator, classes: int, detections: int, ignored: float) -> Scene:

@@ -21,15 +21,15 @@ CAT_BOX = (11, 21, 31, 41)
 
 
 @cache
-def picture_bytes(kind: str) -> bytes:
+def image_bytes(kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.full((HEIGHT, WIDTH, 3), 120, dtype=np.uint8)).save(buffer, kind)
     return buffer.getvalue()
 
 
-def write_picture(path: Path) -> None:
+def write_image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(picture_bytes("PNG" if path.suffix.lower() == ".png" else "JPEG"))
+    path.write_bytes(image_bytes("PNG" if path.suffix.lower() == ".png" else "JPEG"))
 
 
 def object_xml(name: str = "cat", box: Box = CAT_BOX, *, difficult: str | None = None) -> str:
@@ -55,8 +55,8 @@ def write_annotation(
 
 
 def add(root: Path, name: str, *objects: str, suffix: str = ".jpg") -> Path:
-    """A picture and its annotation, in the folders of VOC; returns the annotation."""
-    write_picture(root / "JPEGImages" / f"{name}{suffix}")
+    """An image and its annotation, in the folders of VOC; returns the annotation."""
+    write_image(root / "JPEGImages" / f"{name}{suffix}")
     annotation = root / "Annotations" / f"{name}.xml"
     write_annotation(annotation, objects)
     return annotation
@@ -70,7 +70,7 @@ def add_list(root: Path, split: str, names: Iterable[str]) -> Path:
 
 
 def write_voc(root: Path, splits: dict[str, Sequence[str]]) -> None:
-    """Pictures with one cat each, and the lists."""
+    """Images with one cat each, and the lists."""
     for name in dict.fromkeys(name for names in splits.values() for name in names):
         add(root, name, object_xml())
     for split, names in splits.items():
@@ -83,7 +83,7 @@ def read(root: Path, **settings: Any) -> Splits:
 
 
 def read_one(root: Path, *objects: str, **settings: Any) -> Splits:
-    """A dataset of one picture with these objects."""
+    """A dataset of one image with these objects."""
     add(root, "one", *objects)
     add_list(root, "train", ["one"])
     return read(root, val_splits=[], **settings)

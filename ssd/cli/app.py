@@ -125,7 +125,7 @@ def _exit_code(stop: SystemExit) -> str | int | None:
     return _READER_GONE if isinstance(stop.__context__, BrokenPipeError) else stop.code
 
 
-def asked_for(group: str) -> list[str]:
+def explicit_overrides(group: str) -> list[str]:
     """The settings of `group` that the command line names."""
     if not HydraConfig.initialized():
         return []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssd.common.images import Picture
+from ssd.common.images import ImageArray
 from ssd.export.parity import Predict
 
 if TYPE_CHECKING:
@@ -30,33 +30,33 @@ _WARM_UP = 3
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Of one predictor: milliseconds for one picture, pictures a second in batches."""
+    """Of one predictor: milliseconds for one image, images a second in batches."""
 
     p50_ms: float
     p95_ms: float
-    pictures_per_second: float
+    images_per_second: float
 
 
-def race(
-    predictors: Mapping[str, Predict], pictures: Sequence[Picture], *, rounds: int, batch_size: int
+def time_interleaved(
+    predictors: Mapping[str, Predict], images: Sequence[ImageArray], *, rounds: int, batch_size: int
 ) -> dict[str, Timing]:
     """Lets all take their turn in each round; a fifth of the rounds is enough for the batches."""
-    alone = [[picture] for picture in pictures]
-    batch = [pictures[position % len(pictures)] for position in range(batch_size)]
+    alone = [[image] for image in images]
+    batch = [images[position % len(images)] for position in range(batch_size)]
     latency = _take_turns(predictors, alone, rounds=rounds)
     batched = _take_turns(predictors, [batch], rounds=-(-rounds // 5))
     return {
         name: Timing(
             p50_ms=1e3 * float(np.median(latency[name])),
             p95_ms=1e3 * float(np.quantile(latency[name], 0.95)),
-            pictures_per_second=batch_size / float(np.median(batched[name])),
+            images_per_second=batch_size / float(np.median(batched[name])),
         )
         for name in predictors
     }
 
 
 def _take_turns(
-    predictors: Mapping[str, Predict], inputs: Sequence[Sequence[Picture]], *, rounds: int
+    predictors: Mapping[str, Predict], inputs: Sequence[Sequence[ImageArray]], *, rounds: int
 ) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in predictors}
     for turn in range(_WARM_UP + rounds):
@@ -79,7 +79,7 @@ def benchmark(config: DictConfig) -> None:
 
     from ssd.cli import build
     from ssd.common import atomic_files, console, runtime
-    from ssd.export.parity import example_pictures
+    from ssd.export.parity import example_images
     from ssd.weights import checkpoint
 
     runtime.quiet_libraries()
@@ -88,24 +88,24 @@ def benchmark(config: DictConfig) -> None:
     index, batches = build.build_evaluation(model, config) if has_data else (None, None)
     postprocess = instantiate(config.postprocess)
     with TemporaryDirectory() as folder:
-        made = list(contenders(model, postprocess, Path(folder), index, config.calibration_pictures))
+        made = list(build_runtimes(model, postprocess, Path(folder), index, config.calibration_images))
         predictors = {name: predict for name, predict, _ in made}
-        timings = race(predictors, example_pictures(None), rounds=config.rounds, batch_size=config.throughput_batch)
+        timings = time_interleaved(
+            predictors, example_images(None), rounds=config.rounds, batch_size=config.throughput_batch
+        )
         quality = scores(predictors, batches, model.class_names) if batches is not None else {}
     rows = {name: {"map": quality.get(name), "megabytes": size, **asdict(timings[name])} for name, _, size in made}
-    title = (
-        f"{model.backbone.name} at {model.image_size} pixels, CPU; pictures/s in batches of {config.throughput_batch}"
-    )
+    title = f"{model.backbone.name} at {model.image_size} pixels, CPU; images/s in batches of {config.throughput_batch}"
     show(rows, title=title)
     if not has_data:
-        console.say("mAP, and int8 that is calibrated on your pictures: give dataset=voc dataset.root=DIR")
+        console.log("mAP, and int8 that is calibrated on your images: give dataset=voc dataset.root=DIR")
     if config.output is not None:
         text = json.dumps(rows, indent=2) + "\n"
         atomic_files.write_atomically(Path(config.output), lambda temporary: temporary.write_text(text))
 
 
-def contenders(
-    model: SSD, postprocess: PostProcess, folder: Path, index: DetectionIndex | None, pictures: int
+def build_runtimes(
+    model: SSD, postprocess: PostProcess, folder: Path, index: DetectionIndex | None, images: int
 ) -> Iterator[tuple[str, Predict, float]]:
     """(name, predictor, megabytes) of each runtime that is there; says what the others need."""
     import logging
@@ -113,7 +113,7 @@ def contenders(
 
     from ssd.common import console
     from ssd.common.errors import ConfigError
-    from ssd.export.parity import example_pictures, spread_over
+    from ssd.export.parity import example_images, spread_over
     from ssd.inference.torch_predictor import Predictor
 
     megabytes = sum(value.nbytes for value in model.state_dict().values()) / 1e6
@@ -122,9 +122,9 @@ def contenders(
     compiled.model.compile(dynamic=False)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no GPU
     try:
-        compiled(example_pictures(None)[:1])
+        compiled(example_images(None)[:1])
     except RuntimeError as error:
-        console.say(f"PyTorch compiled: not measured, {str(error).splitlines()[0]}")
+        console.log(f"PyTorch compiled: not measured, {str(error).splitlines()[0]}")
     else:
         yield "PyTorch compiled", compiled, megabytes
     try:
@@ -137,21 +137,21 @@ def contenders(
         file.write_bytes(graph.SerializeToString())
         yield "ONNX Runtime", OnnxPredictor(file), file.stat().st_size / 1e6
         int8 = folder / "int8.onnx"
-        quantize_int8(graph, int8, pictures=spread_over(index, pictures) if index else example_pictures(None))
+        quantize_int8(graph, int8, images=spread_over(index, images) if index else example_images(None))
         yield "ONNX Runtime int8", OnnxPredictor(int8), int8.stat().st_size / 1e6
         yield "OpenVINO", OnnxPredictor(file, runtime="openvino"), file.stat().st_size / 1e6
     except ImportError as error:
-        console.say(
+        console.log(
             f"ONNX Runtime, OpenVINO: not measured, {error.name} is missing: pip install 'ssd-detector[export]'"
         )
     except ConfigError as error:
-        console.say(f"OpenVINO: not measured, {error}")
+        console.log(f"OpenVINO: not measured, {error}")
 
 
 def scores(
     predictors: dict[str, Predict], batches: Iterable[Batch], class_names: tuple[str, ...]
 ) -> dict[str, float | None]:
-    """mAP of each, one picture at a time, as their latency is measured."""
+    """mAP of each, one image at a time, as their latency is measured."""
     from ssd.evaluation import metrics
 
     def alone(predict: Predict) -> Predict:
@@ -168,7 +168,7 @@ def show(rows: dict[str, dict[str, Any]], *, title: str) -> None:
 
     from ssd.common import console
 
-    table = Table("", "mAP", "p50 ms", "p95 ms", "gain", "pictures/s", "MB", title=title, title_justify="left")
+    table = Table("", "mAP", "p50 ms", "p95 ms", "gain", "images/s", "MB", title=title, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     first = next(iter(rows.values()))["p50_ms"]
@@ -179,7 +179,7 @@ def show(rows: dict[str, dict[str, Any]], *, title: str) -> None:
             f"{row['p50_ms']:.1f}",
             f"{row['p95_ms']:.1f}",
             f"{first / row['p50_ms']:.2f}x",
-            f"{row['pictures_per_second']:.1f}",
+            f"{row['images_per_second']:.1f}",
             f"{row['megabytes']:.1f}",
         )
-    console.say_table(table)
+    console.log_table(table)

@@ -97,8 +97,10 @@ def build_evaluation(model: SSD, config: DictConfig) -> tuple[DetectionIndex, It
         config.dataset.classes = config.dataset.classes or list(model.class_names)
     datamodule = build_datamodule(config)
     datamodule.prepare_data()
-    splits = dict(datamodule.splits.named())
-    if not _alike(datamodule.class_names, model.class_names) or not any(len(index.boxes) for index in splits.values()):
+    splits = dict(datamodule.splits.items())
+    if not same_classes(datamodule.class_names, model.class_names) or not any(
+        len(index.boxes) for index in splits.values()
+    ):
         raise ConfigError(
             f"dataset: has no objects of the checkpoint's classes ({', '.join(model.class_names)}), or others, or "
             "another order; give dataset.classes=[...] as in the checkpoint"
@@ -109,7 +111,7 @@ def build_evaluation(model: SSD, config: DictConfig) -> tuple[DetectionIndex, It
     return splits.get("train", splits[config.split]), loaders[config.split]()
 
 
-def _alike(first: Sequence[str], second: Sequence[str]) -> bool:
+def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
     return [name.casefold() for name in first] == [name.casefold() for name in second]
 
 
@@ -121,13 +123,13 @@ def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bo
     """
     backbone = build_backbone(config)
     if config.backbone.weights is not None and not resumes:
-        console.say(transfer.load_base(backbone, config.backbone.weights))
+        console.log(transfer.load_base(backbone, config.backbone.weights))
     model = SSD(
         backbone, instantiate(config.priors, _convert_="all"), class_names=class_names, image_size=config.image_size
     )
     if config.init_from is not None and not resumes:
-        for line in transfer.start_from(model, config.init_from):
-            console.say(line)
+        for line in transfer.init_from_weights(model, config.init_from):
+            console.log(line)
     model.freeze(config.module.freeze)
     return model
 

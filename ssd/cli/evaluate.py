@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.cli.app import asked_for
+from ssd.cli.app import explicit_overrides
 from ssd.common.errors import ConfigError, MachineError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ssd.data.index import DetectionIndex
     from ssd.data.splits import Splits
     from ssd.evaluation.evaluator import Evaluation
-    from ssd.inference.torch_predictor import PicturePredictor
+    from ssd.inference.torch_predictor import ImagePredictor
 
 
 def evaluate(config: DictConfig) -> None:
@@ -44,10 +44,10 @@ def evaluate(config: DictConfig) -> None:
         comparisons,
         index,
         title=f"{', '.join(names)} on {data}",
-        subtitle=f"{config.split} split: {len(index)} pictures, {len(index.boxes)} objects; {', '.join(paths)}",
+        subtitle=f"{config.split} split: {len(index)} images, {len(index.boxes)} objects; {', '.join(paths)}",
         worst=config.worst,
     )
-    facts = {"checkpoints": paths, "dataset": data, "split": config.split, "pictures": len(index)}
+    facts = {"checkpoints": paths, "dataset": data, "split": config.split, "images": len(index)}
     _write(folder / "report.html", page)
     _write(folder / "evaluation.json", report.as_json(evaluations, comparisons, facts))
 
@@ -77,27 +77,29 @@ def common_classes(class_lists: Sequence[Sequence[str]], names: Sequence[str]) -
     Raises:
         ConfigError: there is none.
     """
-    from ssd.common.class_names import place_of
-    from ssd.common.console import say
+    from ssd.common.class_names import class_index
+    from ssd.common.console import log
 
-    common = tuple(name for name in class_lists[0] if all(place_of(name, known) is not None for known in class_lists))
+    common = tuple(
+        name for name in class_lists[0] if all(class_index(name, known) is not None for known in class_lists)
+    )
     if not common:
         lists = "; ".join(f"{name} knows {', '.join(known)}" for name, known in zip(names, class_lists, strict=True))
         raise ConfigError(f"checkpoint: no class in common: {lists}")
     if any(len(known) != len(common) for known in class_lists):
-        say(f"compared by the classes that all know: {', '.join(common)}")
+        log(f"compared by the classes that all know: {', '.join(common)}")
     return common
 
 
 def chosen_classes(class_names: tuple[str, ...], wanted: Sequence[str] | None) -> tuple[str, ...]:
     """Those of `dataset.classes`, where it names some that the detectors know and not all."""
-    from ssd.common.class_names import place_of
-    from ssd.common.console import say
+    from ssd.common.class_names import class_index
+    from ssd.common.console import log
 
-    chosen = tuple(name for name in class_names if place_of(name, list(wanted or ())) is not None)
+    chosen = tuple(name for name in class_names if class_index(name, list(wanted or ())) is not None)
     if not 0 < len(chosen) < len(class_names):
         return class_names
-    say(f"dataset.classes: measured by {', '.join(chosen)} alone")
+    log(f"dataset.classes: measured by {', '.join(chosen)} alone")
     return chosen
 
 
@@ -108,7 +110,7 @@ def read_split(config: DictConfig, class_names: tuple[str, ...]) -> DetectionInd
         ConfigError: the dataset has no such split, or no object of these classes but of others.
     """
     from ssd.cli import build
-    from ssd.common.console import say
+    from ssd.common.console import log
     from ssd.data.splits import Splits, describe_data
     from ssd.evaluation.evaluator import with_classes
 
@@ -117,42 +119,42 @@ def read_split(config: DictConfig, class_names: tuple[str, ...]) -> DetectionInd
     datamodule = build.build_datamodule(config)
     datamodule.prepare_data()
     splits = datamodule.splits
-    indexes = dict(splits.named())
+    indexes = dict(splits.items())
     if config.split not in indexes:
         raise ConfigError(f"split={config.split}: the dataset has no such split; there are {', '.join(indexes)}")
     _check_classes(splits, class_names)
     index = with_classes(indexes[config.split], class_names)
     this_one = {name: index if name == config.split else None for name in ("train", "val", "test")}
     for line in describe_data(Splits(**this_one, report=splits.report)):
-        say(line)
+        log(line)
     return index
 
 
 def _check_classes(splits: Splits, class_names: tuple[str, ...]) -> None:
     """Readers that were given the classes leave others out and report it; the rest names its own."""
-    from ssd.common.class_names import place_of
-    from ssd.common.console import say
+    from ssd.common.class_names import class_index
+    from ssd.common.console import log
 
-    known = [name for name in splits.class_names if place_of(name, class_names) is not None]
+    known = [name for name in splits.class_names if class_index(name, class_names) is not None]
     others = [name for name in splits.class_names if name not in known]
     left_out = [line for line in splits.report.summary_lines() if "left out" in line]
-    if not known or (left_out and not any(len(index.boxes) for _, index in splits.named())):
+    if not known or (left_out and not any(len(index.boxes) for _, index in splits.items())):
         there = left_out[0] if left_out else f"the dataset has {', '.join(others)}"
         raise ConfigError(f"no class in common: the checkpoint knows {', '.join(class_names)}; {there}")
     if others:
-        say(f"left out, since the checkpoint does not know them: objects of {', '.join(others)}")
+        log(f"left out, since the checkpoint does not know them: objects of {', '.join(others)}")
 
 
-def _open(config: DictConfig, path: str) -> PicturePredictor:
+def _open(config: DictConfig, path: str) -> ImagePredictor:
     from hydra.utils import instantiate
 
     from ssd.inference.detector import open_predictor
 
     postprocess = instantiate(config.postprocess)
-    return open_predictor(path, postprocess, device=config.device, asked_for=asked_for("postprocess"))
+    return open_predictor(path, postprocess, device=config.device, explicit_overrides=explicit_overrides("postprocess"))
 
 
-def _measure(config: DictConfig, name: str, predictor: PicturePredictor, index: DetectionIndex) -> Evaluation:
+def _measure(config: DictConfig, name: str, predictor: ImagePredictor, index: DetectionIndex) -> Evaluation:
     from ssd.evaluation import evaluator
     from ssd.evaluation.matching import resampled
 
@@ -175,10 +177,10 @@ def _make_folder(output: str) -> Path:
 
 def _write(path: Path, text: str) -> None:
     from ssd.common.atomic_files import write_atomically
-    from ssd.common.console import say
+    from ssd.common.console import log
 
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    say(f"written: {path}")
+    log(f"written: {path}")
 
 
 def _describe(config: DictConfig) -> str:

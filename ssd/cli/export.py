@@ -58,11 +58,11 @@ def export(config: DictConfig) -> None:
     text = json.dumps(report, indent=2) + "\n"
     beside = output.with_name(f"{output.name}.json")
     atomic_files.write_atomically(beside, lambda temporary: temporary.write_text(text))
-    console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB; the comparison is in {beside}")
+    console.log(f"{output}: {output.stat().st_size / 1e6:.1f} MB; the comparison is in {beside}")
 
 
 def check(predictor: Predictor, file: Path, config: DictConfig, index: DetectionIndex | None = None) -> dict[str, Any]:
-    """Compares the file with PyTorch: on `pictures`, else on those of the dataset, else on rendered ones.
+    """Compares the file with PyTorch: on `images`, else on those of the dataset, else on rendered ones.
 
     Raises:
         MachineError: they disagree.
@@ -73,27 +73,27 @@ def check(predictor: Predictor, file: Path, config: DictConfig, index: Detection
     from ssd.common import console
     from ssd.common.errors import MachineError
     from ssd.export import parity
-    from ssd.export.parity import MAX_PICTURES, example_pictures, spread_over
+    from ssd.export.parity import MAX_IMAGES, example_images, spread_over
     from ssd.inference.onnx_predictor import OnnxPredictor
 
-    if config.pictures is None and index is not None:
-        pictures, source = list(spread_over(index, MAX_PICTURES)), config.dataset.get("root", _RENDERED)
+    if config.images is None and index is not None:
+        images, source = list(spread_over(index, MAX_IMAGES)), config.dataset.get("root", _RENDERED)
     else:
-        pictures, source = example_pictures(config.pictures), config.pictures or _RENDERED
-    found = parity.compare(predictor, OnnxPredictor(file), pictures)
+        images, source = example_images(config.images), config.images or _RENDERED
+    found = parity.compare(predictor, OnnxPredictor(file), images)
     versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     if not found.agrees:
         raise MachineError(
             f"output={config.output}: not written: onnxruntime {versions['onnxruntime']} and torch {versions['torch']} "
-            f"disagree on {found.share_without_like:.0%} of {found.detections} detections; try other versions of them, "
-            "or other pictures=FOLDER"
+            f"disagree on {found.mismatch_rate:.0%} of {found.detections} detections; try other versions of them, "
+            "or other images=FOLDER"
         )
-    console.say(
-        f"agrees with PyTorch on {found.detections} detections in {found.pictures} pictures of {source} "
-        f"(largest difference {found.largest_difference:.1e}; {found.share_without_like:.2%} without their like)"
+    console.log(
+        f"agrees with PyTorch on {found.detections} detections in {found.images} images of {source} "
+        f"(largest difference {found.largest_difference:.1e}; {found.mismatch_rate:.2%} without their like)"
     )
     if source == _RENDERED:
-        console.say("compare on pictures like yours, too: pictures=FOLDER")
+        console.log("compare on images like yours, too: images=FOLDER")
     return {"versions": versions, "parity": {"graph": "float32", "source": source} | found.as_dict()}
 
 
@@ -113,15 +113,15 @@ def quantize(
     from ssd.inference.onnx_predictor import OnnxPredictor
 
     before = OnnxPredictor(file)
-    quantize_int8(graph, file, pictures=spread_over(index, config.calibration_pictures))
+    quantize_int8(graph, file, images=spread_over(index, config.calibration_images))
     predictors = {"float32": before, "int8": OnnxPredictor(file)}
     scores = {name: metrics.score(each, batches, each.class_names).get("map") for name, each in predictors.items()}
     shown = (f"{name} {'undefined' if value is None else round(value, 3)}" for name, value in scores.items())
-    console.say(f"mAP on {config.split}: {', '.join(shown)}")
+    console.log(f"mAP on {config.split}: {', '.join(shown)}")
     drop = (scores["float32"] or 0.0) - (scores["int8"] or 0.0)
     if drop > config.max_map_drop:
         raise DataError(
             f"output={config.output}: not written: int8 costs {drop:.3f} mAP on {config.split}, over "
-            f"max_map_drop={config.max_map_drop}; give more calibration_pictures, or ship float32"
+            f"max_map_drop={config.max_map_drop}; give more calibration_images, or ship float32"
         )
     return {"split": config.split, "map": scores}

@@ -35,5 +35,5 @@ def import_weights(config: DictConfig) -> None:
     checkpoint.fill(model, imported.state, name=str(source))
     checkpoint.save_release(model, output)
     for line in imported.report:
-        console.say(line)
-    console.say(f"written to {output}; next: python predict.py checkpoint={output} source=FOLDER output=predictions")
+        console.log(line)
+    console.log(f"written to {output}; next: python predict.py checkpoint={output} source=FOLDER output=predictions")

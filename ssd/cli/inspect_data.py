@@ -45,22 +45,22 @@ def inspect(config: DictConfig) -> None:
     layout = Layout.lay(spec, grids, image_size=config.image_size, iou_threshold=config.loss.iou_threshold)
     report = Report(keep_going=True)
     splits: Splits | None = None
-    with report.leaving_out():
+    with report.collect_errors():
         splits = build.build_reader(config, cached=False)(report=report)
     sections = []
     if splits is not None:
-        *pictures, samples = _look(config, splits)
-        sections = [*pictures, *_cover(config, splits, layout, priors), samples]
+        *images, samples = _look(config, splits)
+        sections = [*images, *_cover(config, splits, layout, priors), samples]
     root = f"{Path(config.dataset.get('root', ''))}/"
     report.problems = [replace(problem, file=problem.file.removeprefix(root)) for problem in report.problems]
     if report.problems:
-        console.say_table(inspection_report.problems_table(report))
+        console.log_table(inspection_report.problems_table(report))
     sections.insert(0, inspection_report.problems_section(report))
     _write(config, sections, report, seconds=time.perf_counter() - started)
 
 
 def _look(config: DictConfig, splits: Splits) -> list[Section]:
-    """What the pictures show."""
+    """What the images show."""
     import numpy as np
     from hydra.utils import instantiate
 
@@ -69,12 +69,12 @@ def _look(config: DictConfig, splits: Splits) -> list[Section]:
     from ssd.data.analysis import report as inspection_report
     from ssd.data.dataset import DetectionDataset
 
-    console.say_table(inspection_report.splits_table(splits))
-    looks = {name: duplicates.look(name, index, splits.report) for name, index in splits.named()}
+    console.log_table(inspection_report.splits_table(splits))
+    looks = {name: duplicates.look(name, index, splits.report) for name, index in splits.items()}
     leaks = duplicates.find_leaks(looks)
     duplicates.note_leaks(leaks, splits, splits.report)
     duplicates.note_classes(splits, splits.report)
-    name, index = splits.named()[0]
+    name, index = splits.items()[0]
     dataset = DetectionDataset(index, instantiate(config.augmentation, _convert_="all"), seed=config.seed)
     chosen = np.random.default_rng(config.seed).permutation(looks[name].positions)[:_SAMPLES]
     return [
@@ -92,7 +92,7 @@ def _cover(config: DictConfig, splits: Splits, layout: Layout, priors: Path | No
     from ssd.data.analysis import report as inspection_report
     from ssd.data.analysis.prior_coverage import fit, measure_coverage, write_priors
 
-    name, index = splits.named()[0]
+    name, index = splits.items()[0]
     rows = np.flatnonzero(~index.ignore)
     notes = [f"Share of the boxes of the {name} split whose best IoU with a prior is {layout.iou_threshold} or more."]
     if not len(rows):
@@ -112,7 +112,7 @@ def _cover(config: DictConfig, splits: Splits, layout: Layout, priors: Path | No
         after = measure(fitted)
         about = f"{before.share:.1%} -> {after.share:.1%} of the boxes matched at IoU {layout.iou_threshold}"
         write_priors(fitted.spec, priors, about=[f"Fitted by python -m ssd inspect: {about}", *_how(config)])
-        notes = [f"{about}. Written to {console.from_here(priors)}: give priors={priors.stem} to train.py."]
+        notes = [f"{about}. Written to {console.relative_to_cwd(priors)}: give priors={priors.stem} to train.py."]
         sections.append(_coverage_section("fitted", "Coverage of the fitted priors", fitted, after, splits, notes))
         sections.append(inspection_report.boxes_section("fitted_boxes", "Boxes and fitted priors", fitted, boxes))
     return sections
@@ -127,9 +127,9 @@ def _coverage_section(
 
     names = splits.class_names
     warnings = inspection_report.coverage_warnings(layout, coverage, names, fitted=id == "fitted")
-    console.say_table(inspection_report.coverage_table(coverage, names, title=title))
+    console.log_table(inspection_report.coverage_table(coverage, names, title=title))
     for line in [*notes, *(f"warning: {line}" for line in warnings)]:
-        console.say(line)
+        console.log(line)
     return inspection_report.coverage_section(id, title, coverage, names, notes=notes, warnings=warnings)
 
 
@@ -180,6 +180,6 @@ def _write(config: DictConfig, sections: list[Section], report: Report, *, secon
     }
     for name, text in texts.items():
         write_atomically(Path(config.output, name), methodcaller("write_bytes", text.encode(errors="replace")))
-    console.say(f"{summary}; see {Path(config.output, 'report.html')} and problems.txt")
+    console.log(f"{summary}; see {Path(config.output, 'report.html')} and problems.txt")
     if stopping:
         raise DataError(f"{len(stopping)} problems that training would stop at, the first: {stopping[0]}")

@@ -1,4 +1,4 @@
-"""Detects objects in pictures and videos: ssd predict checkpoint=FILE source=SRC output=DIR; see --help."""
+"""Detects objects in images and videos: ssd predict checkpoint=FILE source=SRC output=DIR; see --help."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ssd.cli.app import asked_for
+from ssd.cli.app import explicit_overrides
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -15,7 +15,7 @@ _TERMINATED = 143
 
 
 def predict(config: DictConfig) -> None:
-    """Writes records, and the pictures or videos with their boxes."""
+    """Writes records, and the images or videos with their boxes."""
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
@@ -33,7 +33,7 @@ def predict(config: DictConfig) -> None:
         instantiate(config.postprocess),
         device=config.device,
         precision=config.precision,
-        asked_for=asked_for("postprocess"),
+        explicit_overrides=explicit_overrides("postprocess"),
     )
     with TemporaryDirectory(prefix="ssd-") as downloads:
         predict_media(

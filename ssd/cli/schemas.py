@@ -147,7 +147,7 @@ class DownloadOpenImages:
     balance: bool = MISSING
     seed: int = bounded(0)
     annotations_url: str = MISSING
-    pictures_url: str = MISSING
+    images_url: str = MISSING
     network: Network = field(default_factory=Network)
 
 
@@ -261,10 +261,10 @@ class Ema:
 @dataclass
 class Watch:
     _target_: str = MISSING
-    pictures: int = bounded(0)
+    images: int = bounded(0)
     worst: int = bounded(0)
     side_px: int = bounded(64, 2048)
-    raw_pictures: int = bounded(0)
+    raw_images: int = bounded(0)
 
 
 SCHEMAS: dict[str, type] = {
@@ -337,9 +337,9 @@ class ImportWeights:
 class Export(Train):
     checkpoint: str = MISSING
     output: str = MISSING
-    pictures: str | None = MISSING
+    images: str | None = MISSING
     quantize: str | None = MISSING
-    calibration_pictures: int = bounded(1)
+    calibration_images: int = bounded(1)
     split: str = MISSING
     max_map_drop: float = bounded(0, 1)
 
@@ -348,7 +348,7 @@ class Export(Train):
 class Benchmark(Train):
     checkpoint: str = MISSING
     split: str = MISSING
-    calibration_pictures: int = bounded(1)
+    calibration_images: int = bounded(1)
     throughput_batch: int = bounded(1)
     rounds: int = bounded(1)
     output: str | None = MISSING

@@ -36,7 +36,7 @@ def train(config: DictConfig) -> float | None:
     datamodule = build.build_datamodule(config)
     datamodule.prepare_data()
     for line in splits.describe_data(datamodule.splits, balance=config.dataset.balance):
-        console.say(line)
+        console.log(line)
     datamodule.splits.check_trainable()
     model = build.build_model(config, datamodule.class_names, resumes=resumed is not None)
     if resumed is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def place_of(name: str, class_names: Sequence[str]) -> int | None:
+def class_index(name: str, class_names: Sequence[str]) -> int | None:
     """Where a class is in a list: spelt alike, or else the only one that differs in upper and lower case."""
     if name in class_names:
         return class_names.index(name)

@@ -20,13 +20,13 @@ class ConfigError(SSDError):
 
 
 class DataError(SSDError):
-    """Bad data: a picture, an annotation, a dataset folder."""
+    """Bad data: an image, an annotation, a dataset folder."""
 
     exit_code = 3
 
 
-class DamagedPictureError(DataError):
-    """Part of a picture's pixels are gray or wrong."""
+class DamagedImageError(DataError):
+    """Part of an image's pixels are gray or wrong."""
 
 
 class CheckpointError(DataError):

@@ -1,6 +1,6 @@
-"""Reading and resizing pictures: the one way for training, validation and prediction.
+"""Reading and resizing images: the one way for training, validation and prediction.
 
-A picture is uint8 [H, W, 3], RGB, upright (its EXIF rotation applied). Gray, palette and CMYK become RGB, 16 bits are
+An image is uint8 [H, W, 3], RGB, upright (its EXIF rotation applied). Gray, palette and CMYK become RGB, 16 bits are
 cut to the upper 8, 32 bits must hold 8 or 16, transparency is laid over white.
 """
 
@@ -20,7 +20,7 @@ from jaxtyping import Integer, UInt8
 from numpy import ndarray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ssd.common.errors import DamagedPictureError, DataError
+from ssd.common.errors import DamagedImageError, DataError
 
 _WARNINGS = ("Corrupt", "Premature", "Invalid", "Unsupported marker")  # how libjpeg's begin
 
@@ -37,10 +37,10 @@ MAX_PIXELS = 2 * 10**8
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 _File = io.FileIO | io.BytesIO
-Picture = UInt8[np.ndarray, "_ _ 3"]  # H and W would have to be the same for all pictures of a list
+ImageArray = UInt8[np.ndarray, "_ _ 3"]  # H and W would have to be the same for all images of a list
 
 _EXIF_ORIENTATION = 0x0112
-_TURNS: dict[int | None, Callable[[Picture], Picture]] = {
+_TURNS: dict[int | None, Callable[[ImageArray], ImageArray]] = {
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
     4: lambda image: image[::-1],
@@ -58,17 +58,17 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
-def read_image(path: str | Path, *, name: str | None = None) -> Picture:
-    """The picture in a file; errors call it `name`, or by its path.
+def read_image(path: str | Path, *, name: str | None = None) -> ImageArray:
+    """The image in a file; errors call it `name`, or by its path.
 
     Raises:
-        DataError: missing, empty, no picture, cut short, damaged, over MAX_PIXELS, or of floating-point pixels.
+        DataError: missing, empty, no image, cut short, damaged, over MAX_PIXELS, or of floating-point pixels.
     """
     return decode_image(read_bytes(path), name=name or str(path))
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The content of a picture file.
+    """The content of an image file.
 
     Raises:
         DataError: missing, or it cannot be read.
@@ -77,16 +77,16 @@ def read_bytes(path: str | Path) -> bytes:
         return file.read()
 
 
-def read_below(root: str, path: str) -> Picture:
-    """`read_image` of a path below `root`; with `root` bound it is what an index calls to load its pictures."""
+def read_below(root: str, path: str) -> ImageArray:
+    """`read_image` of a path below `root`; with `root` bound it is what an index calls to load its images."""
     return read_image(Path(root, path))
 
 
-def decode_image(data: bytes, *, name: str, accept_damage: bool = False) -> Picture:
-    """The picture in `data`, the bytes of an image file; `name` is for the message of an error.
+def decode_image(data: bytes, *, name: str, accept_damage: bool = False) -> ImageArray:
+    """The image in `data`, the bytes of an image file; `name` is for the message of an error.
 
     Raises:
-        DamagedPictureError: a JPEG is damaged inside, unless `accept_damage` takes what there is of it.
+        DamagedImageError: a JPEG is damaged inside, unless `accept_damage` takes what there is of it.
         DataError: as `read_image`.
     """
     header = _open(io.BytesIO(data), name)
@@ -94,15 +94,15 @@ def decode_image(data: bytes, *, name: str, accept_damage: bool = False) -> Pict
         _check_complete(data, name)
         found = decode(data)
         if isinstance(found, str) and not accept_damage:
-            raise DamagedPictureError(f"{name}: damaged inside, part of it is gray or wrong ({found}); fetch it again")
+            raise DamagedImageError(f"{name}: damaged inside, part of it is gray or wrong ({found}); fetch it again")
         if isinstance(found, np.ndarray) and header.mode in ("RGB", "L"):
             turn = _TURNS.get(_orientation(header, name))
             return found if turn is None else np.ascontiguousarray(turn(found))
     return from_pillow(header, name=name)
 
 
-def from_pillow(image: Image.Image, *, name: str) -> Picture:
-    """The picture in a Pillow image of any mode; `name` is for the message of an error.
+def from_pillow(image: Image.Image, *, name: str) -> ImageArray:
+    """The image in a Pillow image of any mode; `name` is for the message of an error.
 
     Raises:
         DataError: damaged, or of floating-point pixels.
@@ -128,7 +128,7 @@ def _eight_bits(values: Integer[np.ndarray, "H W"], sixteen_bits: bool, name: st
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Upright (H, W) of a picture file, from its header; finds what can be found without decoding.
+    """Upright (H, W) of an image file, from its header; finds what can be found without decoding.
 
     Raises:
         DataError: as `read_image`, but for damage inside the compressed data.
@@ -141,16 +141,16 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
 
 def warp(
-    image: Picture,
+    image: ImageArray,
     *,
     window: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
     size: int,
     flip: bool = False,
     fill: tuple[int, int, int] = (0, 0, 0),
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """The part of a picture under `window`, stretched to a square of `size` pixels, in one bilinear sampling.
+    """The part of an image under `window`, stretched to a square of `size` pixels, in one bilinear sampling.
 
-    `window` is xyxy in fractions of the picture and may reach beyond it; `fill` shows there. Where the picture is
+    `window` is xyxy in fractions of the image and may reach beyond it; `fill` shows there. Where the image is
     twice as fine as the result or more, it is averaged down first, so that small things do not fall between samples.
     """
     height, width = image.shape[:2]
@@ -186,7 +186,7 @@ def _opened(path: str | Path) -> Iterator[io.FileIO]:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  half the time of Path.open
             yield file
     except FileNotFoundError:
-        raise DataError(f"{path}: no such picture") from None
+        raise DataError(f"{path}: no such image") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -252,7 +252,7 @@ def _open(file: _File, name: str) -> Image.Image:
                 f"{name}: damaged TIFF, or its pixels are neither 8 nor 16 bits; convert to 8 bits"
             ) from None
         looks_like = " (it looks like a web page)" if start.lstrip().startswith(b"<") else ""
-        raise DataError(f"{name}: not a picture{looks_like}; replace or delete the file") from None
+        raise DataError(f"{name}: not an image{looks_like}; replace or delete the file") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: {error}") from error
     if header.width * header.height > MAX_PIXELS:
@@ -282,7 +282,7 @@ def _naming_damage(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise DataError(f"{name}: damaged picture: {error}; replace or delete the file") from error
+        raise DataError(f"{name}: damaged image: {error}; replace or delete the file") from error
 
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns over it and refuses twice as much; ours refuses at once

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 
-class FrameMeter(Meter):
+class FrameMeter(ProgressDisplay):
     """Counts frames and objects; `total` frames are expected, None where that is not known."""
 
     def __init__(self, *, total: int | None) -> None:
@@ -37,7 +37,7 @@ class FrameMeter(Meter):
         return self.frames / self.seconds
 
 
-class TransferMeter(Meter):
+class TransferMeter(ProgressDisplay):
     """Counts files and bytes; any thread may call it.
 
     A file that is under way counts by the share of it that is there, so that one large file moves the bar, too.
@@ -75,7 +75,7 @@ _PLAIN_SECONDS = 30.0
 _BAR_WIDTH = 12  # everything fits into 80 columns
 
 
-class Meter:
+class ProgressDisplay:
     """The bar; `total` is how much there is to do, None where that is not known."""
 
     def __init__(self, title: str, *, total: int | None, stderr: bool = False) -> None:

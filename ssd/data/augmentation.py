@@ -1,4 +1,4 @@
-"""Augmentation with Albumentations: geometry as one warp to the input size, then colours on the small picture."""
+"""Augmentation with Albumentations: geometry as one warp to the input size, then colours on the small image."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from albumentations.core.type_definitions import Targets
 from jaxtyping import Bool, Float, Float32, Int32, Shaped, UInt8
 
-from ssd.common.images import Picture, warp
+from ssd.common.images import ImageArray, warp
 
-Window = tuple[float, float, float, float]  # xyxy in fractions of the picture; may reach beyond it
+Window = tuple[float, float, float, float]  # xyxy in fractions of the image; may reach beyond it
 WHOLE: Window = (0.0, 0.0, 1.0, 1.0)
 
 _CANDIDATES = 50  # crops tried for one IoU, as in the Caffe code
@@ -22,7 +22,7 @@ _CANDIDATES = 50  # crops tried for one IoU, as in the Caffe code
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A picture at the input size and its boxes; `size` is the original (H, W)."""
+    """An image at the input size and its boxes; `size` is the original (H, W)."""
 
     image: UInt8[np.ndarray, "S S 3"]
     boxes: Float32[np.ndarray, "G 4"]
@@ -33,15 +33,15 @@ class Sample:
 
 
 class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has no types
-    """Zoom-out, IoU-constrained crop, flip and resize, applied as one warp of the decoded picture.
+    """Zoom-out, IoU-constrained crop, flip and resize, applied as one warp of the decoded image.
 
     Source: SSD paper, section 2.2 "Data augmentation" and 3.6 (zoom-out).
 
     Args:
         image_size: side of the result in pixels.
-        zoom_out_probability: how often the picture is laid on a larger canvas.
-        max_zoom_out: largest side of the canvas, in sides of the picture.
-        crop_min_ious: one is drawn for each picture: null is no crop, 0 is any crop that keeps an object's centre; else
+        zoom_out_probability: how often the image is laid on a larger canvas.
+        max_zoom_out: largest side of the canvas, in sides of the image.
+        crop_min_ious: one is drawn for each image: null is no crop, 0 is any crop that keeps an object's centre; else
             some object must overlap the crop by this IoU.
         crop_scale: least and largest side of a crop, in sides of the canvas.
         crop_aspect: least and largest width/height of a crop.
@@ -75,7 +75,7 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
 
     @classmethod
     def resize(cls, image_size: int) -> SSDWindow:
-        """The whole picture, nothing random: what validation and prediction see."""
+        """The whole image, nothing random: what validation and prediction see."""
         return cls(
             image_size=image_size,
             zoom_out_probability=0.0,
@@ -96,7 +96,7 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
             "flip": self.py_random.random() < self.flip_probability,
         }
 
-    def apply(self, img: Picture, *, window: Window, flip: bool, **_: Any) -> UInt8[np.ndarray, "S S 3"]:
+    def apply(self, img: ImageArray, *, window: Window, flip: bool, **_: Any) -> UInt8[np.ndarray, "S S 3"]:
         return warp(img, window=window, size=self.image_size, flip=flip, fill=self.fill)
 
     def apply_to_bboxes(
@@ -155,7 +155,7 @@ def acceptable(
 class Augmentation:
     """A list of Albumentations transforms, drawn for each sample from its own seed.
 
-    The first must bring the picture to the input size. A sample is a function of (seed, epoch, position) alone: the
+    The first must bring the image to the input size. A sample is a function of (seed, epoch, position) alone: the
     same with any number of workers and after a resume. (Albumentations would otherwise replay one stream in each
     forked worker.)
     """
@@ -168,7 +168,7 @@ class Augmentation:
 
     def __call__(
         self,
-        image: Picture,
+        image: ImageArray,
         *,
         boxes: Float32[np.ndarray, "G 4"],
         labels: Int32[np.ndarray, "G"],
@@ -191,7 +191,7 @@ class Augmentation:
 
 
 def _to_window(boxes: np.ndarray, window: Window) -> np.ndarray:
-    """From fractions of the picture to fractions of the window."""
+    """From fractions of the image to fractions of the window."""
     x1, y1, x2, y2 = window
     return (boxes - np.array([x1, y1, x1, y1])) / np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
 

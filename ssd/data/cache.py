@@ -1,4 +1,4 @@
-"""A cache for every reader of a folder: the next start parses no annotation and opens no picture.
+"""A cache for every reader of a folder: the next start parses no annotation and opens no image.
 
 One file for each choice of settings lies in <root>/.ssd_cache: the arrays of the indexes as they lie in memory, then
 their places, the report and a checksum. It is mapped, not read, so processes share its pages. It may be deleted at any
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ssd.common.atomic_files import write_atomically
-from ssd.common.images import IMAGE_SUFFIXES, Picture, read_below
+from ssd.common.images import IMAGE_SUFFIXES, ImageArray, read_below
 from ssd.data.index import DetectionIndex, PackedStrings
 from ssd.data.splits import Splits
 from ssd.data.validation import Problem, Report
@@ -37,8 +37,8 @@ def read_cached(read: partial[Splits]) -> Splits:
     """What `read` returns, from the cache while its sources are what they were.
 
     Sources are the settings of `read`, the files below its `root` (or that another setting names) that are neither
-    pictures nor hidden, with size and time, the times of the folders of pictures, and the code of the readers. A
-    picture that is overwritten in place is not noticed.
+    images nor hidden, with size and time, the times of the folders of images, and the code of the readers. A
+    image that is overwritten in place is not noticed.
     """
     root = read.keywords.get("root")
     if root is None or not Path(root).is_dir():
@@ -48,7 +48,7 @@ def read_cached(read: partial[Splits]) -> Splits:
     if splits is None:
         splits = read()
         writable = Path(root).stat().st_mode & _WRITE_BITS  # root could write where nobody should
-        if writable and all(getattr(index.load, "func", None) is read_below for _, index in splits.named()):
+        if writable and all(getattr(index.load, "func", None) is read_below for _, index in splits.items()):
             with suppress(OSError):  # a folder that cannot be written, a full disk
                 write_atomically(path, partial(_save, splits, fingerprint))
                 newest_first = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
@@ -86,13 +86,13 @@ def _sources(path: Path, seen: set[tuple[int, int]]) -> Iterator[str]:
         if not path.is_dir():
             yield f"{path} {info.st_size} {info.st_mtime_ns}"
             return
-        pictures = False
+        images = False
         for entry in os.scandir(path):
             if entry.name.lower().endswith(IMAGE_SUFFIXES):
-                pictures = True
+                images = True
             elif not entry.name.startswith("."):
                 yield from _sources(Path(entry), seen)
-        if pictures:
+        if images:
             yield f"{path} {info.st_mtime_ns}"
 
 
@@ -102,7 +102,7 @@ def _sources(path: Path, seen: set[tuple[int, int]]) -> Iterator[str]:
 def _save(splits: Splits, fingerprint: str, path: Path) -> None:
     places: dict[str, list[tuple[str, tuple[int, ...], int]]] = {}
     with path.open("wb") as file:
-        for name, index in splits.named():
+        for name, index in splits.items():
             places[name] = []
             for array in _arrays(index):
                 file.write(bytes(-file.tell() % _ALIGNMENT))
@@ -117,7 +117,7 @@ def _save(splits: Splits, fingerprint: str, path: Path) -> None:
         file.write(checksum.to_bytes(4, "little"))
 
 
-def _load(path: Path, fingerprint: str, load: Callable[[str], Picture]) -> Splits | None:
+def _load(path: Path, fingerprint: str, load: Callable[[str], ImageArray]) -> Splits | None:
     """None where there is no such file, it is damaged, or its sources have changed."""
     try:
         data = np.asarray(np.memmap(path, mode="c"))  # "c": torch warns of arrays that cannot be written

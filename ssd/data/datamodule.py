@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssd.data.augmentation import Augmentation
 from ssd.data.dataset import DetectionDataset, EpochSampler, collate
-from ssd.data.sampler import draws_per_epoch
+from ssd.data.sampler import repeat_factors
 from ssd.data.splits import Splits
 from ssd.model.structures import Batch
 
@@ -40,10 +40,10 @@ class DetectionDataModule(pl.LightningDataModule):
     Args:
         read: reads the dataset; see `ssd.data.formats.voc.read_voc` for one.
         train_augmentation, eval_augmentation: the first for training only.
-        batch_size: pictures a step, on each device.
+        batch_size: images a step, on each device.
         num_workers: loader processes; None is one less than the machine has cores, at most 8.
         seed: of order and augmentation.
-        balance: threshold of `balance.draws_per_epoch` for training; None draws each picture once an epoch.
+        balance: threshold of `balance.repeat_factors` for training; None draws each image once an epoch.
         prepare: fetches what is missing; called before `read`, on one process of a machine only.
     """
 
@@ -107,7 +107,7 @@ class DetectionDataModule(pl.LightningDataModule):
             seed=self.seed,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
-            draws=draws_per_epoch(index, self.balance) if training and self.balance is not None else None,
+            draws=repeat_factors(index, self.balance) if training and self.balance is not None else None,
         )
         if training:
             sampler.go_on(**self._go_on)

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ssd.common.errors import DataError
-from ssd.common.images import Picture
+from ssd.common.images import ImageArray
 from ssd.data.augmentation import Augmentation, Sample
 from ssd.data.index import DetectionIndex
 from ssd.data.sampler import draw
@@ -25,7 +25,7 @@ Key = tuple[int, int]  # epoch, position in the index (plus its length for each 
 class DetectionDataset(Dataset[Sample]):
     """The samples of an index under an augmentation; a key says which epoch's.
 
-    Damage inside a picture shows only now: the next picture of the index comes in its place. Up to MAX_SET_ASIDE of
+    Damage inside an image shows only now: the next image of the index comes in its place. Up to MAX_SET_ASIDE of
     them are put up with, and told; more are a DataError.
     """
 
@@ -40,10 +40,10 @@ class DetectionDataset(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, number = key
-        position, picture = self._load(number % len(self.index))
+        position, image = self._load(number % len(self.index))
         rows = self.index.rows(position)
         return self.augmentation(
-            picture,
+            image,
             boxes=self.index.boxes[rows],
             labels=self.index.labels[rows],
             ignore=self.index.ignore[rows],
@@ -51,7 +51,7 @@ class DetectionDataset(Dataset[Sample]):
             seed=(self.seed, epoch, number),
         )
 
-    def _load(self, position: int) -> tuple[int, Picture]:
+    def _load(self, position: int) -> tuple[int, ImageArray]:
         while True:
             try:
                 return position, self.index.load(self.index.paths[position])
@@ -68,7 +68,7 @@ class DetectionDataset(Dataset[Sample]):
 class EpochSampler(Sampler[Key]):
     """Yields (epoch, position), shuffled by (seed, epoch); each of `world_size` ranks takes its share.
 
-    `draws`, of `balance.draws_per_epoch`, has some pictures come more often than others.
+    `draws`, of `balance.repeat_factors`, has some images come more often than others.
     """
 
     def __init__(
@@ -112,9 +112,9 @@ class EpochSampler(Sampler[Key]):
             yield epoch, int(position)
 
     def _mine(self) -> slice:
-        """Training ranks must take equally many steps; in validation no picture may be left out.
+        """Training ranks must take equally many steps; in validation no image may be left out.
 
-        A rank that would get no picture takes the first one again, which the metric counts once: a rank without a
+        A rank that would get no image takes the first one again, which the metric counts once: a rank without a
         batch would keep the others waiting.
         """
         usable = self.length - self.length % self.world_size if self.shuffle else self.length

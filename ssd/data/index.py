@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
-from ssd.common.images import Picture
+from ssd.common.images import ImageArray
 
 _ERRORS = "surrogateescape"  # file names on Linux need not be UTF-8
 
@@ -48,14 +48,14 @@ class PackedStrings:
 
 @dataclass(frozen=True, slots=True)
 class DetectionIndex:
-    """Pictures and their boxes; N pictures (N1 is N + 1), M boxes.
+    """Images and their boxes; N images (N1 is N + 1), M boxes.
 
-    `load` turns a path of `paths` into a picture. `sizes` are upright (H, W) in pixels. The boxes of picture i are
+    `load` turns a path of `paths` into an image. `sizes` are upright (H, W) in pixels. The boxes of image i are
     rows box_offsets[i]:box_offsets[i+1] of `boxes` (xyxy fractions), `labels` (0..C-1) and `ignore`.
     """
 
     class_names: tuple[str, ...]
-    load: Callable[[str], Picture]
+    load: Callable[[str], ImageArray]
     paths: PackedStrings
     ids: PackedStrings
     sizes: Int32[np.ndarray, "N 2"]
@@ -68,19 +68,19 @@ class DetectionIndex:
         return len(self.paths)
 
     def rows(self, position: int) -> slice:
-        """Where the boxes of a picture lie."""
+        """Where the boxes of an image lie."""
         return slice(int(self.box_offsets[position]), int(self.box_offsets[position + 1]))
 
-    def picture_of_box(self) -> Int64[np.ndarray, "M"]:
-        """The picture that each box belongs to."""
+    def image_of_box(self) -> Int64[np.ndarray, "M"]:
+        """The image that each box belongs to."""
         return np.repeat(np.arange(len(self)), np.diff(self.box_offsets))
 
-    def pictures_of(self, rows: Sequence[int]) -> list[int]:
-        """The pictures that some of the boxes belong to."""
+    def images_of(self, rows: Sequence[int]) -> list[int]:
+        """The images that some of the boxes belong to."""
         return [int(place) - 1 for place in np.searchsorted(self.box_offsets, rows, side="right")]
 
     def keep_boxes(self, keep: Bool[np.ndarray, "M"]) -> DetectionIndex:
-        """The same pictures with fewer boxes."""
+        """The same images with fewer boxes."""
         if keep.all():
             return self
         kept_before = np.concatenate(([0], np.cumsum(keep)))
@@ -93,7 +93,7 @@ class DetectionIndex:
         )
 
     def take(self, positions: Sequence[int] | np.ndarray) -> DetectionIndex:
-        """The pictures at `positions`, with their boxes."""
+        """The images at `positions`, with their boxes."""
         chosen = np.asarray(positions, dtype=np.int64)
         rows, offsets = gather(self.box_offsets, chosen)
         return replace(
@@ -120,8 +120,8 @@ def gather(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 @dataclass(frozen=True, slots=True)
-class PictureRecord:
-    """One picture as a reader found it. `boxes` are rows of (x1, y1, x2, y2) in fractions, not yet checked."""
+class ImageRecord:
+    """One image as a reader found it. `boxes` are rows of (x1, y1, x2, y2) in fractions, not yet checked."""
 
     path: str
     id: str
@@ -132,7 +132,7 @@ class PictureRecord:
 
 
 def build_index(
-    records: Sequence[PictureRecord], *, class_names: Sequence[str], load: Callable[[str], Picture]
+    records: Sequence[ImageRecord], *, class_names: Sequence[str], load: Callable[[str], ImageArray]
 ) -> DetectionIndex:
     """Packs the records of a reader."""
     counts = [len(record.labels) for record in records]

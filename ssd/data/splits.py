@@ -11,24 +11,24 @@ import numpy as np
 
 from ssd.common.errors import ConfigError, DataError
 from ssd.data.index import DetectionIndex
-from ssd.data.sampler import boxes_per_epoch, draws_per_epoch
+from ssd.data.sampler import boxes_per_epoch, repeat_factors
 from ssd.data.validation import Report
 
 
 def describe_data(splits: Splits, *, balance: float | None = None) -> list[str]:
-    """Pictures and boxes of each split, what balance changes, what was mended, and classes without an object."""
+    """Images and boxes of each split, what balance changes, what was mended, and classes without an object."""
     lines = []
-    for name, index in splits.named():
+    for name, index in splits.items():
         counts = ", ".join(
             f"{label} {count}" for label, count in zip(index.class_names, index.class_counts(), strict=True)
         )
-        lines.append(f"{name}: {len(index)} pictures, {len(index.boxes)} boxes ({counts})")
+        lines.append(f"{name}: {len(index)} images, {len(index.boxes)} boxes ({counts})")
     if splits.train is not None and balance is not None:
-        seen = boxes_per_epoch(splits.train, draws_per_epoch(splits.train, balance))
+        seen = boxes_per_epoch(splits.train, repeat_factors(splits.train, balance))
         counts = ", ".join(f"{label} {count:.0f}" for label, count in zip(splits.class_names, seen, strict=True))
         lines.append(f"dataset.balance={balance:g}: boxes seen in an epoch of training, on average: {counts}")
     lines += [f"data: {line}" for line in splits.report.summary_lines()]
-    for name, index in splits.named():
+    for name, index in splits.items():
         absent = [label for label, count in zip(index.class_names, index.class_counts(), strict=True) if not count]
         if absent:
             lines.append(f"warning: the {name} split has no object of {', '.join(absent)}")
@@ -50,20 +50,20 @@ class Splits:
 
     def __post_init__(self) -> None:
         owner: dict[str, str] = {}
-        by_size = sorted(self.named(), key=lambda item: len(item[1]))  # the largest, of millions perhaps, is not stored
+        by_size = sorted(self.items(), key=lambda item: len(item[1]))  # the largest, of millions perhaps, is not stored
         for (name, index), (other, larger) in pairwise(by_size):
             owner |= dict.fromkeys(index.ids, name)
             if owner.keys().isdisjoint(larger.ids):
                 continue
             for twice in sorted(owner.keys() & set(larger.ids)):
-                first, second = (split for split, _ in self.named() if split in (owner[twice], other))
-                with self.report.leaving_out():
+                first, second = (split for split, _ in self.items() if split in (owner[twice], other))
+                with self.report.collect_errors():
                     raise DataError(
                         f"{twice}: is in the {first} and in the {second} split, so results would be too good;"
                         " remove it from one"
                     )
 
-    def named(self) -> list[tuple[str, DetectionIndex]]:
+    def items(self) -> list[tuple[str, DetectionIndex]]:
         """(name, index) of the splits that are there."""
         pairs = (("train", self.train), ("val", self.val), ("test", self.test))
         return [(name, index) for name, index in pairs if index is not None]
@@ -71,13 +71,13 @@ class Splits:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The class list, from any split."""
-        return self.named()[0][1].class_names
+        return self.items()[0][1].class_names
 
     def check_trainable(self) -> None:
-        """Raises DataError where the training pictures show nothing to learn."""
+        """Raises DataError where the training images show nothing to learn."""
         if self.train is not None and not (~self.train.ignore).any():
             classes = ", ".join(self.class_names)
-            raise DataError(f"no object of {classes} in the {len(self.train)} training pictures; see dataset.classes")
+            raise DataError(f"no object of {classes} in the {len(self.train)} training images; see dataset.classes")
 
 
 def seeded_split(names: Sequence[str], *, seed: int) -> dict[str, list[str]]:
@@ -118,7 +118,7 @@ def class_list(wanted: Sequence[str] | None, found: Iterable[str], *, where: str
         if name not in found:
             alike = {other.casefold(): other for other in found if other not in wanted}
             close = difflib.get_close_matches(name.casefold(), alike, n=1)
-            with report.leaving_out():
+            with report.collect_errors():
                 if close:
                     raise DataError(
                         f"{where}: no object of class {name!r}; did you mean {alike[close[0]]!r}?"

@@ -17,7 +17,7 @@ from ssd.data.index import DetectionIndex
 
 # For rows of an index's boxes, as the reader made it: the annotation file with line or entry, and what is written there
 Places = Callable[[DetectionIndex, Sequence[int]], list[tuple[str, str]]]
-MAX_SET_ASIDE = 0.001  # share of unreadable pictures that training puts up with
+MAX_SET_ASIDE = 0.001  # share of unreadable images that training puts up with
 _NAMED = 5
 
 
@@ -48,7 +48,7 @@ class Report:
         self.problems.append(Problem(file, rule, value, stops))
 
     @contextmanager
-    def leaving_out(self) -> Iterator[None]:
+    def collect_errors(self) -> Iterator[None]:
         """Around the reading of one part: an error is raised, or with `keep_going` taken down."""
         try:
             yield
@@ -70,13 +70,13 @@ class Report:
 def repair(index: DetectionIndex, report: Report, *, strict: bool, places: Places | None = None) -> DetectionIndex:
     """Drops boxes without area and duplicates, clips what reaches outside; what was done goes to `report`.
 
-    A problem is named by the picture, but by what `places` finds, which may take a while, where the report is kept
+    A problem is named by the image, but by what `places` finds, which may take a while, where the report is kept
     going or the problem stops the run.
 
     Raises:
         DataError: with `strict`, at the first box that would have to be mended; a box that is not a number, always.
     """
-    pictures = index.picture_of_box()
+    images = index.image_of_box()
     boxes = index.boxes
     found: list[tuple[int, str]] = []
 
@@ -85,20 +85,20 @@ def repair(index: DetectionIndex, report: Report, *, strict: bool, places: Place
 
     not_numbers = ~np.isfinite(boxes).all(axis=1)
     for row in np.flatnonzero(not_numbers).tolist():
-        with report.leaving_out():
-            raise DataError(f"{index.paths[int(pictures[row])]}: box {boxes[row]}: not a number")
+        with report.collect_errors():
+            raise DataError(f"{index.paths[int(images[row])]}: box {boxes[row]}: not a number")
     empty = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     note(empty, "box without area (x2 <= x1 or y2 <= y1) dropped")
 
     clipped = boxes.clip(0, 1)
     gone = ~empty & ((clipped[:, 2] <= clipped[:, 0]) | (clipped[:, 3] <= clipped[:, 1]))
-    note(gone, "box outside the picture dropped")
+    note(gone, "box outside the image dropped")
     reaching = ~empty & ~gone & (boxes != clipped).any(axis=1)
-    outside_px = np.abs(boxes - clipped)[reaching] * index.sizes[pictures[reaching]][:, [1, 0, 1, 0]]
+    outside_px = np.abs(boxes - clipped)[reaching] * index.sizes[images[reaching]][:, [1, 0, 1, 0]]
     reaching[reaching] = outside_px.max(axis=1, initial=0) > 1.001
-    note(reaching, "box reaching outside the picture clipped")
+    note(reaching, "box reaching outside the image clipped")
 
-    duplicate = _duplicates(pictures, clipped, index.labels) & ~empty & ~gone
+    duplicate = _duplicates(images, clipped, index.labels) & ~empty & ~gone
     note(duplicate, "duplicate box dropped")
     stops = strict and not report.keep_going
     found = found[:1] if stops else found
@@ -111,47 +111,47 @@ def repair(index: DetectionIndex, report: Report, *, strict: bool, places: Place
     return replace(index, boxes=clipped).keep_boxes(keep)
 
 
-def check_set_aside(broken: Iterable[tuple[str, str]], *, pictures: int, report: Report) -> None:
-    """Puts up with a few unreadable pictures, which goes to `report`; stops at more.
+def check_set_aside(broken: Iterable[tuple[str, str]], *, images: int, report: Report) -> None:
+    """Puts up with a few unreadable images, which goes to `report`; stops at more.
 
     Raises:
-        DataError: over MAX_SET_ASIDE of the pictures are unreadable; names the first ones.
+        DataError: over MAX_SET_ASIDE of the images are unreadable; names the first ones.
     """
     broken = list(broken)
-    too_many = len(broken) > MAX_SET_ASIDE * pictures
+    too_many = len(broken) > MAX_SET_ASIDE * images
     for path, reason in broken:
         report.add(path, reason.partition(": ")[2], stops=too_many)
     if too_many and not report.keep_going:
-        raise too_many_set_aside(len(broken), pictures, [reason for _, reason in broken])
+        raise too_many_set_aside(len(broken), images, [reason for _, reason in broken])
 
 
-def too_many_set_aside(count: int, pictures: int, reasons: list[str]) -> DataError:
-    """The error for more unreadable pictures than training puts up with."""
+def too_many_set_aside(count: int, images: int, reasons: list[str]) -> DataError:
+    """The error for more unreadable images than training puts up with."""
     return DataError(
-        f"{count} of {pictures} pictures cannot be used (at most {MAX_SET_ASIDE:.1%} may be set aside): "
+        f"{count} of {images} images cannot be used (at most {MAX_SET_ASIDE:.1%} may be set aside): "
         + "; ".join(reasons[:_NAMED])
         + (" ..." if len(reasons) > _NAMED else "")
     )
 
 
-def describe_picture(index: DetectionIndex, picture: int) -> str:
+def describe_image(index: DetectionIndex, image: int) -> str:
     """Its name and size, to judge a box by."""
-    height, width = index.sizes[picture].tolist()
-    return f"{index.paths[picture]}, {width} x {height} px"
+    height, width = index.sizes[image].tolist()
+    return f"{index.paths[image]}, {width} x {height} px"
 
 
 def _in_pixels(index: DetectionIndex, rows: Sequence[int]) -> list[tuple[str, str]]:
-    """By the pictures, as the boxes are held."""
+    """By the images, as the boxes are held."""
     places = []
-    for row, picture in zip(rows, index.pictures_of(rows), strict=True):
-        value = ", ".join(f"{edge:.4g}" for edge in index.boxes[row] * index.sizes[picture][[1, 0, 1, 0]])
-        places.append((index.paths[picture], f"({value}) px"))
+    for row, image in zip(rows, index.images_of(rows), strict=True):
+        value = ", ".join(f"{edge:.4g}" for edge in index.boxes[row] * index.sizes[image][[1, 0, 1, 0]])
+        places.append((index.paths[image], f"({value}) px"))
     return places
 
 
-def _duplicates(pictures: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _duplicates(images: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """True for all but the first of equal rows; a sum with random factors finds the few that may be equal."""
-    columns = (pictures, labels, *boxes.view(np.int32).T)
+    columns = (images, labels, *boxes.view(np.int32).T)
     sums = np.zeros(len(boxes), dtype=np.uint64)
     for column, factor in zip(columns, np.random.default_rng(0).integers(2**63, size=6, dtype=np.uint64), strict=True):
         sums += column.astype(np.uint64) * factor

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from rich.console import Console
 from rich.progress import track
 
-from ssd.common.class_names import place_of
-from ssd.common.images import Picture
+from ssd.common.class_names import class_index
+from ssd.common.images import ImageArray
 from ssd.data.index import DetectionIndex
 from ssd.evaluation.matching import (
     AREA,
@@ -41,9 +41,9 @@ _BATCHES_AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Seconds for `pictures`; `waiting` of them for pictures to be read, the rest for the network and around it."""
+    """Seconds for `images`; `waiting` of them for images to be read, the rest for the network and around it."""
 
-    pictures: int
+    images: int
     seconds: float
     waiting: float
 
@@ -68,7 +68,7 @@ class Evaluation:
     """One detector on one split.
 
     `metrics` has COCO's set, `voc07_map` (11 points) and `voc_map` (area); what has no ground truth is left out.
-    `samples` are map and map_50 of each resample of the pictures, `intervals` the middle 95 % of them. `counts` are
+    `samples` are map and map_50 of each resample of the images, `intervals` the middle 95 % of them. `counts` are
     errors over `threshold`, `costs` the AP at IoU 0.5 that they take.
     """
 
@@ -99,14 +99,18 @@ class Comparison:
 
     @property
     def exceeds_noise(self) -> bool:
-        """Whether the choice of the pictures cannot explain the difference. That of the training's seed may."""
+        """Whether the choice of the images cannot explain the difference. That of the training's seed may."""
         return self.low > 0
 
 
 def detect(
-    predictor: Callable[[Sequence[Picture]], list[Detections]], index: DetectionIndex, *, batch_size: int, threads: int
+    predictor: Callable[[Sequence[ImageArray]], list[Detections]],
+    index: DetectionIndex,
+    *,
+    batch_size: int,
+    threads: int,
 ) -> tuple[list[Detections], Speed]:
-    """The detections in each picture of the index; pictures are read ahead by `threads`."""
+    """The detections in each image of the index; images are read ahead by `threads`."""
     predictor([np.zeros((64, 64, 3), dtype=np.uint8)])  # the first call is slow
     found: list[Detections] = []
     waiting = 0.0
@@ -118,15 +122,15 @@ def detect(
         transient=True,
         disable=not Console().is_terminal,
     )
-    for pictures in batches:
+    for images in batches:
         waiting += time.perf_counter() - mark
-        found += predictor(pictures)
+        found += predictor(images)
         mark = time.perf_counter()
     return found, Speed(len(index), mark - start, waiting)
 
 
-def _read_ahead(index: DetectionIndex, batch_size: int, threads: int) -> Iterator[list[Picture]]:
-    pending: deque[list[Future[Picture]]] = deque()
+def _read_ahead(index: DetectionIndex, batch_size: int, threads: int) -> Iterator[list[ImageArray]]:
+    pending: deque[list[Future[ImageArray]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(index), batch_size):
             places = range(start, min(start + batch_size, len(index)))
@@ -151,7 +155,7 @@ def relabelled(found: Iterable[Detections], own: Sequence[str], class_names: Seq
 
 
 def _places(own: Sequence[str], class_names: Sequence[str]) -> Int[np.ndarray, "C"]:
-    places = [place_of(name, class_names) for name in own]
+    places = [class_index(name, class_names) for name in own]
     return np.array([-1 if place is None else place for place in places])
 
 

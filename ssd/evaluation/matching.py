@@ -1,6 +1,6 @@
-"""Which detections hit an object, by the rules of COCO and of PASCAL VOC: once for each picture, then flat arrays.
+"""Which detections hit an object, by the rules of COCO and of PASCAL VOC: once for each image, then flat arrays.
 
-One letter a dimension: G objects and D detections of a picture, P pictures, N detections of all pictures, T IoU
+One letter a dimension: G objects and D detections of an image, P images, N detections of all images, T IoU
 thresholds, C classes. Plain numpy.
 """
 
@@ -22,7 +22,7 @@ _CONFIDENCE = 0.95
 def average_precision(
     matches: Matches, *, points: int, weights: Int[np.ndarray, "R P"] | None = None
 ) -> Float[np.ndarray, "R T C"]:
-    """AP of each class at each IoU threshold, for each row of weights of the pictures (one row of ones if None).
+    """AP of each class at each IoU threshold, for each row of weights of the images (one row of ones if None).
 
     Precision is the best at this recall or a higher one; it is averaged over `points` levels of recall from 0 to 1,
     or over all recalls (AREA). NaN where a class has no object.
@@ -40,9 +40,9 @@ def mean_over_classes(ap: Float[np.ndarray, "*N C"]) -> Float[np.ndarray, "*N"]:
     return np.divide(total, known.sum(axis=-1), out=np.full(total.shape, np.nan), where=known.any(axis=-1))
 
 
-def resampled(pictures: int, *, times: int, seed: int) -> Int[np.ndarray, "R P"]:
-    """How often each picture is drawn in `times` samples with replacement."""
-    return np.random.default_rng(seed).multinomial(pictures, np.full(pictures, 1 / pictures), size=times)
+def resampled(images: int, *, times: int, seed: int) -> Int[np.ndarray, "R P"]:
+    """How often each image is drawn in `times` samples with replacement."""
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=times)
 
 
 def interval(values: Float[np.ndarray, "R"]) -> tuple[float, float]:
@@ -56,7 +56,7 @@ def _of_block(matches: Matches, weights: np.ndarray, points: int) -> np.ndarray:
     ap = np.full((len(weights), matches.hit.shape[1], objects.shape[1]), np.nan)
     for label in np.flatnonzero(matches.objects.any(axis=0)):
         rows = np.flatnonzero(matches.labels == label)
-        weight = weights[:, matches.pictures[rows]]
+        weight = weights[:, matches.images[rows]]
         counted = weight.cumsum(axis=1)
         for level in range(ap.shape[1]):
             hits, left_out = (np.flatnonzero(mask[rows, level]) for mask in (matches.hit, matches.left_out))
@@ -79,13 +79,13 @@ def _interpolate(found: np.ndarray, total: np.ndarray, objects: np.ndarray, poin
 COCO_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 NO_OBJECT = -1
 
-_COCO_DETECTIONS = 100  # of a class in a picture, as in COCO's own evaluation
+_COCO_DETECTIONS = 100  # of a class in an image, as in COCO's own evaluation
 _VOC_IOU = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is in a picture, and what was found there, by descending score. Boxes are xyxy in pixels of the picture.
+    """What is in an image, and what was found there, by descending score. Boxes are xyxy in pixels of the image.
 
     `ignore` marks objects that need not be found; what is found there is neither right nor wrong.
     """
@@ -98,7 +98,7 @@ class Scene:
     found_scores: Float[np.ndarray, "D"]
 
     def keep(self, chosen: Bool[np.ndarray, "D"]) -> Scene:
-        """The same picture with fewer detections."""
+        """The same image with fewer detections."""
         return replace(
             self,
             found_boxes=self.found_boxes[chosen],
@@ -107,15 +107,15 @@ class Scene:
         )
 
     def above(self, score: float) -> Scene:
-        """The same picture with the detections over a score."""
+        """The same image with the detections over a score."""
         return self.keep(self.found_scores > score)
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """All detections, the best first. `objects` counts those of each picture that are to be found."""
+    """All detections, the best first. `objects` counts those of each image that are to be found."""
 
-    pictures: Int[np.ndarray, "N"]
+    images: Int[np.ndarray, "N"]
     labels: Int[np.ndarray, "N"]
     scores: Float[np.ndarray, "N"]
     hit: Bool[np.ndarray, "N T"]
@@ -127,7 +127,7 @@ def match_coco(scenes: Sequence[Scene], classes: int, *, ious: Sequence[float] =
     """COCO's rule: by descending score a detection takes the free object of its class that it overlaps most.
 
     One that gets none, but lies on an ignored object of its class (by its share inside), is left out. The 100 best of
-    a class in a picture count.
+    a class in an image count.
     """
     scenes = [best_of_each_class(scene) for scene in scenes]
     rows = [match_scene(scene, ious) for scene in scenes]
@@ -206,12 +206,12 @@ def _same_class(scene: Scene) -> Bool[np.ndarray, "D G"]:
 
 
 def _flat(scenes: Sequence[Scene], classes: int, hits: Sequence[np.ndarray], left_out: Sequence[np.ndarray]) -> Matches:
-    pictures = np.repeat(np.arange(len(scenes)), [len(scene.found_scores) for scene in scenes])
+    images = np.repeat(np.arange(len(scenes)), [len(scene.found_scores) for scene in scenes])
     scores = np.concatenate([scene.found_scores for scene in scenes])
     best_first = np.argsort(-scores, kind="stable")
     counts = [np.bincount(scene.labels[~scene.ignore], minlength=classes) for scene in scenes]
     return Matches(
-        pictures=pictures[best_first],
+        images=images[best_first],
         labels=np.concatenate([scene.found_labels for scene in scenes])[best_first],
         scores=scores[best_first],
         hit=np.concatenate(hits)[best_first],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics.detection import MeanAveragePrecision
 
-from ssd.common.images import Picture
+from ssd.common.images import ImageArray
 from ssd.evaluation.matching import Scene
 from ssd.model.structures import PADDING_LABEL, Batch, Detections
 
@@ -23,14 +23,14 @@ _Boxes = dict[str, Tensor]
 class DetectionMetrics:
     """COCO average precision and recall in original pixels (so that small, medium and large mean what they say).
 
-    Ignored objects count as COCO's crowds: what is detected there is neither right nor wrong. Pictures are kept by
+    Ignored objects count as COCO's crowds: what is detected there is neither right nor wrong. Images are kept by
     their id until the end of the epoch, when the processes of a distributed run exchange them: their shares may be of
-    different sizes, and a picture counts once.
+    different sizes, and an image counts once.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
-        self._pictures: dict[str, tuple[_Boxes, _Boxes]] = {}
+        self._images: dict[str, tuple[_Boxes, _Boxes]] = {}
         self._finished: dict[str, tuple[_Boxes, _Boxes]] = {}
 
     def add(self, detections: Sequence[Detections], batch: Batch) -> None:
@@ -40,10 +40,10 @@ class DetectionMetrics:
             ValueError: a box or score is not finite (the metric would count it as a hit).
         """
         for row, found in enumerate(detections):
-            self._pictures[batch.ids[row]] = _in_pixels(found, batch, row)
+            self._images[batch.ids[row]] = _in_pixels(found, batch, row)
 
     def scenes(self) -> dict[str, Scene]:
-        """The pictures of the last `results`, by id, for the analysis of errors."""
+        """The images of the last `results`, by id, for the analysis of errors."""
         return {name: _scene(*boxes) for name, boxes in self._finished.items()}
 
     def results(self) -> dict[str, float]:
@@ -51,13 +51,13 @@ class DetectionMetrics:
 
         Starts anew afterwards.
         """
-        pictures = self._finished = dict(sorted(_gathered(self._pictures).items()))
-        self._pictures = {}
-        if not pictures:
+        images = self._finished = dict(sorted(_gathered(self._images).items()))
+        self._images = {}
+        if not images:
             return {}
         metric = MeanAveragePrecision(backend="faster_coco_eval", extended_summary=True, sync_on_compute=False)
         metric.warn_on_many_detections = False
-        metric.update([predicted for predicted, _ in pictures.values()], [true for _, true in pictures.values()])
+        metric.update([predicted for predicted, _ in images.values()], [true for _, true in images.values()])
         computed = metric.compute()
         values = {name: computed[name] for name in _NAMES}
         values |= self._per_class(computed["precision"], computed["classes"])
@@ -71,7 +71,7 @@ class DetectionMetrics:
 
 
 def score(
-    predict: Callable[[Sequence[Picture]], list[Detections]], batches: Iterable[Batch], class_names: Sequence[str]
+    predict: Callable[[Sequence[ImageArray]], list[Detections]], batches: Iterable[Batch], class_names: Sequence[str]
 ) -> dict[str, float]:
     """The results of a predictor on the batches of a loader."""
     metrics = DetectionMetrics(class_names)
@@ -81,7 +81,7 @@ def score(
 
 
 def scenes_of(detections: Sequence[Detections], batch: Batch) -> list[Scene]:
-    """The pictures of a batch with what was found in them (fractions)."""
+    """The images of a batch with what was found in them (fractions)."""
     return [_scene(*_in_pixels(found, batch, row)) for row, found in enumerate(detections)]
 
 
@@ -101,12 +101,12 @@ def _in_pixels(found: Detections, batch: Batch, row: int) -> tuple[_Boxes, _Boxe
     return predicted, true
 
 
-def _gathered(pictures: dict[str, tuple[_Boxes, _Boxes]]) -> dict[str, tuple[_Boxes, _Boxes]]:
+def _gathered(images: dict[str, tuple[_Boxes, _Boxes]]) -> dict[str, tuple[_Boxes, _Boxes]]:
     """Those of all processes."""
     if not distributed.is_initialized():
-        return pictures
+        return images
     shares: list[dict[str, tuple[_Boxes, _Boxes]]] = [{} for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(shares, pictures)
+    distributed.all_gather_object(shares, images)
     return {name: boxes for share in shares for name, boxes in share.items()}
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation shows: tables in the terminal, evaluation.json, and a page with curves and the worst pictures."""
+"""What an evaluation shows: tables in the terminal, evaluation.json, and a page with curves and the worst images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from markupsafe import Markup
 from rich.table import Table
 
-from ssd.common.console import say, say_table
+from ssd.common.console import log, log_table
 from ssd.data.index import DetectionIndex
 from ssd.evaluation import charts
 from ssd.evaluation.evaluator import Comparison, Evaluation
-from ssd.evaluation.tide import ALL_CLASSES, Kind, Verdict, worst_pictures
+from ssd.evaluation.tide import ALL_CLASSES, Kind, Verdict, worst_images
 from ssd.training.summary import TITLES
 from ssd.visualization import report_page
 
@@ -41,10 +41,10 @@ _CLASS_TITLES = {
     "recall": "recall",
 }
 _TERMINAL_COLUMNS = ("name", "objects", "map", "map_50", "threshold", "precision", "recall")  # 80 characters
-_PICTURE_WIDTH = 520
+_IMAGE_WIDTH = 520
 _NOISE = (
-    "95 %: the middle 95 % over resampled pictures, which is the noise of the choice of the pictures. Training again "
-    "with another seed changes the numbers, too. Time spent waiting: for pictures to be read."
+    "95 %: the middle 95 % over resampled images, which is the noise of the choice of the images. Training again "
+    "with another seed changes the numbers, too. Time spent waiting: for images to be read."
 )
 
 
@@ -59,7 +59,7 @@ def show(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]) -
         table.add_column(evaluation.name, justify="right", overflow="fold")
     for row in _metric_rows(evaluations):
         table.add_row(*(_text(cell) for cell in row))
-    say_table(table)
+    log_table(table)
     if len(evaluations) > 1:
         table = Table(title="AP by class", title_justify="left")
         table.add_column("class")
@@ -67,19 +67,19 @@ def show(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]) -
             table.add_column(evaluation.name, justify="right", overflow="fold")
         for row in _rows_side_by_side(evaluations, "map"):
             table.add_row(*(_text(cell) for cell in row))
-        say_table(table)
+        log_table(table)
     for evaluation in evaluations:
         table = Table(title=f"{evaluation.name}: classes", title_justify="left")
         for key in _TERMINAL_COLUMNS:
             table.add_column(_CLASS_TITLES[key], justify="left" if key == "name" else "right")
         for row in _class_rows(evaluation, _TERMINAL_COLUMNS):
             table.add_row(*(_text(cell) for cell in row))
-        say_table(table)
+        log_table(table)
         worst = sorted(evaluation.costs.items(), key=lambda item: -item[1])
         lost = ", ".join(f"{name} {cost:.3f}" for name, cost in worst if name in evaluation.counts and cost >= 0.001)
-        say(f"{evaluation.name}: AP@0.5 lost to {lost or 'nothing'}")
+        log(f"{evaluation.name}: AP@0.5 lost to {lost or 'nothing'}")
     for comparison in comparisons:
-        say(describe(comparison))
+        log(describe(comparison))
 
 
 def describe(comparison: Comparison) -> str:
@@ -104,7 +104,7 @@ def _metric_rows(evaluations: Sequence[Evaluation]) -> list[list[Any]]:
                 ]
             )
     speeds = [evaluation.speed for evaluation in evaluations]
-    rows.append(["pictures/s", *(f"{speed.pictures / speed.seconds:.1f}" for speed in speeds)])
+    rows.append(["images/s", *(f"{speed.images / speed.seconds:.1f}" for speed in speeds)])
     rows.append(["time spent waiting", *(f"{speed.waiting / speed.seconds:.0%}" for speed in speeds)])
     return rows
 
@@ -190,7 +190,7 @@ def _sections(
     over = f"over the score {evaluation.threshold:.2f}"
     best = "This score has the best F1 of all classes together."
     errors = [[name, cost, evaluation.counts.get(name)] for name, cost in evaluation.costs.items()]
-    verdicts = worst_pictures([scene.above(evaluation.threshold) for scene in evaluation.scenes], count=worst)
+    verdicts = worst_images([scene.above(evaluation.threshold) for scene in evaluation.scenes], count=worst)
     return [
         report_page.Section(
             f"classes-{number}",
@@ -225,7 +225,7 @@ def _sections(
         ),
         report_page.Section(
             f"worst-{number}",
-            f"{prefix}Worst pictures",
+            f"{prefix}Worst images",
             [report_page.paragraph(f"Left what is there, right what was found {over}. {best}"), _legend()]
             + [_pair(evaluation, index, verdict) for verdict in verdicts],
         ),
@@ -234,8 +234,8 @@ def _sections(
 
 def _pair(evaluation: Evaluation, index: DetectionIndex, verdict: Verdict) -> Markup:
     """The objects, and what was found, in the colour of what became of them."""
-    scene = evaluation.scenes[verdict.picture].above(evaluation.threshold)
-    image = index.load(index.paths[verdict.picture])
+    scene = evaluation.scenes[verdict.image].above(evaluation.threshold)
+    image = index.load(index.paths[verdict.image])
     scale = np.array(image.shape[:2])[[1, 0, 1, 0]]
 
     def marked(boxes: np.ndarray, labels: np.ndarray, kinds: np.ndarray, scores: Sequence[str]) -> Markup:
@@ -246,7 +246,9 @@ def _pair(evaluation: Evaluation, index: DetectionIndex, verdict: Verdict) -> Ma
                 report_page.Mark(tuple(box.tolist()), charts.KIND_COLOURS[kind], text, f"{text}: {kind.title}")
             )
         errors_first = np.argsort(kinds == Kind.HIT, kind="stable")  # then the best on top
-        return report_page.picture(image, width=_PICTURE_WIDTH, marks=[marks[place] for place in errors_first.tolist()])
+        return report_page.embedded_image(
+            image, width=_IMAGE_WIDTH, marks=[marks[place] for place in errors_first.tolist()]
+        )
 
     judged = verdict.judgement
     return report_page.row(
@@ -259,7 +261,7 @@ def _pair(evaluation: Evaluation, index: DetectionIndex, verdict: Verdict) -> Ma
                 [f" {score:.0%}" for score in scene.found_scores.tolist()],
             ),
         ],
-        caption=f"{index.ids[verdict.picture]}: {verdict.judgement.reason}",
+        caption=f"{index.ids[verdict.image]}: {verdict.judgement.reason}",
     )
 
 

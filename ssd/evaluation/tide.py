@@ -117,24 +117,24 @@ def _without_classes(scene: Scene, objects: Int[np.ndarray, "G"]) -> Scene:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How wrong a picture is; `picture` is its place in the scenes."""
+    """How wrong an image is; `image` is its place in the scenes."""
 
-    picture: int
+    image: int
     cost: float
     judgement: Judgement
 
 
-def worst_pictures(scenes: Sequence[Scene], *, count: int) -> list[Verdict]:
-    """Pictures with errors, the worst first: a missed object costs 1, a false detection its score.
+def worst_images(scenes: Sequence[Scene], *, count: int) -> list[Verdict]:
+    """Images with errors, the worst first: a missed object costs 1, a false detection its score.
 
     Take scenes `above` a score: an object that is found with a score of 0.02 only is missed in practice.
     """
     verdicts = []
-    for picture, scene in enumerate(scenes):
+    for image, scene in enumerate(scenes):
         judgement = judge(scene)
         false = judgement.kinds >= Kind.WRONG_CLASS
         cost = float(judgement.missed.sum() + scene.found_scores[false].sum())
-        verdicts.append(Verdict(picture, cost, judgement))
+        verdicts.append(Verdict(image, cost, judgement))
     return sorted((verdict for verdict in verdicts if verdict.cost > 0), key=lambda verdict: -verdict.cost)[:count]
 
 
@@ -165,7 +165,7 @@ ERRORS = tuple(kind for kind in Kind if kind >= Kind.WRONG_CLASS)
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One picture. `targets`: the object that a detection hits or means, or NO_OBJECT."""
+    """One image. `targets`: the object that a detection hits or means, or NO_OBJECT."""
 
     kinds: Int[np.ndarray, "D"]
     targets: Int[np.ndarray, "D"]
@@ -190,7 +190,7 @@ class Judgement:
 
 
 def judge(scene: Scene) -> Judgement:
-    """The kind of each detection of a picture; the first that fits, in this order.
+    """The kind of each detection of an image; the first that fits, in this order.
 
     hit, left out: by COCO's matching at IoU 0.5. poor box: IoU of 0.1 to 0.5 with an object of its class. wrong
     class: 0.5 or more with one of another class. duplicate: 0.5 or more with an object that a better detection hit.
@@ -241,7 +241,7 @@ def error_costs(scenes: Sequence[Scene], classes: int) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """The detections of all pictures, the best first, and the objects."""
+    """The detections of all images, the best first, and the objects."""
 
     kinds: Int[np.ndarray, "N"]
     labels: Int[np.ndarray, "N"]
@@ -287,7 +287,7 @@ def _mended(now: _Outcome, kind: Kind) -> _Outcome:
 
 def _ap(outcome: _Outcome, classes: int) -> float:
     matches = Matches(
-        pictures=np.zeros_like(outcome.labels),
+        images=np.zeros_like(outcome.labels),
         labels=outcome.labels,
         scores=-np.arange(len(outcome.labels), dtype=np.float64),  # only their order counts
         hit=(outcome.kinds == Kind.HIT)[:, None],

@@ -95,7 +95,7 @@ def _survivors(boxes: Any, scores: Any, labels: Any, classes: int, iou_threshold
         op.Constant(value_floats=[iou_threshold]),
         op.Constant(value_floats=[score_threshold]),
     )
-    cells = op.Gather(chosen, [0, 2], axis=1)  # rows are (picture, class, candidate)
+    cells = op.Gather(chosen, [0, 2], axis=1)  # rows are (image, class, candidate)
     nowhere = op.ConstantOfShape(op.Shape(scores), value=onnxscript.ir.tensor([False]))
     true = op.Expand(op.Constant(value=onnxscript.ir.tensor([True])), op.Shape(cells, start=0, end=1))
     return op.ScatterND(nowhere, cells, true)

@@ -1,4 +1,4 @@
-"""Eight-bit convolutions for an exported graph, by ONNX Runtime, calibrated on pictures."""
+"""Eight-bit convolutions for an exported graph, by ONNX Runtime, calibrated on images."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-from ssd.common.images import Picture, warp
+from ssd.common.images import ImageArray, warp
 from ssd.inference import onnx_file
 
 _OPERATORS = ["Conv", "Relu", "MaxPool"]
 _PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # shapes and folded constants are there: no advice, please
 
 
-def quantize_int8(model: onnx.ModelProto, target: Path, *, pictures: Iterable[Picture]) -> None:
+def quantize_int8(model: onnx.ModelProto, target: Path, *, images: Iterable[ImageArray]) -> None:
     """Writes `model` to `target` with its backbone in int8; heads, decoding and NMS stay in float32.
 
-    The ranges are those that `pictures` show. Weights have 7 bits, one scale a channel: with 8, processors without
+    The ranges are those that `images` show. Weights have 7 bits, one scale a channel: with 8, processors without
     VNNI would overflow.
     """
     size = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    inputs = ({onnx_file.INPUT: warp(picture, size=size)[None]} for picture in pictures)
+    inputs = ({onnx_file.INPUT: warp(image, size=size)[None]} for image in images)
     model = onnx.ModelProto.FromString(model.SerializeToString())
     onnx.helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | _PREPARED)
     heads = [node.name for node in model.graph.node if node.op_type == "Conv" and "_heads." in node.input[1]]
@@ -38,7 +38,7 @@ def quantize_int8(model: onnx.ModelProto, target: Path, *, pictures: Iterable[Pi
         weight_type=QuantType.QInt8,
         op_types_to_quantize=_OPERATORS,
         nodes_to_exclude=heads,
-        extra_options={"CalibMovingAverage": True},  # the extremes of all pictures would halve MobileNetV1's mAP
+        extra_options={"CalibMovingAverage": True},  # the extremes of all images would halve MobileNetV1's mAP
     )
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from ssd.cli.config import CONF
 from ssd.common.errors import ConfigError, DataError, MachineError
-from ssd.common.images import Picture, from_pillow, read_image
+from ssd.common.images import ImageArray, from_pillow, read_image
 from ssd.inference.onnx_predictor import OnnxPredictor
-from ssd.inference.torch_predictor import PicturePredictor, Predictor, as_record
+from ssd.inference.torch_predictor import ImagePredictor, Predictor, as_record
 from ssd.inference.video import VIDEO_SUFFIXES
-from ssd.inference.writers import save_picture
+from ssd.inference.writers import save_image
 from ssd.model.postprocess import PostProcess
 from ssd.model.structures import Detections
 from ssd.visualization.draw import draw
@@ -27,7 +27,7 @@ from ssd.weights import checkpoint
 
 _BAKED_IN = ("iou_threshold", "candidates")  # of an exported file
 
-PictureLike = str | Path | np.ndarray | Image.Image
+ImageLike = str | Path | np.ndarray | Image.Image
 
 
 def load(
@@ -43,7 +43,7 @@ def load(
     Args:
         path: the file; nothing else is needed.
         score_threshold: detections have a score over it; None: `draw_threshold` of conf/predict.yaml.
-        max_detections: kept for a picture; None: that of conf/postprocess/default.yaml.
+        max_detections: kept for an image; None: that of conf/postprocess/default.yaml.
         device: `cpu`, `cuda`, ..., or `auto`.
         precision: see `ssd.inference.torch_predictor.PRECISIONS`.
 
@@ -75,18 +75,19 @@ def open_predictor(
     *,
     device: str = "auto",
     precision: str = "float32",
-    asked_for: Collection[str] = (),
-) -> PicturePredictor:
+    explicit_overrides: Collection[str] = (),
+) -> ImagePredictor:
     """What runs the checkpoint at `path`: PyTorch, or ONNX Runtime for an `.onnx`.
 
     An exported file has its own post-processing inside, and a threshold or limit given here can only leave out more.
 
     Args:
         path, postprocess, device, precision: see `load`.
-        asked_for: names of settings of `postprocess` that may not be passed over.
+        explicit_overrides: names of settings of `postprocess` that may not be passed over.
 
     Raises:
-        CheckpointError, ConfigError, MachineError: see `load`; or an exported file has another value of `asked_for`.
+        CheckpointError, ConfigError, MachineError: see `load`; or an exported file has another value of one of
+            `explicit_overrides`.
     """
     if Path(path).suffix == ".onnx":
         if device not in ("auto", "cpu") or precision != "float32":
@@ -96,7 +97,7 @@ def open_predictor(
         )
         for name in _BAKED_IN:
             inside, wanted = predictor.postprocess.get(name), getattr(postprocess, name)
-            if name in asked_for and inside not in (None, wanted):
+            if name in explicit_overrides and inside not in (None, wanted):
                 raise ConfigError(
                     f"{path}: was exported with {name}={inside:g}, which cannot become {wanted:g}: "
                     f"leave out postprocess.{name}, or export it again with it"
@@ -106,16 +107,16 @@ def open_predictor(
 
 
 class Detector:
-    """Finds objects in pictures.
+    """Finds objects in images.
 
-    A picture is the path of a file, a uint8 RGB array [H, W, 3], or a Pillow image; a list of them gives a list.
+    An image is the path of a file, a uint8 RGB array [H, W, 3], or a Pillow image; a list of them gives a list.
 
     Args:
         predictor: see `open_predictor`.
         score_threshold: detections have a score over it, also where the predictor has a lower one of its own.
     """
 
-    def __init__(self, predictor: PicturePredictor, *, score_threshold: float) -> None:
+    def __init__(self, predictor: ImagePredictor, *, score_threshold: float) -> None:
         self._predictor = predictor
         self._score_threshold = score_threshold
 
@@ -125,30 +126,30 @@ class Detector:
         return self._predictor.class_names
 
     @overload
-    def __call__(self, pictures: PictureLike) -> PictureDetections: ...
+    def __call__(self, images: ImageLike) -> ImageDetections: ...
 
     @overload
-    def __call__(self, pictures: list[Any]) -> list[PictureDetections]: ...
+    def __call__(self, images: list[Any]) -> list[ImageDetections]: ...
 
-    def __call__(self, pictures: PictureLike | list[Any]) -> PictureDetections | list[PictureDetections]:
-        """The detections of one picture, or of each of a list, which is one batch.
+    def __call__(self, images: ImageLike | list[Any]) -> ImageDetections | list[ImageDetections]:
+        """The detections of one image, or of each of a list, which is one batch.
 
         Raises:
-            DataError: no picture, or one that cannot be read.
+            DataError: no image, or one that cannot be read.
         """
-        if not isinstance(pictures, list | tuple):
-            return self([pictures])[0]
-        images = [_as_picture(picture) for picture in pictures]
-        sources = [str(picture) if isinstance(picture, str | Path) else "" for picture in pictures]
-        found = [detections.above(self._score_threshold) for detections in self._predictor(images)]
-        return [PictureDetections(*result, self.class_names) for result in zip(images, found, sources, strict=True)]
+        if not isinstance(images, list | tuple):
+            return self([images])[0]
+        arrays = [_as_image(image) for image in images]
+        sources = [str(image) if isinstance(image, str | Path) else "" for image in images]
+        found = [detections.above(self._score_threshold) for detections in self._predictor(arrays)]
+        return [ImageDetections(*result, self.class_names) for result in zip(arrays, found, sources, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
-class PictureDetections:
-    """A picture and what was found in it, the best first."""
+class ImageDetections:
+    """An image and what was found in it, the best first."""
 
-    image: Picture
+    image: ImageArray
     detections: Detections
     source: str
     class_names: tuple[str, ...]
@@ -159,7 +160,7 @@ class PictureDetections:
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
         found = ", ".join(f"{item['label']} {item['score']:.2f}" for item in self.records()[:8])
-        return f"<{len(self)} detections in {self.source or 'a picture'} of {width}x{height}: {found}>"
+        return f"<{len(self)} detections in {self.source or 'an image'} of {width}x{height}: {found}>"
 
     @property
     def boxes(self) -> Float32[np.ndarray, "D 4"]:
@@ -196,17 +197,17 @@ class PictureDetections:
             class_names=self.class_names,
         )
 
-    def draw(self, path: str | Path | None = None) -> Picture:
-        """The picture with its boxes, also written to `path`, whose folder is made where it is missing.
+    def draw(self, path: str | Path | None = None) -> ImageArray:
+        """The image with its boxes, also written to `path`, whose folder is made where it is missing.
 
         Raises:
-            ConfigError: a name that is not that of a picture.
+            ConfigError: a name that is not that of an image.
             MachineError: it cannot be written.
         """
         drawn = draw(self.image, self.detections, self.class_names)
         try:
             if path is not None:
-                save_picture(drawn, Path(path))
+                save_image(drawn, Path(path))
         except OSError as error:
             raise MachineError(f"{path}: cannot be written: {error.strerror or error}; name another place") from error
         return drawn
@@ -217,20 +218,20 @@ class PictureDetections:
         return data.getvalue()
 
 
-def _as_picture(picture: PictureLike) -> Picture:
-    if isinstance(picture, str | Path):
-        if "://" in str(picture):
+def _as_image(image: ImageLike) -> ImageArray:
+    if isinstance(image, str | Path):
+        if "://" in str(image):
             raise DataError(
-                f"{picture}: an address; give a file, a uint8 RGB array or a Pillow image, "
+                f"{image}: an address; give a file, a uint8 RGB array or a Pillow image, "
                 "or fetch it by python predict.py checkpoint=FILE source=..."
             )
-        if Path(picture).is_dir() or Path(picture).suffix.lower() in VIDEO_SUFFIXES:
-            raise DataError(f"{picture}: not one picture; python predict.py checkpoint=FILE source=... takes it")
-        return read_image(picture)
-    if isinstance(picture, Image.Image):
-        return from_pillow(picture, name="the picture")
-    if not isinstance(picture, np.ndarray):
-        raise DataError(f"{type(picture).__name__}: give a path, a uint8 RGB array, a Pillow image, or a list of them")
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
-        raise DataError(f"an array of {picture.dtype} {list(picture.shape)}: give uint8 RGB [H, W, 3]")
-    return picture
+        if Path(image).is_dir() or Path(image).suffix.lower() in VIDEO_SUFFIXES:
+            raise DataError(f"{image}: not one image; python predict.py checkpoint=FILE source=... takes it")
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return from_pillow(image, name="the image")
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"{type(image).__name__}: give a path, a uint8 RGB array, a Pillow image, or a list of them")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise DataError(f"an array of {image.dtype} {list(image.shape)}: give uint8 RGB [H, W, 3]")
+    return image

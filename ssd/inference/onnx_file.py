@@ -1,7 +1,7 @@
 """An `.onnx` file as a checkpoint: what it says of itself, and how one from a stranger is read.
 
 The graph takes `images`, uint8 [B, S, S, 3], and gives `boxes` [B, D, 4], `scores` [B, D], `labels` [B, D] and `counts`
-[B]; the rows of a picture after its count are padding. Metadata tell the rest.
+[B]; the rows of an image after its count are padding. Metadata tell the rest.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ OUTPUTS = ("boxes", "scores", "labels", "counts")
 MAX_BYTES = 2**31 - 1  # of a protobuf message; more would need a second file
 
 _USAGE = (
-    "Input: pictures as uint8 RGB, upright, stretched to {size}x{size} pixels, [B, {size}, {size}, 3]. Outputs: boxes "
-    "(x1, y1, x2, y2 as fractions of the picture, x right, y down), scores (falling), labels (positions in "
-    "class_names), counts (detections of each picture; what follows them is padding)."
+    "Input: images as uint8 RGB, upright, stretched to {size}x{size} pixels, [B, {size}, {size}, 3]. Outputs: boxes "
+    "(x1, y1, x2, y2 as fractions of the image, x right, y down), scores (falling), labels (positions in "
+    "class_names), counts (detections of each image; what follows them is padding)."
 )
 _OWN_DOMAINS = ("", "ai.onnx")
 

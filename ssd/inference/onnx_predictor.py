@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ssd.common.errors import CheckpointError, ConfigError
-from ssd.common.images import Picture, warp
+from ssd.common.images import ImageArray, warp
 from ssd.inference import onnx_file
 from ssd.model.structures import Detections
 
@@ -20,7 +20,7 @@ _Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
 class OnnxPredictor:
-    """Runs an exported file on pictures of any size, on the CPU, with the thresholds that it was exported with.
+    """Runs an exported file on images of any size, on the CPU, with the thresholds that it was exported with.
 
     Args:
         path: see `ssd.cli.export`.
@@ -58,8 +58,8 @@ class OnnxPredictor:
         """The thresholds and limits that it was exported with."""
         return self._file.postprocess
 
-    def __call__(self, images: Sequence[Picture]) -> list[Detections]:
-        """Detections of each picture (uint8 RGB HWC, upright); boxes are fractions of the picture."""
+    def __call__(self, images: Sequence[ImageArray]) -> list[Detections]:
+        """Detections of each image (uint8 RGB HWC, upright); boxes are fractions of the image."""
         if not images:
             return []
         batch = np.stack([warp(image, size=self._file.image_size) for image in images])

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ssd.common.atomic_files import write_atomically
-from ssd.common.class_names import place_of
+from ssd.common.class_names import class_index
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.common.progress import FrameMeter
 from ssd.inference.sources import Frame, Medium, Reading, count_frames, read_frames
-from ssd.inference.torch_predictor import PicturePredictor
+from ssd.inference.torch_predictor import ImagePredictor
 from ssd.inference.tracking import Tracker
 from ssd.inference.writers import Outputs, Result, Window
 from ssd.model.structures import Detections
@@ -75,14 +75,14 @@ def _next(queue: Queue[T]) -> T:
 
 
 _log = logging.getLogger("ssd")
-_BATCH_PIXELS = 5 * 10**7  # whole pictures wait in as many as five batches
+_BATCH_PIXELS = 5 * 10**7  # whole images wait in as many as five batches
 _MOST_LISTED = 5
 
 FAILED_FILE = "failed.txt"  # in the output: a line for each file that could not be read whole
 
 
 def predict_media(
-    predictor: PicturePredictor,
+    predictor: ImagePredictor,
     media: Sequence[Medium],
     *,
     output: str,
@@ -171,7 +171,7 @@ class _Choice:
 def _labels(classes: Sequence[str] | None, class_names: Sequence[str]) -> Tensor:
     places = []
     for name in class_names if classes is None else classes:
-        place = place_of(name, class_names)
+        place = class_index(name, class_names)
         if place is None:
             near = difflib.get_close_matches(name, class_names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(class_names[:20])}"
@@ -194,7 +194,7 @@ def _batches(frames: Iterable[Frame], size: int) -> Generator[list[Frame], None,
 
 
 def _detect(
-    predictor: PicturePredictor, batches: Generator[list[Frame], None, None]
+    predictor: ImagePredictor, batches: Generator[list[Frame], None, None]
 ) -> Generator[list[tuple[Frame, Detections]], None, None]:
     with closing(batches):
         for batch in batches:

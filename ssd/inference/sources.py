@@ -1,4 +1,4 @@
-"""What to predict on: a picture, a video, a folder or glob of both, a web address, a camera."""
+"""What to predict on: an image, a video, a folder or glob of both, a web address, a camera."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image, UnidentifiedImageError
 from urllib3 import BaseHTTPResponse, exceptions
 
-from ssd.common.errors import ConfigError, DamagedPictureError, DataError, MachineError, PartialError
-from ssd.common.images import IMAGE_SUFFIXES, Picture, decode_image, read_bytes
+from ssd.common.errors import ConfigError, DamagedImageError, DataError, MachineError, PartialError
+from ssd.common.images import IMAGE_SUFFIXES, ImageArray, decode_image, read_bytes
 from ssd.data.download import http
 from ssd.data.download.http import HEADERS, Network, connections
 from ssd.inference.video import VIDEO_SUFFIXES, VideoReader, is_video
@@ -83,7 +83,7 @@ def _receive(response: BaseHTTPResponse, path: Path, url: str, *, limit_bytes: i
 
 
 _log = logging.getLogger("ssd")
-_UNREAD = re.compile(  # suffixes of what are pictures and videos to their owners
+_UNREAD = re.compile(  # suffixes of what are images and videos to their owners
     r"\.(heic|heif|avif|jp2|j2k|jpx|jxl|tga|svg|psd|exr|hdr|ico|raw|dng|cr2|cr3|nef|arw|orf|rw2|raf"
     r"|vob|mts|m2ts|m2v|rm|rmvb|asf|divx|f4v|3g2|h264|h265|hevc|mxf)"
 )
@@ -91,7 +91,7 @@ _UNREAD = re.compile(  # suffixes of what are pictures and videos to their owner
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """A picture, video or camera.
+    """An image, video or camera.
 
     `path` is a file, or the number of a camera. `name` is what it is called in the output: a file's path below the
     source (below the fixed part of a glob). `source` is what the records call it.
@@ -105,9 +105,9 @@ class Medium:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A picture, or the frame `number` (from 0) of a video of `rate` frames a second."""
+    """An image, or the frame `number` (from 0) of a video of `rate` frames a second."""
 
-    image: Picture
+    image: ImageArray
     medium: Medium
     number: int | None
     rate: float | None
@@ -118,7 +118,7 @@ def find_media(source: str, *, downloads: Path, output: str | Path | None = None
 
     Raises:
         ConfigError: see `find_files`.
-        DataError, MachineError: see `ssd.inference.sources.fetch`; or neither a picture nor a video came.
+        DataError, MachineError: see `ssd.inference.sources.fetch`; or neither an image nor a video came.
     """
     if "://" in source:
         path = fetch(source, downloads)
@@ -129,7 +129,7 @@ def find_media(source: str, *, downloads: Path, output: str | Path | None = None
 
 
 def find_files(source: str, *, output: str | Path | None = None) -> list[Medium]:
-    """The pictures and videos of a file, a folder (searched to the bottom) or a glob, sorted.
+    """The images and videos of a file, a folder (searched to the bottom) or a glob, sorted.
 
     What lies in the folder `output`, below the source, is left out: an earlier run wrote it.
 
@@ -153,7 +153,7 @@ def find_files(source: str, *, output: str | Path | None = None) -> list[Medium]
     if any(".." in medium.name.parts for medium in found):
         raise ConfigError(f"source={source}: put '..' before the first wildcard, or the output would leave its folder")
     if not found:
-        raise ConfigError(f"source={source}: no picture or video there; give a file, a folder, a glob in quotes, ...")
+        raise ConfigError(f"source={source}: no image or video there; give a file, a folder, a glob in quotes, ...")
     return found
 
 
@@ -170,7 +170,7 @@ def _without_output(files: list[Path], fixed: Path, output: str | Path | None) -
 
 
 def _readable(files: list[Path], source: str) -> list[Path]:
-    """The files of a folder whose suffixes are those of pictures and videos; says which others look like some."""
+    """The files of a folder whose suffixes are those of images and videos; says which others look like some."""
     kept = [file for file in files if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
     other = Counter(file.suffix.lower() for file in files if _UNREAD.fullmatch(file.suffix.lower()))
     if other:
@@ -188,7 +188,7 @@ class Reading:
 
 
 def read_frames(media: Sequence[Medium], reading: Reading) -> Iterator[Frame]:
-    """The pictures and frames in order; what cannot be read (whole) is added to `reading`."""
+    """The images and frames in order; what cannot be read (whole) is added to `reading`."""
     for medium in media:
         reading.begun += 1
         try:
@@ -216,7 +216,7 @@ def count_frames(media: Sequence[Medium]) -> int | None:
 def _read(medium: Medium) -> Iterator[Frame]:
     if not medium.is_video:
         assert isinstance(medium.path, Path)
-        yield from _read_picture(medium.path, medium)
+        yield from _read_image(medium.path, medium)
         return
     video = VideoReader(medium.path, name=medium.source)
     try:
@@ -226,30 +226,30 @@ def _read(medium: Medium) -> Iterator[Frame]:
         video.close()
 
 
-def _read_picture(path: Path, medium: Medium) -> Iterator[Frame]:
+def _read_image(path: Path, medium: Medium) -> Iterator[Frame]:
     data = read_bytes(path)
     try:
         yield Frame(decode_image(data, name=medium.source), medium, None, None)
-    except DamagedPictureError as error:
+    except DamagedImageError as error:
         yield Frame(decode_image(data, name=medium.source, accept_damage=True), medium, None, None)
         raise PartialError(str(error)) from error
 
 
 def _is_video(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return suffix in VIDEO_SUFFIXES or (suffix not in IMAGE_SUFFIXES and not _is_picture(path) and is_video(path))
+    return suffix in VIDEO_SUFFIXES or (suffix not in IMAGE_SUFFIXES and not _is_image(path) and is_video(path))
 
 
 def _is_video_from_web(path: Path, url: str) -> bool:
     """By its content: the name in an address promises nothing."""
-    if _is_picture(path):
+    if _is_image(path):
         return False
     if is_video(path):
         return True
-    raise DataError(f"{url}: neither a picture nor a video came; does the address lead to a web page?")
+    raise DataError(f"{url}: neither an image nor a video came; does the address lead to a web page?")
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     try:
         with Image.open(path):
             return True

@@ -1,4 +1,4 @@
-"""A checkpoint and pictures in, detections out."""
+"""A checkpoint and images in, detections out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ssd.common.errors import ConfigError, MachineError
-from ssd.common.images import Picture, warp
+from ssd.common.images import ImageArray, warp
 from ssd.model.postprocess import PostProcess
 from ssd.model.ssd import SSD
 from ssd.model.structures import Detections
@@ -18,19 +18,19 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 @runtime_checkable
-class PicturePredictor(Protocol):
+class ImagePredictor(Protocol):
     """Anything that finds objects: a network here, or an exported file."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The C classes, in the order of the labels."""
 
-    def __call__(self, images: Sequence[Picture]) -> list[Detections]:
-        """Detections of each picture, on the CPU; boxes are fractions of the picture."""
+    def __call__(self, images: Sequence[ImageArray]) -> list[Detections]:
+        """Detections of each image, on the CPU; boxes are fractions of the image."""
 
 
 class Predictor:
-    """Runs a trained network on pictures of any size.
+    """Runs a trained network on images of any size.
 
     Args:
         model: see `ssd.weights.checkpoint.load`.
@@ -59,8 +59,8 @@ class Predictor:
         return self.model.class_names
 
     @torch.inference_mode()
-    def __call__(self, images: Sequence[Picture]) -> list[Detections]:
-        """Detections of each picture (uint8 RGB HWC, upright), on the CPU; boxes are fractions of the picture."""
+    def __call__(self, images: Sequence[ImageArray]) -> list[Detections]:
+        """Detections of each image (uint8 RGB HWC, upright), on the CPU; boxes are fractions of the image."""
         if not images:
             return []
         small = np.stack([warp(image, size=self.model.image_size) for image in images])
@@ -93,7 +93,7 @@ def as_record(
     class_names: Sequence[str],
     track_ids: Sequence[int | None] | None = None,
 ) -> dict[str, Any]:
-    """The line of predictions.jsonl for one picture of (H, W) pixels."""
+    """The line of predictions.jsonl for one image of (H, W) pixels."""
     height, width = size
     boxes = detections.boxes.double() * torch.tensor([width, height, width, height], dtype=torch.float64)
     rows = zip(boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)

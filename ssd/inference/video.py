@@ -1,4 +1,4 @@
-"""Video files and cameras: pictures out of them, and pictures into an MP4."""
+"""Video files and cameras: images out of them, and images into an MP4."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 
 from ssd.common.errors import DataError, MachineError, PartialError
-from ssd.common.images import Picture
+from ssd.common.images import ImageArray
 
 _FIRST = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _LARGEST_INDEX = 2**28  # bytes: an hour of video takes a few MB
@@ -147,7 +147,7 @@ class VideoReader:
         promised = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.promised = int(promised) if self._path is not None and promised > 0 else None
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[ImageArray]:
         """RGB frames.
 
         Raises:
@@ -165,7 +165,7 @@ class VideoReader:
         if self._path is not None and (expected := self._short_of(self._path, count, lost)):
             raise PartialError(f"{self._name}: {count} of {expected} frames; the file is cut short or damaged")
 
-    def _next(self, count: int, lost: int) -> tuple[Picture, int] | None:
+    def _next(self, count: int, lost: int) -> tuple[ImageArray, int] | None:
         """The next frame, and how many reads failed before it: OpenCV fails once for each damaged packet."""
         missing = _MOST_LOST if self.promised is None else self.promised - count - lost
         tries = 1 if self._path is None else 1 + min(max(0, missing), _MOST_LOST)
@@ -232,12 +232,12 @@ class VideoWriter:
                 return
         raise MachineError(f"{path}: OpenCV cannot write a video of {size[1]}x{size[0]} at {rate:g} frames a second")
 
-    def write(self, picture: Picture) -> None:
+    def write(self, image: ImageArray) -> None:
         """Adds an RGB frame; one of another size than the first is resized."""
         height, width = self._size
-        if picture.shape[:2] != self._size:
-            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        even = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        if image.shape[:2] != self._size:
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        even = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         self._writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
         self._count += 1
 

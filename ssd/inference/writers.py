@@ -1,4 +1,4 @@
-"""What predict writes: records, a table, pictures, crops, videos. A file gets its name when it is whole."""
+"""What predict writes: records, a table, images, crops, videos. A file gets its name when it is whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssd.common.errors import ConfigError, MachineError
-from ssd.common.images import IMAGE_SUFFIXES, Picture
+from ssd.common.images import IMAGE_SUFFIXES, ImageArray
 from ssd.inference.sources import Frame, Medium
 from ssd.inference.torch_predictor import as_record
 from ssd.inference.video import VideoWriter
@@ -71,17 +71,17 @@ class Window:
                 "pip uninstall opencv-python-headless && pip install opencv-python"
             ) from None
 
-    def show(self, picture: Picture) -> bool:
+    def show(self, image: ImageArray) -> bool:
         """Whether the user wants to see more."""
-        cv2.imshow(_TITLE, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        cv2.imshow(_TITLE, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         return cv2.waitKey(1) not in _QUIT
 
 
 KINDS = ("images", "video", "json", "csv", "crops")
 CSV_COLUMNS = ("source", "frame", "track_id", "label", "class_id", "score", "x1", "y1", "x2", "y2")
 
-_OF_PICTURES, _OF_VIDEOS = ("images", "json"), ("video", "json")  # what is written where nothing is asked for
-_MEDIA_KIND = {False: "images", True: "video"}  # what of a picture, and of a video, bears the name of its source
+_OF_IMAGES, _OF_VIDEOS = ("images", "json"), ("video", "json")  # what is written where nothing is asked for
+_MEDIA_KIND = {False: "images", True: "video"}  # what of an image, and of a video, bears the name of its source
 _log = logging.getLogger("ssd")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _JPEG_QUALITY = 92
@@ -116,8 +116,8 @@ class Result:
         return record
 
     @cached_property
-    def drawn(self) -> Picture:
-        """The picture with its boxes."""
+    def drawn(self) -> ImageArray:
+        """The image with its boxes."""
         ids = None if self.track_ids is None else [self.track_ids[index] for index in self.shown.nonzero().flatten()]
         return draw(self.frame.image, self.detections.where(self.shown), self.class_names, track_ids=ids)
 
@@ -131,7 +131,7 @@ class Outputs:
     Args:
         folder: made where it is missing.
         media: what will be written about.
-        save: some of KINDS; None: pictures with boxes for pictures, a video for a video, and json.
+        save: some of KINDS; None: images with boxes for images, a video for a video, and json.
 
     Raises:
         ConfigError: a source would be overwritten, two results would have one name, or nothing would be written.
@@ -180,7 +180,7 @@ class Outputs:
         if "crops" in kinds:
             _save_crops(result, self._folder / "crops")
         if "images" in kinds:
-            save_picture(result.drawn, self._folder / _picture_name(result.frame.medium, result.frame.number))
+            save_image(result.drawn, self._folder / _image_name(result.frame.medium, result.frame.number))
         if "video" in kinds and result.frame.medium.is_video:
             self._writer(result.frame).write(result.drawn)
 
@@ -211,7 +211,7 @@ class _TextFile:
 
 
 def _kinds(medium: Medium, save: Sequence[str] | None) -> Sequence[str]:
-    return (_OF_VIDEOS if medium.is_video else _OF_PICTURES) if save is None else save
+    return (_OF_VIDEOS if medium.is_video else _OF_IMAGES) if save is None else save
 
 
 def _check_kinds(media: Sequence[Medium], save: Sequence[str] | None) -> None:
@@ -229,7 +229,7 @@ def _check_names(folder: Path, media: Sequence[Medium]) -> None:
     """Of what is drawn."""
     names: dict[Path, Medium] = {}
     for medium in media:
-        name = _video_name(medium.name) if medium.is_video else _picture_name(medium, None)
+        name = _video_name(medium.name) if medium.is_video else _image_name(medium, None)
         path = (folder / name).resolve()
         if isinstance(medium.path, Path) and path == medium.path.resolve():
             raise ConfigError(f"output={folder} would overwrite {medium.path}; give another folder")
@@ -242,20 +242,20 @@ def _video_name(name: Path) -> Path:
     return name if name.suffix.lower() == ".mp4" else name.with_name(f"{name.name}.mp4")
 
 
-def _picture_name(medium: Medium, number: int | None) -> Path:
+def _image_name(medium: Medium, number: int | None) -> Path:
     name = medium.name
     if number is not None:
         return name.with_name(f"{name.name}_frames") / f"{number:06}.jpg"
     return name if name.suffix.lower() in IMAGE_SUFFIXES else name.with_name(f"{name.name}.jpg")
 
 
-def save_picture(picture: Picture, path: Path) -> None:
-    """Writes a picture in the format that its suffix names; not flushed to the disk, for that may cost 10 ms each."""
+def save_image(image: ImageArray, path: Path) -> None:
+    """Writes an image in the format that its suffix names; not flushed to the disk, for that may cost 10 ms each."""
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ConfigError(f"{path}: give a name that ends in .jpg or .png")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
-    Image.fromarray(picture).save(partial, quality=_JPEG_QUALITY)
+    Image.fromarray(image).save(partial, quality=_JPEG_QUALITY)
     partial.replace(path)
 
 
@@ -274,7 +274,7 @@ def _save_crops(result: Result, folder: Path) -> None:
         crop = image[min(y1, height - 1) : max(y1 + 1, y2), min(x1, width - 1) : max(x1 + 1, x2)]
         label = result.class_names[int(result.detections.labels[number])]
         path = folder / _folder_name(label) / name.with_name(f"{name.name}{frame}_{number:03}.jpg")
-        save_picture(crop, path)
+        save_image(crop, path)
 
 
 def _folder_name(label: str) -> str:

@@ -27,7 +27,7 @@ _MUCH_WAITING = 0.25
 class Pace(pl.Callback):
     """Measures; others read.
 
-    `rate` is in pictures a second of all devices, `wait_share` the share of a training step in which nothing has
+    `rate` is in images a second of all devices, `wait_share` the share of a training step in which nothing has
     arrived from the loader; both are smoothed. `watch_share` is that of the whole time since the start, validation
     included, that was spent in `watching`.
     """
@@ -62,7 +62,7 @@ class Pace(pl.Callback):
             self._watched += time.perf_counter() - start
 
     def advice(self, trainer: pl.Trainer, *, cores: int) -> str | None:
-        """What to change when the network waits for pictures; None if it does not."""
+        """What to change when the network waits for images; None if it does not."""
         if self.wait_share < _MUCH_WAITING:
             return None
         workers = getattr(trainer.train_dataloader, "num_workers", 0)
@@ -71,7 +71,7 @@ class Pace(pl.Callback):
             if workers < cores - 1
             else "store them smaller (the network sees image_size), or try augmentation=light"
         )
-        return f"waiting for pictures takes {self.wait_share:.0%} of the time: {remedy}"
+        return f"waiting for images takes {self.wait_share:.0%} of the time: {remedy}"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = self._step_ended = time.perf_counter()
@@ -115,7 +115,7 @@ _BAR_STEPS = 5  # between readings of the loss, each of which waits for the devi
 
 
 class Progress(ProgressBar):
-    """Loss, last mAP, pictures a second, the share of waiting for data, and the time left."""
+    """Loss, last mAP, images a second, the share of waiting for data, and the time left."""
 
     def __init__(self) -> None:
         super().__init__()

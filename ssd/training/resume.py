@@ -22,7 +22,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from ssd.common import slurm
-from ssd.common.console import from_here, say
+from ssd.common.console import log, relative_to_cwd
 
 _RNG = "rng"
 _NOT_STARTED = {"ready": 1, "started": 1, "processed": 0, "completed": 0}  # to Lightning: stopped in a validation
@@ -147,11 +147,11 @@ class RecoveryPoint(Checkpoint):
         number = signal.Signals(self._signal or signal.SIGTERM)  # of another process of the run
         folder = self.path.parent.parent
         saved = (
-            f"saved; go on with: python train.py resume={from_here(folder)}"
+            f"saved; go on with: python train.py resume={relative_to_cwd(folder)}"
             if self.path.exists()
             else "nothing to save yet"
         )
-        say(f"stopped by {number.name} at step {trainer.global_step}: {saved}")
+        log(f"stopped by {number.name} at step {trainer.global_step}: {saved}")
         if number in slurm.requeue_signals() and trainer.is_global_zero:
             slurm.requeue()
         raise SystemExit(128 + number)

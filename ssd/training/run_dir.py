@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssd.common import slurm
 from ssd.common.atomic_files import sweep, write_atomically
-from ssd.common.console import say
+from ssd.common.console import log
 from ssd.common.errors import CheckpointError, ConfigError
 from ssd.common.runtime import is_first_process
 from ssd.model.ssd import SSD
@@ -74,9 +74,9 @@ def _recovery_point(folder: Path, config: DictConfig) -> Resumed | None:
     whole = isinstance(content, dict) and all(content.get(part) for part in _PARTS) and "callbacks" in content
     if not whole or not all(isinstance(content.get(count), int) for count in ("epoch", "global_step")):
         raise CheckpointError(f"{last}: no recovery point of this program, or a part is missing; resume another run")
-    model = checkpoint.restore(content["recipe"], checkpoint.of_network(content["state_dict"]), name=str(last))
+    model = checkpoint.restore(content["recipe"], checkpoint.strip_prefix(content["state_dict"]), name=str(last))
     if ema.RAW in content:
-        checkpoint.fill(model, checkpoint.of_network(content[ema.RAW]), name=f"{last}: {ema.RAW}")
+        checkpoint.fill(model, checkpoint.strip_prefix(content[ema.RAW]), name=f"{last}: {ema.RAW}")
     checkpoint.check_finite(_optimizer_tensors(content["optimizer_states"]), name=f"{last}: optimizer")
     if content["epoch"] > config.epochs:
         raise ConfigError(f"epochs={config.epochs}: the run has ended {content['epoch']} epochs already; give more")
@@ -194,7 +194,7 @@ def _compare(saved: Any, now: Any) -> None:
             if key.startswith(fixed):
                 raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run")
     for key, (old, new) in texts.items():
-        say(f"changed on resume: {key}: {old} -> {new}")
+        log(f"changed on resume: {key}: {old} -> {new}")
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -67,9 +67,9 @@ def hyperparameters(config: DictConfig) -> dict[str, _Value]:
 
 
 def fingerprint(splits: Splits) -> str:
-    """The same for the same pictures (by id and size), boxes, labels and splits, wherever they lie."""
+    """The same for the same images (by id and size), boxes, labels and splits, wherever they lie."""
     digest = hashlib.blake2b(digest_size=8)
-    for name, index in splits.named():
+    for name, index in splits.items():
         digest.update(repr((name, index.class_names)).encode())
         arrays = (index.ids.data, index.ids.offsets, index.sizes, index.box_offsets, index.boxes, index.labels)
         for array in (*arrays, index.ignore):
@@ -114,7 +114,7 @@ def _overrides() -> list[str]:
 
 
 def _counts(splits: Splits) -> dict[str, str]:
-    return {name: f"{len(index)} pictures, {len(index.boxes)} boxes" for name, index in splits.named()}
+    return {name: f"{len(index)} images, {len(index.boxes)} boxes" for name, index in splits.items()}
 
 
 def _block(text: str) -> str:

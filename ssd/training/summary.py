@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ssd.common.console import from_here, say, say_table
+from ssd.common.console import log, log_table, relative_to_cwd
 
 TITLES = {
     "map": "mAP@[.5:.95]",
@@ -30,13 +30,13 @@ def show(scores: dict[str, float], class_names: tuple[str, ...], *, stage: str) 
     for name in class_names:
         score = scores.get(f"{stage}/map_class/{name}")
         table.add_row(f"AP {name}", "no objects" if score is None else f"{score:.3f}")
-    say_table(table)
+    log_table(table)
 
 
 def show_files(folder: Path, best: Path) -> None:
     """Where everything is, and what to do next."""
-    shown = from_here(folder)
-    say(f"written to {shown}:")
+    shown = relative_to_cwd(folder)
+    log(f"written to {shown}:")
     for name, what in (
         (best.relative_to(folder), "best weights, with what a resumed run needs"),
         ("model.safetensors", "the release file: weights and recipe"),
@@ -44,7 +44,7 @@ def show_files(folder: Path, best: Path) -> None:
         ("tensorboard", "the same, to look at"),
         ("train.log", "this text"),
     ):
-        say(f"  {name!s:22} {what}")
-    say("next:")
-    say(f"  python predict.py checkpoint={shown}/model.safetensors source=FOLDER output=predictions")
-    say(f"  tensorboard --logdir {shown.parent}")
+        log(f"  {name!s:22} {what}")
+    log("next:")
+    log(f"  python predict.py checkpoint={shown}/model.safetensors source=FOLDER output=predictions")
+    log(f"  tensorboard --logdir {shown.parent}")

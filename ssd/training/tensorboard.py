@@ -1,8 +1,8 @@
 """What TensorBoard shows beside the logged metrics: when it is written, and what that costs.
 
-Only numbers of steps that are logged anyway are read from the device. The same pictures come with each validation,
+Only numbers of steps that are logged anyway are read from the device. The same images come with each validation,
 fewer of them where they would take more than their share of the time. Curves and errors come about ten times a run,
-which is what TensorBoard keeps of them; while watching has taken more than its share, figures and the worst pictures
+which is what TensorBoard keeps of them; while watching has taken more than its share, figures and the worst images
 wait for a later validation.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def compare_weights(
     module: SSDModule, data: DetectionDataModule, averaged: Mapping[str, Scene], ids: Sequence[str]
 ) -> dict[str, float]:
-    """mAP and mAP@0.5 on the pictures `ids`, of the weights that `module` has now and of what `averaged` ones found."""
+    """mAP and mAP@0.5 on the images `ids`, of the weights that `module` has now and of what `averaged` ones found."""
     index = data.splits.val
     assert index is not None
     wanted = set(ids)
@@ -64,7 +64,7 @@ def _scores(which: str, scenes: Sequence[Scene], classes: int) -> dict[str, floa
 def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: float) -> dict[str, float]:
     """Numbers of one batch. Waits for the device: for steps that are logged.
 
-    `positives` are means over the pictures; `objects_matched` is the share of objects that have a prior,
+    `positives` are means over the images; `objects_matched` is the share of objects that have a prior,
     `objects_over_iou` the share that a prior overlaps by the threshold: the rest have only one that is forced on them.
     """
     positive = losses.targets.columns > BACKGROUND
@@ -91,7 +91,7 @@ def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: floa
 
 
 _SHOWINGS = 10  # in a run
-_MOST_TIME = 0.015  # of the run's: for the pictures, and for all before figures wait
+_MOST_TIME = 0.015  # of the run's: for the images, and for all before figures wait
 _GB = 1e9
 
 
@@ -99,18 +99,18 @@ class Watch(pl.Callback):
     """Writes to the run's TensorBoard logger; without one it does nothing.
 
     Args:
-        pictures: of the validation set, evenly spaced and the same each time, shown with what was found in them.
-        worst: pictures with the costliest errors.
-        side_px: longer side of a picture shown; its JPEG is held under `ssd.training.tensorboard_images.MAX_BYTES`.
-        raw_pictures: of the validation set, on which the weights in training are compared with their average; the
+        images: of the validation set, evenly spaced and the same each time, shown with what was found in them.
+        worst: images with the costliest errors.
+        side_px: longer side of an image shown; its JPEG is held under `ssd.training.tensorboard_images.MAX_BYTES`.
+        raw_images: of the validation set, on which the weights in training are compared with their average; the
             whole set would cost a second validation each time.
     """
 
-    def __init__(self, *, pictures: int, worst: int, side_px: int, raw_pictures: int) -> None:
-        self.pictures = pictures
+    def __init__(self, *, images: int, worst: int, side_px: int, raw_images: int) -> None:
+        self.images = images
         self.worst = worst
         self.side_px = side_px
-        self.raw_pictures = raw_pictures
+        self.raw_images = raw_images
         self._shown_step = -1
         self._threshold: float | None = None  # the last that was suggested
         self._album: Album | None = None
@@ -154,7 +154,7 @@ class Watch(pl.Callback):
                 if now > before or self._threshold is None:
                     self._shown_step = trainer.global_step
                     self._show(trainer, _ours(pl_module), scenes, self._writer)
-                self._show_pictures(trainer, scenes, self._writer)
+                self._show_images(trainer, scenes, self._writer)
 
     def _show(self, trainer: pl.Trainer, module: SSDModule, scenes: Mapping[str, Scene], writer: SummaryWriter) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -164,17 +164,17 @@ class Watch(pl.Callback):
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, EMA) for callback in callbacks):  # it has put the raw weights back already
             with trainer.precision_plugin.forward_context():
-                values = compare_weights(module, data, scenes, evenly_spaced(scenes, self.raw_pictures))
+                values = compare_weights(module, data, scenes, evenly_spaced(scenes, self.raw_images))
             add_scalars(writer, values, showing.step)
         last = _part_of_run(trainer, trainer.global_step) == _SHOWINGS
         if last or self._pace.watch_share < _MOST_TIME:
             showing.charts()
             showing.worst(count=self.worst, side_px=self.side_px)
 
-    def _show_pictures(self, trainer: pl.Trainer, scenes: Mapping[str, Scene], writer: SummaryWriter) -> None:
+    def _show_images(self, trainer: pl.Trainer, scenes: Mapping[str, Scene], writer: SummaryWriter) -> None:
         if self._album is None:
             index = trainer.datamodule.splits.val  # type: ignore[attr-defined]
-            self._album = Album(index, count=self.pictures, side_px=self.side_px)
+            self._album = Album(index, count=self.images, side_px=self.side_px)
         assert self._threshold is not None
         seconds = _MOST_TIME * self._pace.elapsed
         step = trainer.global_step - 1
@@ -182,7 +182,7 @@ class Watch(pl.Callback):
 
     def _machine(self) -> dict[str, float]:
         values = {
-            "time/pictures_per_second": self._pace.rate,
+            "time/images_per_second": self._pace.rate,
             "time/data_wait_share": self._pace.wait_share,
             "time/watching_share": self._pace.watch_share,
         }

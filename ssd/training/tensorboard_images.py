@@ -1,4 +1,4 @@
-"""What TensorBoard takes beside scalars: bounded pictures, precision-recall curves, the overview's layout."""
+"""What TensorBoard takes beside scalars: bounded images, precision-recall curves, the overview's layout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.common.images import Picture
+from ssd.common.images import ImageArray
 from ssd.data.index import DetectionIndex
 from ssd.evaluation.matching import Scene
 from ssd.evaluation.tide import judge
@@ -37,7 +37,7 @@ from ssd.evaluation.tide import (
     confusion_matrix,
     error_costs,
     score_curve,
-    worst_pictures,
+    worst_images,
 )
 from ssd.visualization.draw import Colour, draw_boxes
 
@@ -58,32 +58,32 @@ from ssd.evaluation.tide import ERRORS
 
 
 class Album:
-    """Up to `count` pictures with their longer side at `side_px`; small copies stay, as reading takes the most time."""
+    """Up to `count` images with their longer side at `side_px`; small copies stay, as reading takes the most time."""
 
     def __init__(self, index: DetectionIndex, *, count: int, side_px: int) -> None:
         self._index = index
         self._count = count
         self._side_px = side_px
-        self._copies: dict[str, Picture] = {}
+        self._copies: dict[str, ImageArray] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._seconds = self._dearest = 0.0
 
     def add(
         self, writer: SummaryWriter, scenes: Mapping[str, Scene], *, threshold: float, step: int, seconds: float
     ) -> None:
-        """Writes what is over the threshold: the first picture, and more until all have taken `seconds` in the run."""
+        """Writes what is over the threshold: the first image, and more until all have taken `seconds` in the run."""
         self._dearest = 0.0  # of this time
         for number, name in enumerate(evenly_spaced(scenes, self._count), start=1):
             if number > 1 and self._seconds + self._dearest > seconds:
                 break
             start = time.perf_counter()
             scene = scenes[name].above(threshold)
-            add_picture(writer, f"pictures/{number}", self._draw(name, scene), step)
+            add_image(writer, f"images/{number}", self._draw(name, scene), step)
             taken = time.perf_counter() - start
             self._seconds += taken
             self._dearest = max(self._dearest, taken)
 
-    def _draw(self, name: str, scene: Scene) -> Picture:
+    def _draw(self, name: str, scene: Scene) -> ImageArray:
         if name not in self._copies:
             position = next(position for position, id in enumerate(self._index.ids) if id == name)
             image = self._index.load(self._index.paths[position])
@@ -101,12 +101,12 @@ class Album:
         )
 
 
-_GAP, _LINE, _FONT = 8, 26, 19  # to be read when TensorBoard shows the picture at half its size
+_GAP, _LINE, _FONT = 8, 26, 19  # to be read when TensorBoard shows the image at half its size
 _LEAST_WIDTH = 720  # for the words above
 
 
 def side_by_side(
-    image: Picture,
+    image: ImageArray,
     scene: Scene,
     judgement: Judgement,
     *,
@@ -117,7 +117,7 @@ def side_by_side(
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
     """Both views, each with its longer side scaled to `side_px`, under the title and a legend.
 
-    `size` (H, W) is that of the picture which the boxes lie in, where `image` is a copy of another size.
+    `size` (H, W) is that of the image which the boxes lie in, where `image` is a copy of another size.
     """
     height, width = size or image.shape[:2]
     small = shrunk(image, side_px)
@@ -139,8 +139,8 @@ def side_by_side(
     return np.array(canvas)
 
 
-def shrunk(image: Picture, side_px: int) -> Picture:
-    """A copy with its longer side at `side_px`, or the picture itself where that is so."""
+def shrunk(image: ImageArray, side_px: int) -> ImageArray:
+    """A copy with its longer side at `side_px`, or the image itself where that is so."""
     height, width = image.shape[:2]
     scale = side_px / max(height, width)
     if scale == 1:
@@ -173,7 +173,7 @@ _MOST_CLASSES = 20  # with a curve of their own
 
 
 class Showing:
-    """Scenes by picture id, with at least one object, and the index that their pictures come from."""
+    """Scenes by image id, with at least one object, and the index that their images come from."""
 
     def __init__(self, writer: SummaryWriter, scenes: Mapping[str, Scene], index: DetectionIndex, *, step: int) -> None:
         self.step = step
@@ -208,11 +208,11 @@ class Showing:
         add_figure(self._writer, "charts/confusion", figure, self.step)
 
     def worst(self, *, count: int, side_px: int) -> None:
-        """The `count` pictures with the costliest errors over the suggested threshold."""
+        """The `count` images with the costliest errors over the suggested threshold."""
         ids = list(self._cut)
-        for number, verdict in enumerate(worst_pictures(list(self._cut.values()), count=count), start=1):
-            name = ids[verdict.picture]
-            picture = side_by_side(
+        for number, verdict in enumerate(worst_images(list(self._cut.values()), count=count), start=1):
+            name = ids[verdict.image]
+            image = side_by_side(
                 self._index.load(self._index.paths[self._positions[name]]),
                 self._cut[name],
                 verdict.judgement,
@@ -220,7 +220,7 @@ class Showing:
                 title=f"{Path(name).name}: {verdict.judgement.reason}",
                 side_px=side_px,
             )
-            add_picture(self._writer, f"worst/{number}", picture, self.step)
+            add_image(self._writer, f"worst/{number}", image, self.step)
 
     @cached_property
     def _curves(self) -> dict[str, ScoreCurve]:
@@ -248,7 +248,7 @@ def evenly_spaced(names: Iterable[str], count: int) -> list[str]:
     return [ordered[place] for place in places.tolist()]
 
 
-MAX_BYTES = 100_000  # of a picture
+MAX_BYTES = 100_000  # of an image
 _QUALITY = 85
 _SHRINK = 0.8
 _DPI = 100
@@ -270,9 +270,9 @@ def add_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -
         writer.add_scalar(name, value, step)
 
 
-def add_picture(writer: SummaryWriter, tag: str, picture: Picture, step: int) -> None:
-    """A JPEG of at most MAX_BYTES; the picture shrinks until it fits."""
-    image, data = Image.fromarray(picture), b""
+def add_image(writer: SummaryWriter, tag: str, pixels: ImageArray, step: int) -> None:
+    """A JPEG of at most MAX_BYTES; the image shrinks until it fits."""
+    image, data = Image.fromarray(pixels), b""
     while not data or len(data) > MAX_BYTES:
         if data:
             image = image.resize((max(1, int(image.width * _SHRINK)), max(1, int(image.height * _SHRINK))))
@@ -314,7 +314,7 @@ def overview(class_names: Sequence[str], *, levels: int) -> Layout:
         "mAP by size of the objects": ["val/map_small", "val/map_medium", "val/map_large"],
         "AP by class": [f"val/map_class/{name}" for name in class_names[:_NAMED_CLASSES]],
         "average recall": ["val/mar_1", "val/mar_10", "val/mar_100"],
-        "mAP@0.5 of some pictures: averaged and raw weights": ["ema/map_50_average", "ema/map_50_raw"],
+        "mAP@0.5 of some images: averaged and raw weights": ["ema/map_50_average", "ema/map_50_raw"],
         "AP@0.5 lost by kind of error": [f"errors/{kind.title}" for kind in ERRORS],
         "loss": ["train/loss", "val/loss"],
         "parts of the training loss": [
@@ -325,8 +325,8 @@ def overview(class_names: Sequence[str], *, levels: int) -> Layout:
         "gradient norm": ["train/gradient_norm"],
         "steps skipped, their gradients too large for 16 bits": ["train/skipped_steps"],
         "share of objects with a prior": ["matching/objects_matched", "matching/objects_over_iou"],
-        "positives of a picture by level": [f"matching/positives_level_{level}" for level in range(1, levels + 1)],
-        "pictures a second": ["time/pictures_per_second"],
+        "positives of an image by level": [f"matching/positives_level_{level}" for level in range(1, levels + 1)],
+        "images a second": ["time/images_per_second"],
         "share of the time: waiting for data, watching": ["time/data_wait_share", "time/watching_share"],
         "memory in GB": ["memory/process_gb", "memory/gpu_gb"],
     }

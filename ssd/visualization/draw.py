@@ -1,4 +1,4 @@
-"""Draws detections on a picture, for people to look at."""
+"""Draws detections on an image, for people to look at."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from ssd.common.images import Picture
+from ssd.common.images import ImageArray
 from ssd.model.structures import Detections
 
 Rectangle = tuple[int, int, int, int]  # xyxy in pixels
@@ -21,7 +21,7 @@ Rectangle = tuple[int, int, int, int]  # xyxy in pixels
 def free_spot(
     box: Sequence[int], room: tuple[int, int], size: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle | None:
-    """The best place for a label of `room` (W, H) at its box (xyxy) on a picture of `size` (W, H), if one is left."""
+    """The best place for a label of `room` (W, H) at its box (xyxy) on an image of `size` (W, H), if one is left."""
     return next((spot for spot in _spots(box, room, size) if not _covers(spot, taken)), None)
 
 
@@ -45,19 +45,19 @@ def _covers(spot: Rectangle, taken: Sequence[Rectangle]) -> bool:
 _log = logging.getLogger("ssd")
 _HASHED_COLOURS = 16
 _BOLD = 600
-_LEAST_LETTERS = 7  # pixels, on the smallest pictures
+_LEAST_LETTERS = 7  # pixels, on the smallest images
 _CROWD = 15  # detections; with more of them the text shrinks a little
 _FONT = "sans"  # OpenCV's own; what it lacks comes from "uni": Chinese, Japanese, Korean, Cyrillic, Greek ...
 Colour = tuple[int, int, int]
 
 
 def draw(
-    image: Picture,
+    image: ImageArray,
     detections: Detections,
     class_names: Sequence[str],
     *,
     track_ids: Sequence[int | None] | None = None,
-) -> Picture:
+) -> ImageArray:
     """A copy of `image` with boxes (fractions of the image), class names, scores and the numbers of tracks."""
     labels, scores = detections.labels.tolist(), detections.scores.tolist()
     numbers = ["" if track is None else f" #{track}" for track in track_ids or [None] * len(labels)]
@@ -70,11 +70,11 @@ def draw(
 
 
 def draw_boxes(
-    image: Picture, boxes: Float[np.ndarray, "D 4"], texts: Sequence[str], colours: Sequence[Colour]
-) -> Picture:
+    image: ImageArray, boxes: Float[np.ndarray, "D 4"], texts: Sequence[str], colours: Sequence[Colour]
+) -> ImageArray:
     """A copy of `image` with boxes (fractions of the image), each with its text and colour; the first lie on top.
 
-    Line and text follow the size of the picture. Labels stay inside it and do not cover each other: a later one moves
+    Line and text follow the size of the image. Labels stay inside it and do not cover each other: a later one moves
     aside, and is left out where there is no room.
     """
     height, width = image.shape[:2]
@@ -131,8 +131,8 @@ def _palette(count: int) -> list[Colour]:
     return [(int(red), int(green), int(blue)) for red, green, blue in rgb[chosen]]
 
 
-def _outline(canvas: Picture, box: Sequence[int], colour: Colour, line: int) -> None:
-    """Inside the box, so that a line on the edge of the picture is seen whole."""
+def _outline(canvas: ImageArray, box: Sequence[int], colour: Colour, line: int) -> None:
+    """Inside the box, so that a line on the edge of the image is seen whole."""
     x1, y1, x2, y2 = box
     near, far = line // 2, (line + 1) // 2
     corner = max(x1 + near, x2 - far), max(y1 + near, y2 - far)
@@ -140,7 +140,7 @@ def _outline(canvas: Picture, box: Sequence[int], colour: Colour, line: int) -> 
 
 
 def _write(
-    canvas: Picture, box: Sequence[int], text: str, *, size: int, colour: Colour, taken: list[Rectangle]
+    canvas: ImageArray, box: Sequence[int], text: str, *, size: int, colour: Colour, taken: list[Rectangle]
 ) -> None:
     height, width = canvas.shape[:2]
     font = _font()
@@ -175,7 +175,7 @@ def _has_glyph(letter: str) -> bool:
     )
 
 
-def _rendered(letter: str) -> Picture:
+def _rendered(letter: str) -> ImageArray:
     paper = np.zeros((40, 60, 3), np.uint8)
     cv2.putText(paper, letter, (10, 30), (255, 255, 255), _font(), 24, _BOLD)
     return paper

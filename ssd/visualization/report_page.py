@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: tables, charts as SVG, pictures as data; nothing is fetched when one is opened."""
+"""Self-contained HTML pages: tables, charts as SVG, images as data; nothing is fetched when one is opened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from PIL import Image
 
-from ssd.common.images import Picture
+from ssd.common.images import ImageArray
 from ssd.visualization.draw import Rectangle, free_spot
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ _TABLE = _ENVIRONMENT.from_string("""<table>
 </table>""")
 
 
-_PICTURE = _ENVIRONMENT.from_string("""<figure><div class="marked">
+_IMAGE = _ENVIRONMENT.from_string("""<figure><div class="marked">
 <img alt="" src="data:image/jpeg;base64,{{ data }}">
 {% if marks %}
 <svg viewBox="0 0 {{ width }} {{ height }}">
@@ -98,14 +98,14 @@ _PICTURE = _ENVIRONMENT.from_string("""<figure><div class="marked">
 
 
 _NUMBER = re.compile(r"-|[+-]?\d[\d.]*( ?%)?(-\d[\d.]*( ?%)?)?( of \d+)?")
-_FONT_PX = 12  # of labels over pictures
+_FONT_PX = 12  # of labels over images
 _NARROW, _WIDE = 0.75 * _FONT_PX, 1.05 * _FONT_PX  # letters; the browser has the font
 _BLOCK = Markup("<div>{}</div>")
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A box (xyxy fractions) over a picture, with its text if any; the title shows when one points at it."""
+    """A box (xyxy fractions) over an image, with its text if any; the title shows when one points at it."""
 
     box: tuple[float, float, float, float]
     colour: str
@@ -154,8 +154,8 @@ def chart(figure: Figure) -> Markup:
     return Markup(buffer.getvalue()[buffer.getvalue().index("<svg") :])
 
 
-def picture(image: Picture, *, caption: str = "", width: int = 320, marks: Sequence[Mark] = ()) -> Markup:
-    """A picture as an embedded JPEG, not wider than `width` pixels, with boxes over it and a line below.
+def embedded_image(image: ImageArray, *, caption: str = "", width: int = 320, marks: Sequence[Mark] = ()) -> Markup:
+    """An image as an embedded JPEG, not wider than `width` pixels, with boxes over it and a line below.
 
     The first marks lie on top. Labels stay inside and do not cover each other; those without room are left out.
     """
@@ -171,7 +171,7 @@ def picture(image: Picture, *, caption: str = "", width: int = 320, marks: Seque
     ]
     texts = _labels(marks, shown.size)
     width, height = shown.size
-    return Markup(_PICTURE.render(data=data, width=width, height=height, marks=placed, labels=texts, caption=caption))
+    return Markup(_IMAGE.render(data=data, width=width, height=height, marks=placed, labels=texts, caption=caption))
 
 
 def _labels(marks: Sequence[Mark], size: tuple[int, int]) -> list[tuple[int, int, Mark]]:
@@ -188,9 +188,9 @@ def _labels(marks: Sequence[Mark], size: tuple[int, int]) -> list[tuple[int, int
     return labels
 
 
-def row(pictures: Sequence[Markup], *, caption: str) -> Markup:
-    """Pictures side by side under a line; one below the other where there is no room."""
-    parts = Markup("").join(pictures)
+def row(images: Sequence[Markup], *, caption: str) -> Markup:
+    """Images side by side under a line; one below the other where there is no room."""
+    parts = Markup("").join(images)
     return Markup('<figure class="row"><figcaption>{}</figcaption>{}</figure>').format(caption, parts)
 
 

@@ -206,7 +206,7 @@ def fill(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
     model.load_state_dict(state)
 
 
-def of_network(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The network's part of a LightningModule's state."""
     return {name[len(_PREFIX) :]: value for name, value in state.items() if str(name).startswith(_PREFIX)}
 
@@ -265,7 +265,7 @@ def _read_lightning(path: Path) -> tuple[Any, Any]:
     content = safe_load(path)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or _RECIPE not in content:
         return None, content
-    return content[_RECIPE], of_network(content["state_dict"])
+    return content[_RECIPE], strip_prefix(content["state_dict"])
 
 
 def _text_checksum(text: str) -> str:

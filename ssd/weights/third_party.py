@@ -54,7 +54,7 @@ def convert(
         content: what was loaded.
         source: the file; `labels.txt` is looked for beside it where the layout has one.
         class_names, labels: the classes without background, or a file with one name a line.
-        channel_order: of the pictures that the network was trained on; nothing in the file tells.
+        channel_order: of the images that the network was trained on; nothing in the file tells.
         image_size: side of the input, for MobileNetV1-SSD that was not trained on 300.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssd.common.class_names import place_of
+from ssd.common.class_names import class_index
 from ssd.common.errors import CheckpointError, ConfigError, MachineError
 from ssd.model.box_coder import BACKGROUND, column
 from ssd.model.ssd import SSD
@@ -88,7 +88,7 @@ _SHOWN = 8  # names in a line
 
 
 @torch.no_grad()
-def start_from(model: SSD, path: str) -> list[str]:
+def init_from_weights(model: SSD, path: str) -> list[str]:
     """Copies weights of a checkpoint, of another program's network or of a base net into `model`.
 
     The base net must fit. Of the rest every tensor of the same name and shape is taken; of the classification heads
@@ -155,7 +155,7 @@ def _differences(own: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
 def _same_classes(model: SSD, source: SSD) -> dict[int, int]:
     """Our label -> their label, for each class that both know."""
-    theirs = [place_of(name, source.class_names) for name in model.class_names]
+    theirs = [class_index(name, source.class_names) for name in model.class_names]
     return {label: place for label, place in enumerate(theirs) if place is not None}
 
 

@@ -26,7 +26,7 @@ def calm(heads: Iterable[torch.nn.Module]) -> None:
 
 
 def peer() -> Callable[[Any], Any]:
-    """torchvision's SSD300-VGG16 on a picture."""
+    """torchvision's SSD300-VGG16 on an image."""
     network = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES + 1).eval()
     calm(network.head.classification_head.module_list)
 
@@ -40,7 +40,7 @@ def peer() -> Callable[[Any], Any]:
 def main() -> None:
     from omegaconf import OmegaConf
 
-    from ssd.cli.benchmark import race
+    from ssd.cli.benchmark import time_interleaved
     from ssd.cli.config import CONF
     from ssd.common.runtime import keep_freed_memory
     from ssd.export.onnx_graph import to_onnx
@@ -54,7 +54,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     torch.manual_seed(0)
     post = PostProcess(score_threshold=0.01, iou_threshold=0.45, candidates=2000, max_detections=200)
-    pictures = [np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)]
+    images = [np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)]
     backbones = {
         "mobilenet_v1": MobileNetV1(width_multiplier=1.0, mean=[127.0] * 3, std=[128.0] * 3),
         "vgg16": VGG16(extras="300", mean=[123.0, 117.0, 104.0], std=[1.0] * 3),
@@ -78,7 +78,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {rounds} rounds, batch 1")
     for memory in ("system allocator", "memory kept"):
         for name, those in predictors.items():
-            timings = race(those, pictures, rounds=rounds, batch_size=1)
+            timings = time_interleaved(those, images, rounds=rounds, batch_size=1)
             first = next(iter(timings.values())).p50_ms
             for runtime, timing in timings.items():
                 gain = first / timing.p50_ms

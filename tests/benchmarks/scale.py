@@ -1,7 +1,7 @@
 """Measures Open Images at its full size, made up: python tests/benchmarks/scale.py [ROWS].
 
-14.6 million boxes of 601 classes on 1.74 million pictures: a CSV of 2.2 GB with the columns of version 6, and for each
-picture a hard link to a small JPEG. Each line is a process of its own; peak is its resident memory, the libraries
+14.6 million boxes of 601 classes on 1.74 million images: a CSV of 2.2 GB with the columns of version 6, and for each
+image a hard link to a small JPEG. Each line is a process of its own; peak is its resident memory, the libraries
 included. Needs 4 GB below the temporary folder (TMPDIR) and about five minutes.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 if TYPE_CHECKING:
     from ssd.data.splits import Splits
 
-ROWS, PICTURES_PER_ROW = 14_600_000, 1.74 / 14.6
+ROWS, IMAGES_PER_ROW = 14_600_000, 1.74 / 14.6
 CLASSES = 601
 SOME = ["Person", "Car", "Bus"]
 CLICKS = [f"XClick{corner}{axis}" for axis in "XY" for corner in (1, 2, 3, 4)]
@@ -36,21 +36,21 @@ SAMPLES, BATCH = 100_000, 100  # of an epoch, for the memory of a loader worker
 
 
 def make_csv(root: Path, rows: int) -> np.ndarray:
-    """Writes train-annotations-bbox.csv and the class file; returns the ids of the pictures."""
+    """Writes train-annotations-bbox.csv and the class file; returns the ids of the images."""
     rng = np.random.default_rng(0)
     mids = np.array([f"/m/{number:05d}" for number in range(CLASSES)], dtype="S8")
     names = [*SOME, *(f"Class {number}" for number in range(3, CLASSES))]
     lines = [f"{mid.decode()},{name}\n" for mid, name in zip(mids, names, strict=True)]
     (root / "class-descriptions-boxable.csv").write_text("".join(lines))
     share = (np.arange(CLASSES) + 11.0) ** -1.6
-    ids = np.sort(rng.integers(0, 2**64, int(rows * PICTURES_PER_ROW), dtype=np.uint64))
+    ids = np.sort(rng.integers(0, 2**64, int(rows * IMAGES_PER_ROW), dtype=np.uint64))
     ids = np.array([f"{byte:02x}" for byte in range(256)], dtype="S2")[ids.byteswap().view(np.uint8)].view("S16")
-    pictures = np.sort(rng.integers(0, len(ids), rows, dtype=np.int32))
+    images = np.sort(rng.integers(0, len(ids), rows, dtype=np.int32))
     decimals = np.char.mod("%.6f", np.arange(1_000_000) / 1e6).astype("S8")
     with (root / "train-annotations-bbox.csv").open("wb") as file:
         file.write((",".join(WIDTHS) + "\n").encode())
         for start in range(0, rows, CHUNK):
-            of_rows = pictures[start : start + CHUNK]
+            of_rows = images[start : start + CHUNK]
             mids_of_rows = rng.choice(mids, len(of_rows), p=share / share.sum())
             _lines(rng, ids[of_rows], mids_of_rows, decimals).tofile(file)
     return ids
@@ -75,7 +75,7 @@ def _lines(rng: np.random.Generator, ids: np.ndarray, mids: np.ndarray, decimals
     return lines
 
 
-def make_pictures(folder: Path, ids: np.ndarray) -> None:
+def make_images(folder: Path, ids: np.ndarray) -> None:
     """A small JPEG under every name."""
     from PIL import Image
 
@@ -104,7 +104,7 @@ def rows(root: str, classes: str) -> None:
 
 def index(root: str, classes: str) -> None:
     splits = measure("all of it, and written to the cache", classes, lambda: read(root, classes))
-    print(f"  {len(splits.train):,} pictures, {len(splits.train.boxes):,} boxes")
+    print(f"  {len(splits.train):,} images, {len(splits.train.boxes):,} boxes")
 
 
 def cached(root: str, classes: str) -> None:
@@ -155,7 +155,7 @@ def measure(name: str, classes: str, work: Callable[[], Any]) -> Any:
 def main(count: int) -> None:
     with tempfile.TemporaryDirectory(prefix="scale_") as root:
         start = time.perf_counter()
-        make_pictures(Path(root, "train"), make_csv(Path(root), count))
+        make_images(Path(root, "train"), make_csv(Path(root), count))
         size = Path(root, "train-annotations-bbox.csv").stat().st_size
         print(f"made {count:,} rows, {size / 1e9:.2f} GB, in {time.perf_counter() - start:.0f} s")
         print(f"{'':36} {'classes':7} {'seconds':>7} {'CPU s':>7} {'peak MB':>9}", flush=True)

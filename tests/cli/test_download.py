@@ -1,4 +1,4 @@
-"""python -m ssd download, and train.py where the pictures are missing, as a user runs them against a local server."""
+"""python -m ssd download, and train.py where the images are missing, as a user runs them against a local server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from http_server import FaultyServer, serve
-from openimages_site import picture_id, publish, settings
+from openimages_site import image_id, publish, settings
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +30,12 @@ def server() -> Iterator[FaultyServer]:
         yield server
 
 
-def pictures(root: Path) -> set[str]:
+def images(root: Path) -> set[str]:
     return {path.relative_to(root).as_posix() for path in root.rglob("*.jpg")}
 
 
-def asked_for_pictures(server: FaultyServer) -> list[str]:
-    return [path for path, _ in server.requests if path.startswith("/pictures/")]
+def asked_for_images(server: FaultyServer) -> list[str]:
+    return [path for path, _ in server.requests if path.startswith("/images/")]
 
 
 def command(server: FaultyServer, *arguments: str) -> list[str]:
@@ -62,7 +62,7 @@ def test_killed_in_the_middle_it_goes_on_and_asks_for_the_rest_only(server: Faul
     arguments = command(server, "-m", "ssd", "download", "dataset.root=root", "download.network.workers=4")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
-    while len(asked_for_pictures(server)) < 40:
+    while len(asked_for_images(server)) < 40:
         time.sleep(0.02)
     server.gate.clear()
     locked_out = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root")
@@ -70,27 +70,27 @@ def test_killed_in_the_middle_it_goes_on_and_asks_for_the_rest_only(server: Faul
     assert locked_out.stderr == "error: dataset.root=root: another process downloads into it; wait for its end\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    there = pictures(tmp_path / "root")
-    assert all((tmp_path / "root" / name).read_bytes() == server.files[f"/pictures/{name}"] for name in there)
+    there = images(tmp_path / "root")
+    assert all((tmp_path / "root" / name).read_bytes() == server.files[f"/images/{name}"] for name in there)
     server.pause_s = 0.0
     server.gate.set()
     server.requests.clear()
     done = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root")
     assert done.returncode == 0, done.stderr
-    asked = {path.removeprefix("/pictures/") for path in asked_for_pictures(server)}
+    asked = {path.removeprefix("/images/") for path in asked_for_images(server)}
     assert asked.isdisjoint(there)
-    assert asked | there == pictures(tmp_path / "root")
-    assert len(server.requests) == len(asked) > 0  # no table again, no picture twice
+    assert asked | there == images(tmp_path / "root")
+    assert len(server.requests) == len(asked) > 0  # no table again, no image twice
     assert json.loads((tmp_path / "root" / ".download.json").read_text())["finished"] is True
     assert not list((tmp_path / "root").rglob(".*.part"))
 
 
-def test_killed_while_pictures_come_it_asks_for_their_rest_only(server: FaultyServer, tmp_path: Path) -> None:
+def test_killed_while_images_come_it_asks_for_their_rest_only(server: FaultyServer, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
     Image.fromarray(noise).save(buffer, format="JPEG", quality=95)
     rows = server.files["/boxes/train/train-annotations-bbox.csv"].decode().splitlines()[1:]
-    large = [f"/pictures/train/{id}.jpg" for id in sorted({row.split(",")[0] for row in rows})[:4]]
+    large = [f"/images/train/{id}.jpg" for id in sorted({row.split(",")[0] for row in rows})[:4]]
     for path in large:
         server.files[path] = buffer.getvalue()
         server.fail(path, ["stall"])
@@ -108,20 +108,18 @@ def test_killed_while_pictures_come_it_asks_for_their_rest_only(server: FaultySe
     assert done.returncode == 0, done.stderr
     asked = {path: wanted for path, wanted in server.requests if path in large}
     assert asked == {path: f"bytes={size}-" for path, size in zip(large, sizes, strict=True)}
-    assert all(
-        (tmp_path / "root" / path.removeprefix("/pictures/")).read_bytes() == server.files[path] for path in large
-    )
+    assert all((tmp_path / "root" / path.removeprefix("/images/")).read_bytes() == server.files[path] for path in large)
 
 
 def test_exit_codes_and_the_plain_output(server: FaultyServer, tmp_path: Path) -> None:
     statistics = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root", "stats_only=true")
     assert statistics.returncode == 0, statistics.stderr
-    assert pictures(tmp_path) == set()
-    server.fail(f"/pictures/test/{picture_id('test', 0)}.jpg", repeat("404"))
+    assert images(tmp_path) == set()
+    server.fail(f"/images/test/{image_id('test', 0)}.jpg", repeat("404"))
     partly = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root", "dataset.classes=null")
     assert partly.returncode == 4
-    assert re.fullmatch(r"error: 1 of 3\d pictures are missing \(404 Not Found: 1\), see .*\n", partly.stderr)
-    assert re.search(r"3\d of 3\d pictures to fetch into root\n", partly.stdout)
+    assert re.fullmatch(r"error: 1 of 3\d images are missing \(404 Not Found: 1\), see .*\n", partly.stderr)
+    assert re.search(r"3\d of 3\d images to fetch into root\n", partly.stdout)
     assert "\x1b" not in partly.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"root"}
 
@@ -142,8 +140,8 @@ def train(folder: Path, server: FaultyServer, *more: str) -> subprocess.Complete
 def test_one_command_downloads_trains_and_tests(server: FaultyServer, tmp_path: Path) -> None:
     first = train(tmp_path, server, "backbone.width_multiplier=0.25")
     assert first.returncode == 0, first.stderr
-    assert len(pictures(tmp_path / "data/openimages")) == len(asked_for_pictures(server)) > 20
-    for part in ("pictures fetched, 0 were there", "train: ", "val: ", "test: ", "test results", "AP Person", "AP Bus"):
+    assert len(images(tmp_path / "data/openimages")) == len(asked_for_images(server)) > 20
+    for part in ("images fetched, 0 were there", "train: ", "val: ", "test: ", "test results", "AP Person", "AP Bus"):
         assert part in first.stdout, part
 
 
@@ -163,4 +161,4 @@ def test_a_second_training_downloads_nothing(server: FaultyServer, tmp_path: Pat
 def test_two_processes_download_once_and_train_together(server: FaultyServer, tmp_path: Path) -> None:
     done = train(tmp_path, server, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     assert done.returncode == 0, done.stderr
-    assert len(asked_for_pictures(server)) == len(set(asked_for_pictures(server))) > 20
+    assert len(asked_for_images(server)) == len(set(asked_for_images(server))) > 20

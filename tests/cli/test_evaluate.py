@@ -24,7 +24,7 @@ from voc_files import add, object_xml
 from ssd.cli.config import CONF, register
 from ssd.cli.evaluate import chosen_classes, common_classes, evaluate, short_names
 from ssd.common.errors import ConfigError
-from ssd.common.images import Picture
+from ssd.common.images import ImageArray
 from ssd.data.formats.shapes import CLASS_NAMES, read_shapes
 from ssd.data.index import DetectionIndex
 from ssd.evaluation.evaluator import Evaluation, Speed, compare, detect, measure, relabelled, with_classes
@@ -38,7 +38,7 @@ from ssd.weights import checkpoint
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SPEED = Speed(pictures=12, seconds=2.0, waiting=0.5)
+SPEED = Speed(images=12, seconds=2.0, waiting=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def index() -> DetectionIndex:
 
 
 def truth(index: DetectionIndex, position: int, *, shift: float = 0.0) -> Detections:
-    """A detector that is right, or off by a share of the picture."""
+    """A detector that is right, or off by a share of the image."""
     rows = index.rows(position)
     boxes, labels = torch.from_numpy(index.boxes[rows]), torch.from_numpy(index.labels[rows]).long()
     return Detections(boxes + shift, torch.linspace(0.9, 0.8, len(boxes)), labels)
@@ -173,15 +173,15 @@ def test_names_say_where_paths_differ() -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (5, 3), (100, 2)])
-def test_detections_come_in_the_order_of_the_pictures(index: DetectionIndex, batch_size: int, threads: int) -> None:
-    def sizes(images: Sequence[Picture]) -> list[Detections]:
-        """Says how large each picture is, where a detector would say what is in it."""
+def test_detections_come_in_the_order_of_the_images(index: DetectionIndex, batch_size: int, threads: int) -> None:
+    def sizes(images: Sequence[ImageArray]) -> list[Detections]:
+        """Says how large each image is, where a detector would say what is in it."""
         rows = [torch.tensor([[0.0, 0.0, *image.shape[:2]]]) for image in images]
         return [Detections(row, torch.ones(1), torch.zeros(1, dtype=torch.int64)) for row in rows]
 
     found, speed = detect(sizes, index, batch_size=batch_size, threads=threads)
     assert [item.boxes[0, 2:].tolist() for item in found] == index.sizes.tolist()
-    assert speed.pictures == len(index)
+    assert speed.images == len(index)
     assert 0 < speed.waiting < speed.seconds
 
 
@@ -250,7 +250,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, mobilenet_v1: PriorSpec) 
 def test_the_terminal_has_the_tables_and_fits_into_100_columns(compared: tuple[Path, str]) -> None:
     _, output = compared
     for part in (
-        "test: 8 pictures",
+        "test: 8 images",
         "mAP@0.5",
         "VOC07 mAP",
         "AR, 100",
@@ -272,14 +272,14 @@ def test_the_files_are_complete_and_nothing_else_is_written(compared: tuple[Path
         "out/report.html",
     }
     content = json.loads((folder / "out/evaluation.json").read_text())
-    assert (content["split"], content["pictures"]) == ("test", 8)
+    assert (content["split"], content["images"]) == ("test", 8)
     assert [item["name"] for item in content["evaluations"]] == ["a.safetensors", "b.safetensors"]
     assert [item["metric"] for item in content["comparisons"]] == ["map", "map_50"]
     for item in content["evaluations"]:
         assert {"map", "map_50", "voc07_map", "voc_map", "mar_100"} <= item["metrics"].keys()
         assert {row["name"] for row in item["classes"]} == set(CLASS_NAMES)
         assert np.array(item["confusion"]).shape == (6, 6)
-        assert item["speed"]["pictures"] == 8
+        assert item["speed"]["images"] == 8
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_mistakes(
     save(tmp_path / "a.safetensors", mobilenet_v1, seed=0)
     save(tmp_path / "cats.safetensors", mobilenet_v1, seed=0, class_names=["cat"])
     for number in range(3):
-        add(tmp_path / "voc", f"picture {number}", object_xml("house"))
+        add(tmp_path / "voc", f"image {number}", object_xml("house"))
     monkeypatch.chdir(tmp_path)
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -320,7 +320,7 @@ PROBE = """<script>addEventListener("load", () => { document.title = JSON.string
   broken: [...document.images].filter(image => !image.naturalWidth).length,
   sections: [...document.querySelectorAll("section")].map(part => part.id),
   charts: document.querySelectorAll("section > .columns svg").length,
-  pictures: document.images.length,
+  images: document.images.length,
   tops: [...document.querySelectorAll("figure.row img")].slice(0, 2).map(image => image.getBoundingClientRect().top),
   marks: [...document.querySelectorAll(".marked")].map(part => part.querySelectorAll("rect").length),
   cut: [...document.querySelectorAll(".marked text")].filter(part => {
@@ -343,7 +343,7 @@ def browse(page: str, folder: Path, *, width: int) -> dict[str, Any]:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 @pytest.mark.parametrize("width", [1200, 500])
-def test_a_browser_shows_curves_matrix_and_worst_pictures(index: DetectionIndex, tmp_path: Path, width: int) -> None:
+def test_a_browser_shows_curves_matrix_and_worst_images(index: DetectionIndex, tmp_path: Path, width: int) -> None:
     evaluations = [measured(index, "good <b>", shift=0.02), measured(index, "poor", shift=0.2)]
     page = as_page(evaluations, compare(evaluations), index, title="t", subtitle="s", worst=3)
     seen = browse(page, tmp_path, width=width)
@@ -353,7 +353,7 @@ def test_a_browser_shows_curves_matrix_and_worst_pictures(index: DetectionIndex,
         *(f"{part}-{n}" for n in (0, 1) for part in ("classes", "errors", "worst")),
     ]
     assert seen["charts"] == 2 + 2 * (2 + 1 + 1)
-    assert seen["pictures"] == 2 * len(seen["marks"]) / 2 >= 2 * 3
+    assert seen["images"] == 2 * len(seen["marks"]) / 2 >= 2 * 3
     assert seen["marks"][0] > 0
     assert (seen["wide"], seen["broken"], seen["cut"], seen["outside"]) == (False, 0, 0, 0)
     assert "count detections over the score" in page

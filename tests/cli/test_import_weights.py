@@ -1,4 +1,4 @@
-"""python -m ssd import-weights: from another program's file to detections in a picture."""
+"""python -m ssd import-weights: from another program's file to detections in an image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import predict
 from ssd.cli.config import CONF, register
 from ssd.cli.import_weights import import_weights
 from ssd.common.errors import CheckpointError, ConfigError
-from ssd.data.formats.shapes import save_pictures
+from ssd.data.formats.shapes import save_images
 from ssd.weights import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -56,14 +56,14 @@ def test_from_a_weight_file_to_detections(folder: Path) -> None:
         "pixels: RGB; mean [127.0, 127.0, 127.0], std [128.0, 128.0, 128.0]",
         "keys: 202 used; not used: none",
     ]
-    save_pictures(str(folder / "pictures"), 1)
+    save_images(str(folder / "images"), 1)
     for photograph in sorted(PHOTOGRAPHS.glob("*.jpg"))[:1]:  # where the reference data is at hand
-        shutil.copy(photograph, folder / "pictures")
-    exported = run(folder, "export", "checkpoint=new.safetensors", "output=new.onnx", "pictures=pictures")
+        shutil.copy(photograph, folder / "images")
+    exported = run(folder, "export", "checkpoint=new.safetensors", "output=new.onnx", "images=images")
     assert exported.returncode == 0, exported.stderr
     found = {}
     for name in ("new.safetensors", "mb1.pth", "new.onnx"):
-        predict.predict(composed("predict", f"checkpoint={name}", "source=pictures", f"output=out_{name}"))
+        predict.predict(composed("predict", f"checkpoint={name}", "source=images", f"output=out_{name}"))
         lines = Path(f"out_{name}/predictions.jsonl").read_text().splitlines()
         found[name] = [detection for line in lines for detection in json.loads(line)["detections"]]
     assert {detection["label"] for detection in found["new.safetensors"]} == {"cat", "dog"}

@@ -21,7 +21,7 @@ import voc_files
 from PIL import Image
 from voc_files import CAT_BOX, HEIGHT, WIDTH, add_list, object_xml, write_annotation
 
-from ssd.common.errors import DamagedPictureError
+from ssd.common.errors import DamagedImageError
 from ssd.common.images import decode_image
 from ssd.data.analysis.duplicates import find_leaks, look
 from ssd.data.formats.coco import read_coco
@@ -33,15 +33,15 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 SMALL = ["image_size=96", "backbone=mobilenet_v1_half", "backbone.width_multiplier=0.25", "num_workers=0"]
 
 
-def picture(number: int) -> Image.Image:
-    """Unlike the pictures of other numbers."""
+def image(number: int) -> Image.Image:
+    """Unlike the images of other numbers."""
     coarse = np.random.default_rng(number).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((WIDTH * 4, HEIGHT * 4), Image.Resampling.BICUBIC)
 
 
 def jpeg(number: int, *, quality: int = 95) -> bytes:
     buffer = io.BytesIO()
-    picture(number).save(buffer, "JPEG", quality=quality)
+    image(number).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
@@ -68,14 +68,14 @@ def float_tiff() -> bytes:
 
 CAT = object_xml("cat", (11, 21, 131, 141))
 STOPS, GOES_ON = "stops", "goes on"
-BAD_PICTURES = {  # name and suffix: bytes, what is said of it
+BAD_IMAGES = {  # name and suffix: bytes, what is said of it
     "empty.jpg": (b"", "empty file"),
     "page.jpg": (b"<html>404</html>", "looks like a web page"),
     "cut.jpg": (jpeg(1)[:2000], "cut short"),
     "huge.png": (huge_png(), "over the limit"),
     "float.tif": (float_tiff(), "floating-point"),
-    "missing.jpg": (None, "no such picture"),
-    "broken.png": (b"\x89PNG\r\n\x1a\n" + bytes(40), "not a picture"),
+    "missing.jpg": (None, "no such image"),
+    "broken.png": (b"\x89PNG\r\n\x1a\n" + bytes(40), "not an image"),
 }
 WITHOUT_AREA = "box without area (x2 <= x1 or y2 <= y1) dropped: "
 BAD_OBJECTS = {  # annotation: its object (the second), what is said, whether training stops, the line
@@ -86,10 +86,10 @@ BAD_OBJECTS = {  # annotation: its object (the second), what is said, whether tr
         16,
     ),
     "flat": (object_xml("cat", (11, 21, 31, 21)), WITHOUT_AREA + "xmin 11, ymin 21, xmax 31, ymax 21", GOES_ON, 16),
-    "far": (object_xml("cat", (500, 500, 600, 600.5)), "box outside the picture dropped: xmin 500, ymin", GOES_ON, 16),
+    "far": (object_xml("cat", (500, 500, 600, 600.5)), "box outside the image dropped: xmin 500, ymin", GOES_ON, 16),
     "reaching": (
         object_xml("cat", (150, 20, 230, 60)),
-        "reaching outside the picture clipped: xmin 150, ymin 20, xmax 230, ymax 60",
+        "reaching outside the image clipped: xmin 150, ymin 20, xmax 230, ymax 60",
         GOES_ON,
         16,
     ),
@@ -104,19 +104,19 @@ BAD_OBJECTS = {  # annotation: its object (the second), what is said, whether tr
 
 
 def plant(root: Path) -> None:
-    """One of each kind, each beside a good object; the training split is large, so that few broken pictures are."""
+    """One of each kind, each beside a good object; the training split is large, so that few broken images are."""
     folder = root / "JPEGImages"
     folder.mkdir(parents=True)
     names = ["good", "odd size", "damaged", "copied", "alike"]
     for number, name in enumerate([*names, *BAD_OBJECTS]):
         (folder / f"{name}.jpg").write_bytes(jpeg(number))
-    for name, (data, _) in BAD_PICTURES.items():
+    for name, (data, _) in BAD_IMAGES.items():
         if data is not None:
             (folder / name).write_bytes(data)
     (folder / "damaged.jpg").write_bytes(damaged(jpeg(2)))
     (folder / "copy.png").write_bytes(jpeg(3))
-    picture(4).resize((150, 120)).point(lambda value: value * 0.8 + 20).save(folder / "near.jpg", quality=60)
-    stems = [Path(name).stem for name in BAD_PICTURES]
+    image(4).resize((150, 120)).point(lambda value: value * 0.8 + 20).save(folder / "near.jpg", quality=60)
+    stems = [Path(name).stem for name in BAD_IMAGES]
     for name in [*names, *stems, "copy", "near"]:
         write_annotation(root / "Annotations" / f"{name}.xml", [CAT], size=(HEIGHT * 4, WIDTH * 4))
     write_annotation(root / "Annotations" / "near.xml", [object_xml("cat")], size=(120, 150))
@@ -133,26 +133,26 @@ def plant(root: Path) -> None:
 
 
 EXPECTED = [
-    *((STOPS, f"JPEGImages/{Path(name).stem}", rule) for name, (_, rule) in BAD_PICTURES.items()),
+    *((STOPS, f"JPEGImages/{Path(name).stem}", rule) for name, (_, rule) in BAD_IMAGES.items()),
     *((stops, f": Annotations/{name}.xml:{line}: ", rule) for name, (_, rule, stops, line) in BAD_OBJECTS.items()),
     (STOPS, "JPEGImages/damaged.jpg", "damaged inside"),
     (
         GOES_ON,
         ": Annotations/odd size.xml:3: ",
-        "differs from the picture's, which is used: 9 x 7; JPEGImages/odd size.jpg, 200 x 160 px",
+        "differs from the image's, which is used: 9 x 7; JPEGImages/odd size.jpg, 200 x 160 px",
     ),
     (STOPS, "Annotations/no xml.xml:3", "not XML"),
     (STOPS, "Annotations/bomb.xml", "refused"),
     (STOPS, "Annotations/not there.xml", "no such annotation"),
-    (STOPS, "ImageSets/Main/train.txt:27", "'../../slip' is not a picture's name"),
+    (STOPS, "ImageSets/Main/train.txt:27", "'../../slip' is not an image's name"),
     (STOPS, "Annotations/good", "in the train and in the val split"),
-    (GOES_ON, "JPEGImages/copy.png", "the same picture in the val and in the train split: JPEGImages/copied.jpg"),
+    (GOES_ON, "JPEGImages/copy.png", "the same image in the val and in the train split: JPEGImages/copied.jpg"),
     (
         GOES_ON,
         "JPEGImages/near.jpg",
-        "nearly the same picture in the test and in the train split: JPEGImages/alike.jpg",
+        "nearly the same image in the test and in the train split: JPEGImages/alike.jpg",
     ),
-    (GOES_ON, "JPEGImages/good.jpg", "the same picture in the val and in the train split: JPEGImages/good.jpg"),
+    (GOES_ON, "JPEGImages/good.jpg", "the same image in the val and in the train split: JPEGImages/good.jpg"),
     *((GOES_ON, f"{split} split", "classes without an object: dgo") for split in ("train", "val", "test")),
     (GOES_ON, ": Annotations/alike.xml:14: ", "class 'dog' left out"),
     (STOPS, "", "no object of class 'dgo'; did you mean 'dog'?"),
@@ -233,10 +233,10 @@ def test_all_wrong_rows_of_a_csv_are_listed_by_line(tmp_path: Path) -> None:
     row = test_openimages.row
     rows = [row("a"), row("b", XMin="NaN"), row("c", XMax="0,5"), row("d", YMin="wide"), row("e/../f"), row("g")]
     rows += [row("h", IsGroupOf=7), row("i", XMax=0.05), row("j")]
-    path = test_openimages.write(tmp_path, "train", rows, pictures=False)
+    path = test_openimages.write(tmp_path, "train", rows, images=False)
     path.write_text("\n" + path.read_text().replace("\n", "\n\n", 1))
     for name in "abcdghi":
-        voc_files.write_picture(tmp_path / "train" / f"{name}.jpg")
+        voc_files.write_image(tmp_path / "train" / f"{name}.jpg")
     report = Report(keep_going=True)
     read_openimages(
         str(tmp_path),
@@ -250,7 +250,7 @@ def test_all_wrong_rows_of_a_csv_are_listed_by_line(tmp_path: Path) -> None:
     assert [lines[line].split(" is ")[0] for line in ("5", "7", "8", "10")] == ["XMin", "YMin", "ImageID", "IsGroupOf"]
     assert "15 columns" in lines["6"] or "14 columns" in lines["6"]
     assert any("no class 'Caar'; did you mean 'Car'?" in rule for rule, stops in found(report) if stops)
-    assert ("train/j", "no such picture; left out") in [(item.file, item.rule) for item in report.problems]
+    assert ("train/j", "no such image; left out") in [(item.file, item.rule) for item in report.problems]
     assert [str(item) for item in report.problems if "without area" in item.rule] == [
         f"{path}:11: {WITHOUT_AREA}XMin 0.1, YMin 0.25, XMax 0.05, YMax 0.75; train/i.jpg, 50 x 40 px"
     ]
@@ -261,9 +261,9 @@ def test_boxes_of_a_csv_are_told_by_their_own_lines(tmp_path: Path) -> None:
     row = test_openimages.row
     rows = [row("b", XMax=0.05), row("a"), row("b"), row("a", "Car"), row("a", IsDepiction=1), row("a", XMin="x")]
     rows += [row("a"), row("c", XMin=1.5, XMax="1.75000"), row("a")]
-    path = test_openimages.write(tmp_path, "train", rows, pictures=False)
+    path = test_openimages.write(tmp_path, "train", rows, images=False)
     for name in "abc":
-        voc_files.write_picture(tmp_path / "train" / f"{name}.jpg")
+        voc_files.write_image(tmp_path / "train" / f"{name}.jpg")
     report = Report(keep_going=True)
     settings = {"expand_hierarchy": False, "include_depictions": False, "strict": False}
     read_openimages(str(tmp_path), classes=["Person"], **settings, report=report)
@@ -286,7 +286,7 @@ def test_all_wrong_entries_of_a_coco_file_are_listed(tmp_path: Path) -> None:
     test_coco.write(
         tmp_path / test_coco.TRAIN, images, [box(1), *wrong], [*test_coco.CATEGORIES, {"id": 7, "name": "x"}]
     )
-    voc_files.write_picture(tmp_path / "1.jpg")
+    voc_files.write_image(tmp_path / "1.jpg")
     report = Report(keep_going=True)
     settings = dict.fromkeys(["classes", "train_json", "images"]) | test_coco.ONLY_TRAIN
     read_coco(str(tmp_path), **settings, strict=False, seed=0, report=report)
@@ -307,29 +307,29 @@ def test_all_wrong_entries_of_a_coco_file_are_listed(tmp_path: Path) -> None:
         "4.jpg: no such",
     ):
         assert text in stopping
-    assert "annotation 15" not in stopping  # its picture is named already
+    assert "annotation 15" not in stopping  # its image is named already
     path = tmp_path / test_coco.TRAIN
     assert [(str(item), item.stops) for item in report.problems if "without area" in item.rule] == [
         (f"{path}: annotation 16: {WITHOUT_AREA}bbox [5, 5, -3, 4]; 1.jpg, 50 x 40 px", False)
     ]
 
 
-# Pictures
+# Images
 
 
 def test_damage_inside_a_jpeg_is_found_and_whole_ones_are_not_blamed() -> None:
     whole = [jpeg(number, quality=quality) for number in range(5) for quality in (30, 95)]
     buffer = io.BytesIO()
-    picture(9).convert("CMYK").save(buffer, "JPEG")
+    image(9).convert("CMYK").save(buffer, "JPEG")
     for data in [*whole, buffer.getvalue()]:
         assert decode_image(data, name="a").shape == (HEIGHT * 4, WIDTH * 4, 3)
     for data in (data for data in whole if len(data) > 2500):
-        with pytest.raises(DamagedPictureError, match=r"^a: damaged inside.*Corrupt"):
+        with pytest.raises(DamagedImageError, match=r"^a: damaged inside.*Corrupt"):
             decode_image(damaged(data), name="a")
         assert decode_image(damaged(data), name="a", accept_damage=True).shape == (HEIGHT * 4, WIDTH * 4, 3)
 
 
-def test_only_pictures_alike_are_leaks(tmp_path: Path) -> None:
+def test_only_images_alike_are_leaks(tmp_path: Path) -> None:
     voc_files.write_voc(tmp_path, {"train": [str(n) for n in range(8)], "val": [str(n) for n in range(8, 16)]})
     for number in range(16):
         (tmp_path / "JPEGImages" / f"{number}.jpg").write_bytes(jpeg(number))
@@ -338,11 +338,11 @@ def test_only_pictures_alike_are_leaks(tmp_path: Path) -> None:
     for number in (1, 15):
         Image.new("RGB", (50, 40), (90 + number, 120, 90)).save(tmp_path / "JPEGImages" / f"{number}.jpg")
     splits = voc_files.read(tmp_path)
-    looks = {name: look(name, index, Report()) for name, index in splits.named()}
-    paths = {name: list(map(index.paths.__getitem__, range(len(index)))) for name, index in splits.named()}
+    looks = {name: look(name, index, Report()) for name, index in splits.items()}
+    paths = {name: list(map(index.paths.__getitem__, range(len(index)))) for name, index in splits.items()}
     leaks = [(paths[a][i], paths[b][j], score == 1) for (a, i), (b, j), score in map(parts, find_leaks(looks))]
     assert leaks == [("JPEGImages/12.jpg", "JPEGImages/5.jpg", True), ("JPEGImages/9.jpg", "JPEGImages/3.jpg", False)]
 
 
 def parts(leak: object) -> tuple[tuple[str, int], tuple[str, int], float]:
-    return leak.picture, leak.other, leak.likeness  # type: ignore[attr-defined]
+    return leak.image, leak.other, leak.likeness  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 from voc_files import add, object_xml, write_voc
 
-from ssd.data.formats.shapes import save_pictures
+from ssd.data.formats.shapes import save_images
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -71,7 +71,7 @@ def test_a_run_leaves_the_files_of_the_design(trained: tuple[Path, str]) -> None
 def test_a_run_says_data_results_files_and_next_commands(trained: tuple[Path, str]) -> None:
     _, output = trained
     for part in (
-        "train: 16 pictures",
+        "train: 16 images",
         "mAP@0.5",
         "AP circle",
         "run:",
@@ -120,9 +120,9 @@ def test_a_folder_with_a_run_is_not_overwritten(trained: tuple[Path, str]) -> No
     assert (folder / "metrics.csv").read_bytes() == before
 
 
-def test_predict_writes_jsonl_and_pictures(trained: tuple[Path, str], tmp_path: Path) -> None:
-    save_pictures(str(tmp_path / "pictures"), 3)
-    arguments = [f"checkpoint={trained[0]}/model.safetensors", "source=pictures", "output=out"]
+def test_predict_writes_jsonl_and_images(trained: tuple[Path, str], tmp_path: Path) -> None:
+    save_images(str(tmp_path / "images"), 3)
+    arguments = [f"checkpoint={trained[0]}/model.safetensors", "source=images", "output=out"]
     done = run_afresh(tmp_path, "predict.py", *arguments, "postprocess.score_threshold=0.1")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
@@ -131,10 +131,10 @@ def test_predict_writes_jsonl_and_pictures(trained: tuple[Path, str], tmp_path: 
 
 
 def test_both_kinds_of_checkpoint_predict_the_same(trained: tuple[Path, str], tmp_path: Path) -> None:
-    save_pictures(str(tmp_path / "pictures"), 2)
+    save_images(str(tmp_path / "images"), 2)
     texts = []
     for name in ("model.safetensors", "checkpoints/best.ckpt"):
-        run(tmp_path, "predict.py", f"checkpoint={trained[0]}/{name}", "source=pictures", f"output={name}")
+        run(tmp_path, "predict.py", f"checkpoint={trained[0]}/{name}", "source=images", f"output={name}")
         texts.append((tmp_path / name / "predictions.jsonl").read_text())
     assert texts[0] == texts[1] != ""
 
@@ -222,9 +222,9 @@ def test_vgg16_trains_and_freezes(tmp_path: Path, freeze: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_pictures_without_an_object_of_the_classes_are_nothing_to_train_on(tmp_path: Path) -> None:
+def test_images_without_an_object_of_the_classes_are_nothing_to_train_on(tmp_path: Path) -> None:
     write_voc(tmp_path / "data", {"train": ["a", "b"], "val": ["c"]})
     settings = ["dataset=voc", "dataset.root=data", "dataset.cache=false", "dataset.classes=[quagga]"]
     done = run(tmp_path, "train.py", *settings, "backbone=mobilenet_v1", "image_size=96", "hydra.run.dir=run")
     assert done.returncode == 3
-    assert done.stderr == "error: no object of quagga in the 2 training pictures; see dataset.classes\n"
+    assert done.stderr == "error: no object of quagga in the 2 training images; see dataset.classes\n"

@@ -20,7 +20,7 @@ from ssd.common.images import decode_image, read_image, read_size, warp
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}
-# How a camera stores an upright picture: where its first row and column lie (EXIF 2.3, section 4.6.4, Orientation)
+# How a camera stores an upright image: where its first row and column lie (EXIF 2.3, section 4.6.4, Orientation)
 STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda upright: upright,  # top, left
     2: lambda upright: upright[:, ::-1],  # top, right
@@ -40,8 +40,8 @@ def encode(image: Image.Image | np.ndarray, kind: str, **options: Any) -> bytes:
 
 
 def pixels(data: bytes) -> list[list[int]]:
-    """The pixels of a picture of one row."""
-    return decode_image(data, name="picture")[0].tolist()
+    """The pixels of an image of one row."""
+    return decode_image(data, name="image")[0].tolist()
 
 
 def quadrants(height: int = 32, width: int = 48) -> np.ndarray:
@@ -69,19 +69,19 @@ def exif(orientation: int) -> Image.Exif:
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
 def test_lossless_rgb_comes_back_as_it_is(kind: str) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
-    assert np.array_equal(decode_image(encode(noise(), kind, **options), name="picture"), noise())
+    assert np.array_equal(decode_image(encode(noise(), kind, **options), name="image"), noise())
 
 
 def test_rgb_of_a_jpeg_is_not_bgr() -> None:
-    picture = decode_image(encode(quadrants(), "JPEG", quality=95), name="picture")
-    assert np.abs(picture.astype(int) - quadrants())[4:-4:8, 4:-4:8].max() <= 6
+    image = decode_image(encode(quadrants(), "JPEG", quality=95), name="image")
+    assert np.abs(image.astype(int) - quadrants())[4:-4:8, 4:-4:8].max() <= 6
 
 
 def test_gray_becomes_three_equal_channels() -> None:
     gray = np.array([[0, 128, 255]], dtype=np.uint8)
     assert pixels(encode(gray, "PNG")) == [[0] * 3, [128] * 3, [255] * 3]
     flat = np.full((16, 16), 77, dtype=np.uint8)
-    assert np.array_equal(decode_image(encode(flat, "JPEG"), name="picture"), np.full((16, 16, 3), 77))
+    assert np.array_equal(decode_image(encode(flat, "JPEG"), name="image"), np.full((16, 16, 3), 77))
 
 
 def test_one_bit_becomes_black_and_white() -> None:
@@ -125,8 +125,8 @@ def test_sixteen_bits_a_channel_are_cut_to_the_upper_eight() -> None:
 
 def test_cmyk_jpeg_becomes_rgb() -> None:
     cmyk = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # magenta and yellow ink
-    picture = decode_image(encode(cmyk, "JPEG", quality=95), name="picture")
-    assert np.abs(picture.astype(int) - RED).max() <= 4
+    image = decode_image(encode(cmyk, "JPEG", quality=95), name="image")
+    assert np.abs(image.astype(int) - RED).max() <= 4
 
 
 # Upright
@@ -136,7 +136,7 @@ def test_cmyk_jpeg_becomes_rgb() -> None:
 @pytest.mark.parametrize("orientation", STORED)
 def test_exif_orientation_is_applied(kind: str, orientation: int, tmp_path: Path) -> None:
     upright = noise()
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     stored = np.ascontiguousarray(STORED[orientation](upright))
     path.write_bytes(encode(stored, kind, exif=exif(orientation), **LOSSLESS[kind]))
     assert np.array_equal(read_image(path), upright)
@@ -147,7 +147,7 @@ def test_exif_orientation_is_applied(kind: str, orientation: int, tmp_path: Path
 @pytest.mark.parametrize("orientation", STORED)
 def test_exif_orientation_of_a_jpeg_is_applied(mode: str, orientation: int, tmp_path: Path) -> None:
     upright = quadrants()
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))).convert(mode)
     path.write_bytes(encode(stored, "JPEG", quality=95, exif=exif(orientation)))
     expected = np.asarray(Image.fromarray(upright).convert(mode).convert("RGB")).astype(int)
@@ -163,14 +163,14 @@ def test_orientation_of_sixteen_bits_is_applied() -> None:
 
 @pytest.mark.parametrize("orientation", [0, 9, 4242])
 def test_meaningless_orientation_turns_nothing(orientation: int, tmp_path: Path) -> None:
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(encode(quadrants(), "JPEG", exif=exif(orientation)))
     assert read_image(path).shape[:2] == read_size(path) == (32, 48)
 
 
-def test_size_and_picture_agree_on_an_orientation_in_xmp_only(tmp_path: Path) -> None:
+def test_size_and_image_agree_on_an_orientation_in_xmp_only(tmp_path: Path) -> None:
     """Pillow reads it there too, OpenCV does not."""
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(encode(quadrants(), "JPEG", xmp=b'<rdf:Description tiff:Orientation="6"/>'))
     assert read_image(path).shape[:2] == read_size(path)
 
@@ -181,7 +181,7 @@ def test_size_and_picture_agree_on_an_orientation_in_xmp_only(tmp_path: Path) ->
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("more", [{}, {"progressive": True}, {"icc_profile": bytes(9000)}, {"comment": b"hello"}])
 def test_size_of_a_plain_jpeg(mode: str, more: dict[str, object], tmp_path: Path) -> None:
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(encode(Image.fromarray(noise()).convert(mode), "JPEG", **more))
     assert read_size(path) == read_image(path).shape[:2]
 
@@ -195,7 +195,7 @@ def test_plain_jpeg_is_not_shown_to_pillow_and_exif_is(tmp_path: Path, monkeypat
 
 
 def test_png_is_not_decoded_for_its_size(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     data = encode(noise(), "PNG")
     start = data.index(b"IDAT") + 4
     path.write_bytes(data[:start] + bytes(20) + data[start + 20 :])
@@ -204,7 +204,7 @@ def test_png_is_not_decoded_for_its_size(tmp_path: Path) -> None:
 
 
 def test_orientation_behind_the_pixels_of_a_png_is_applied(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     data, tags = encode(noise(), "PNG"), exif(6).tobytes().removeprefix(b"Exif\0\0")
     chunk = struct.pack(">I", len(tags)) + b"eXIf" + tags + struct.pack(">I", zlib.crc32(b"eXIf" + tags))
     path.write_bytes(data[:-12] + chunk + data[-12:])
@@ -222,30 +222,30 @@ def refused(path: Path, match: str, *, read: Callable[[Path], object] = read_ima
 
 
 @pytest.mark.parametrize("read", [read_image, read_size])
-def test_what_is_no_picture_is_named(read: Callable[[Path], object], tmp_path: Path) -> None:
-    refused(tmp_path / "missing.jpg", "no such picture", read=read)
+def test_what_is_no_image_is_named(read: Callable[[Path], object], tmp_path: Path) -> None:
+    refused(tmp_path / "missing.jpg", "no such image", read=read)
     refused(tmp_path, "cannot be read: Is a directory", read=read)
     (tmp_path / "empty.jpg").touch()
     refused(tmp_path / "empty.jpg", "empty file", read=read)
     (tmp_path / "page.jpg").write_text("\n<!DOCTYPE html><html><body>404</body></html>")
     refused(tmp_path / "page.jpg", "looks like a web page", read=read)
     (tmp_path / "junk.png").write_bytes(bytes(range(256)))
-    refused(tmp_path / "junk.png", "not a picture", read=read)
+    refused(tmp_path / "junk.png", "not an image", read=read)
 
 
 @pytest.mark.parametrize("read", [read_image, read_size])
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_truncated_jpeg_is_named(read: Callable[[Path], object], progressive: bool, mode: str, tmp_path: Path) -> None:
-    """OpenCV returns a half-gray picture for it."""
+    """OpenCV returns a half-gray image for it."""
     path = tmp_path / "cut.jpg"
     data = encode(Image.fromarray(noise()).convert(mode), "JPEG", progressive=progressive)
     for length in (3, 10, 100, len(data) // 2, len(data) - 100, len(data) - 2, len(data) - 1):
         path.write_bytes(data[:length])
-        refused(path, "cut short|not a picture|damaged|truncated", read=read)
+        refused(path, "cut short|not an image|damaged|truncated", read=read)
 
 
-def test_the_end_of_a_thumbnail_is_not_the_end_of_the_picture(tmp_path: Path) -> None:
+def test_the_end_of_a_thumbnail_is_not_the_end_of_the_image(tmp_path: Path) -> None:
     thumbnail = encode(noise(8, 8), "JPEG")
     data = encode(noise(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0" + thumbnail)
     assert decode_image(data, name="whole").shape == noise().shape
@@ -258,7 +258,7 @@ def test_bytes_after_a_jpeg_do_not_matter() -> None:
     """Phones append a trailer there, of any length."""
     data = encode(quadrants(), "JPEG")
     for trailer in (bytes(1000), b"SEFH" + bytes(range(1, 200)) + b"SEFT"):
-        assert np.array_equal(decode_image(data + trailer, name="picture"), decode_image(data, name="picture"))
+        assert np.array_equal(decode_image(data + trailer, name="image"), decode_image(data, name="image"))
 
 
 @pytest.mark.parametrize("read", [read_image, read_size])
@@ -267,12 +267,12 @@ def test_truncated_png_is_named(read: Callable[[Path], object], tmp_path: Path) 
     data = encode(noise(), "PNG")
     for length in (4, 20, 60, len(data) // 2, len(data) - 30):
         path.write_bytes(data[:length])
-        refused(path, "not a picture|damaged|truncated", read=read)
+        refused(path, "not an image|damaged|truncated", read=read)
 
 
 @pytest.mark.filterwarnings("ignore:.*Truncated File Read")
 @pytest.mark.parametrize("kind", ["WEBP", "TIFF", "BMP", "GIF", "PPM"])
-def test_half_of_any_other_picture_is_named(kind: str, tmp_path: Path) -> None:
+def test_half_of_any_other_image_is_named(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "cut"
     data = encode(noise(), kind)
     for length in (len(data) // 50, len(data) // 4, len(data) // 2, len(data) * 3 // 4):
@@ -282,7 +282,7 @@ def test_half_of_any_other_picture_is_named(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM"])
-def test_damage_gives_a_picture_or_a_data_error(kind: str, tmp_path: Path) -> None:
+def test_damage_gives_a_image_or_a_data_error(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "damaged"
     data = np.frombuffer(encode(noise(16, 16), kind, **({"exif": exif(6)} if kind != "PPM" else {})), np.uint8)
     rng = np.random.default_rng(0)
@@ -307,7 +307,7 @@ def test_floating_point_pixels_are_refused(read: Callable[[Path], object], tmp_p
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint32])
 @pytest.mark.parametrize("read", [read_image, read_size])
-def test_a_tiff_of_unusual_pixels_is_not_called_no_picture(
+def test_a_tiff_of_unusual_pixels_is_not_called_no_image(
     read: Callable[[Path], object], dtype: type, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.tif"
@@ -327,7 +327,7 @@ def test_32_bit_pixels_go_by_their_range(tmp_path: Path) -> None:
         refused(path, "32-bit pixels from .* have no known range; convert to 8 bits", read=read_image)
 
 
-def test_a_dark_picture_of_16_bits_stays_dark() -> None:
+def test_a_dark_image_of_16_bits_stays_dark() -> None:
     dark = np.array([[0, 200, 255]], np.uint16)
     for suffix in (".png", ".pgm", ".tif"):
         assert pixels(cv2.imencode(suffix, dark)[1].tobytes()) == [[0] * 3] * 3
@@ -368,12 +368,12 @@ def test_a_bomb_is_refused_before_it_is_decoded(side: int, tmp_path: Path) -> No
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 20_000), (20_000, 1)])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_extreme_shapes_work(height: int, width: int, kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(encode(np.full((height, width, 3), 200, dtype=np.uint8), kind))
-    picture = read_image(path)
-    assert picture.shape == (height, width, 3)
+    image = read_image(path)
+    assert image.shape == (height, width, 3)
     assert read_size(path) == (height, width)
-    assert np.array_equal(warp(picture, size=32), np.full((32, 32, 3), 200))
+    assert np.array_equal(warp(image, size=32), np.full((32, 32, 3), 200))
 
 
 # Warp
@@ -408,7 +408,7 @@ def test_window_of_whole_pixels_is_a_slice(data: st.DataObject) -> None:
     assert np.array_equal(warp(image, window=window, size=size), image[top : top + size, left : left + size])
 
 
-def test_the_fill_shows_outside_the_picture_and_nowhere_else() -> None:
+def test_the_fill_shows_outside_the_image_and_nowhere_else() -> None:
     image = noise(32, 32)
     result = warp(image, window=(-0.5, -0.5, 1.5, 1.5), size=64, fill=(1, 2, 3))
     assert np.array_equal(result[16:48, 16:48], image)
@@ -418,14 +418,14 @@ def test_the_fill_shows_outside_the_picture_and_nowhere_else() -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(50, 50, 80), (60, 90, 50), (99, 70, 64)])
-def test_smooth_pictures_agree_with_opencv_resize(height: int, width: int, size: int) -> None:
+def test_smooth_images_agree_with_opencv_resize(height: int, width: int, size: int) -> None:
     image = smooth(height, width)
     expected = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
     assert np.abs(warp(image, size=size).astype(int) - expected).max() <= 2
 
 
 @pytest.mark.parametrize(("height", "width"), [(200, 200), (333, 517), (1024, 700)])
-def test_large_reductions_of_smooth_pictures_agree_with_averaging(height: int, width: int) -> None:
+def test_large_reductions_of_smooth_images_agree_with_averaging(height: int, width: int) -> None:
     image = smooth(height, width)
     expected = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)
     assert np.abs(warp(image, size=32).astype(int) - expected).max() <= 3

@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 
 def window(**settings: Any) -> SSDWindow:
-    """The paper's settings, with black beyond the picture."""
+    """The paper's settings, with black beyond the image."""
     paper = {
         "image_size": SIZE,
         "zoom_out_probability": 0.5,
@@ -53,7 +53,7 @@ def augment(
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         labels=np.arange(len(boxes), dtype=np.int32),
         ignore=np.arange(len(boxes)) % 3 == 1,
-        id="picture",
+        id="image",
         seed=seed,
     )
 
@@ -126,13 +126,13 @@ def test_crops_come_in_all_sizes_and_places() -> None:
     assert (crops[:, 2:].max(axis=0) > 0.95).all()
 
 
-def test_crop_that_cannot_be_found_is_the_whole_picture() -> None:
+def test_crop_that_cannot_be_found_is_the_whole_image() -> None:
     speck = (0.5, 0.5, 0.51, 0.51)
     assert {draw_window(crop_only(0.9), [speck], seed) for seed in range(50)} == {WHOLE}
     assert {draw_window(crop_only(0.5, crop_aspect=(7.0, 9.0)), [speck], seed) for seed in range(50)} == {WHOLE}
 
 
-def test_no_crop_asked_for_is_the_whole_picture() -> None:
+def test_no_crop_asked_for_is_the_whole_image() -> None:
     assert {draw_window(crop_only(None), random_boxes(seed), seed) for seed in range(50)} == {WHOLE}
 
 
@@ -155,7 +155,7 @@ def test_without_objects_any_crop_will_do() -> None:
 # Zoom-out and flip
 
 
-def test_zoom_out_lays_the_picture_somewhere_on_a_larger_canvas() -> None:
+def test_zoom_out_lays_the_image_somewhere_on_a_larger_canvas() -> None:
     transform = window(zoom_out_probability=1.0, crop_min_ious=[None])
     canvases = np.array([draw_window(transform, random_boxes(seed), seed) for seed in range(300)])
     assert (canvases[:, :2] <= 0).all()
@@ -177,7 +177,7 @@ def test_zoomed_out_object_is_smaller_and_all_there() -> None:
         assert_allclose(sample.boxes[0] * SIZE, bright(sample.image), atol=1.5)
 
 
-def test_flip_mirrors_picture_and_boxes() -> None:
+def test_flip_mirrors_image_and_boxes() -> None:
     box = (0.125, 0.25, 0.5, 0.75)
     image = rectangle(box, SIZE, SIZE)
     geometry = {"zoom_out_probability": 0.0, "crop_min_ious": [None]}
@@ -279,7 +279,7 @@ def test_resize_is_what_validation_sees() -> None:
 
 
 @pytest.mark.parametrize("name", ["ssd", "light", "none"])
-def test_picture_without_objects_works(name: str) -> None:
+def test_image_without_objects_works(name: str) -> None:
     for seed in range(20):
         sample = augment(from_conf(name), np.full((50, 70, 3), 9, dtype=np.uint8), [], seed=(seed,))
         assert (sample.boxes.shape, sample.labels.shape, sample.ignore.shape) == ((0, 4), (0,), (0,))
@@ -338,7 +338,7 @@ def test_augmentation_leaves_its_arguments_alone() -> None:
             boxes=boxes,
             labels=np.zeros(len(boxes), dtype=np.int32),
             ignore=np.zeros(len(boxes), dtype=bool),
-            id="picture",
+            id="image",
             seed=(seed,),
         )
         sample.image[:] = 0

@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from test_openimages import row, write
-from voc_files import write_picture
+from voc_files import write_image
 
 from ssd.cli.build import build_reader
 from ssd.data import cache
@@ -34,7 +34,7 @@ def counted(root: str, **settings: Any) -> Splits:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two splits; a broken box and a missing picture for the report."""
+    """Two splits; a broken box and a missing image for the report."""
     calls.clear()
     folder = tmp_path / "data"
     write(folder, "train", [row("a"), row("b", "Car", IsGroupOf=1), row("a", "Bus", XMin=0.9), row("c")])
@@ -49,9 +49,9 @@ def read(root: Path | str, classes: list[str] | None = None, **settings: Any) ->
 
 def same(one: Splits, other: Splits) -> bool:
     return one.report == other.report and [
-        (name, index.class_names, list(index.ids), list(index.paths), *(arrays(index))) for name, index in one.named()
+        (name, index.class_names, list(index.ids), list(index.paths), *(arrays(index))) for name, index in one.items()
     ] == [
-        (name, index.class_names, list(index.ids), list(index.paths), *(arrays(index))) for name, index in other.named()
+        (name, index.class_names, list(index.ids), list(index.paths), *(arrays(index))) for name, index in other.items()
     ]
 
 
@@ -85,7 +85,7 @@ def test_moved_or_linked_folder_is_still_right(root: Path, monkeypatch: pytest.M
 
 
 def rewrite_rows(root: Path) -> None:
-    write(root, "train", [row("a", XMin=0.2)], pictures=False)
+    write(root, "train", [row("a", XMin=0.2)], images=False)
 
 
 def add_validation(root: Path) -> None:
@@ -102,7 +102,7 @@ def touch_classes(root: Path) -> None:
         rewrite_rows,
         add_validation,
         touch_classes,
-        lambda root: write_picture(root / "train" / "c.jpg"),
+        lambda root: write_image(root / "train" / "c.jpg"),
         lambda root: (root / "train" / "b.jpg").unlink(),
         lambda root: (root / "test").rename(root / "elsewhere"),
     ],
@@ -155,19 +155,19 @@ def test_hidden_files_links_in_a_circle_and_links_to_nowhere_do_not_matter(root:
 
 
 def test_folder_named_by_a_setting_is_a_source(tmp_path: Path) -> None:
-    pictures, root = tmp_path / "pictures", tmp_path / "root"
-    write_picture(pictures / "a.jpg")
+    images, root = tmp_path / "images", tmp_path / "root"
+    write_image(images / "a.jpg")
     root.mkdir()
     (root / "train.json").write_text(
         '{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "cat"}],'
         ' "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}]}'
     )
     settings = {"classes": None, "strict": False, "seed": 0, "val_json": "", "test_json": ""}
-    reader = partial(read_coco, root=str(root), train_json="train.json", images=str(pictures), **settings)
+    reader = partial(read_coco, root=str(root), train_json="train.json", images=str(images), **settings)
     before = cache._fingerprint(reader)
     assert same(read_cached(reader), read_cached(reader))
     assert cache._fingerprint(reader) == before
-    write_picture(pictures / "b.jpg")
+    write_image(images / "b.jpg")
     assert cache._fingerprint(reader) != before
 
 
@@ -201,7 +201,7 @@ def test_where_it_cannot_be_written_there_is_none(root: Path) -> None:
     root.chmod(0o755)
 
 
-def test_pictures_that_are_not_files_are_not_cached(tmp_path: Path) -> None:
+def test_images_that_are_not_files_are_not_cached(tmp_path: Path) -> None:
     def read(root: str) -> Splits:
         calls.append(root)
         return read_shapes(train=2, val=0, test=0, side_px=32, seed=0)

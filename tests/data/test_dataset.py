@@ -14,19 +14,19 @@ import pytest
 import torch
 
 from ssd.common.errors import DataError
-from ssd.common.images import Picture, read_image
+from ssd.common.images import ImageArray, read_image
 from ssd.data.augmentation import Augmentation, Sample, SSDWindow
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.dataset import EpochSampler, collate
 from ssd.data.formats.shapes import read_shapes
-from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.index import DetectionIndex, ImageRecord, build_index
 from ssd.data.splits import Splits
 from ssd.model.structures import PADDING_LABEL, Batch
 
 SIZE = 32
 
 
-def sample(objects: int, *, value: int = 0, id: str = "picture") -> Sample:
+def sample(objects: int, *, value: int = 0, id: str = "image") -> Sample:
     return Sample(
         image=np.full((SIZE, SIZE, 3), value, dtype=np.uint8),
         boxes=np.linspace(0, 1, objects * 4, dtype=np.float32).reshape(-1, 4),
@@ -151,10 +151,10 @@ def test_validation_order_is_that_of_the_index() -> None:
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("length", range(1, 10))
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_ranks_share_the_pictures(length: int, world_size: int, shuffle: bool) -> None:
+def test_ranks_share_the_images(length: int, world_size: int, shuffle: bool) -> None:
     """In validation none is missing; in training all ranks take equally many steps.
 
-    No rank is left without a picture in validation: one that would be takes the first again.
+    No rank is left without an image in validation: one that would be takes the first again.
     """
     ranks = [
         EpochSampler(length, shuffle=shuffle, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)
@@ -172,7 +172,7 @@ def test_ranks_share_the_pictures(length: int, world_size: int, shuffle: bool) -
         assert all(shares)
 
 
-def test_training_ranks_leave_out_other_pictures_each_epoch() -> None:
+def test_training_ranks_leave_out_other_images_each_epoch() -> None:
     """An uneven rest is lost for an epoch, not for ever."""
     seen = set()
     for rank in (0, 1):
@@ -217,24 +217,22 @@ def test_an_epoch_is_the_same_whether_or_not_those_before_were_run() -> None:
         assert_equal(batch, other)
 
 
-def striped(path: str) -> Picture:
-    """The same picture whatever the path."""
+def striped(path: str) -> ImageArray:
+    """The same image whatever the path."""
     return np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
 
 
 def alike(count: int) -> DetectionIndex:
-    records = [
-        PictureRecord(str(row), str(row), (40, 40), [(0.2, 0.2, 0.8, 0.8)], [0], [False]) for row in range(count)
-    ]
+    records = [ImageRecord(str(row), str(row), (40, 40), [(0.2, 0.2, 0.8, 0.8)], [0], [False]) for row in range(count)]
     return build_index(records, class_names=["cat"], load=striped)
 
 
 def test_no_augmentation_is_drawn_twice() -> None:
     """Albumentations alone repeats its stream in each forked worker and each epoch."""
     data = module(lambda: Splits(alike(12), None, None), num_workers=2, batch_size=3)
-    pictures = [image.numpy().tobytes() for batches in epochs(data) for batch in batches for image in batch.images]
-    assert len(pictures) == 24
-    assert len(set(pictures)) == 24
+    images = [image.numpy().tobytes() for batches in epochs(data) for batch in batches for image in batch.images]
+    assert len(images) == 24
+    assert len(set(images)) == 24
 
 
 def test_the_last_training_batch_is_dropped_when_short_but_never_the_only_one() -> None:
@@ -245,7 +243,7 @@ def test_the_last_training_batch_is_dropped_when_short_but_never_the_only_one() 
     assert sizes == {3: [3], 4: [4], 7: [4], 8: [4, 4]}
 
 
-def test_validation_and_test_have_every_picture_in_order_and_whole() -> None:
+def test_validation_and_test_have_every_image_in_order_and_whole() -> None:
     data = module(shapes)
     for name, loader, count in (("val", data.val_dataloader(), 5), ("test", data.test_dataloader(), 3)):
         ids = [id for batch in loader for id in batch.ids]
@@ -277,13 +275,13 @@ def test_dataset_is_prepared_first_and_read_once_when_needed() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_broken_picture_is_named_also_from_a_worker(workers: int, tmp_path: Path) -> None:
+def test_broken_image_is_named_also_from_a_worker(workers: int, tmp_path: Path) -> None:
     path = tmp_path / "page.jpg"
     path.write_text("<html></html>")
-    record = PictureRecord(str(path), "page", (40, 40), [], [], [])
+    record = ImageRecord(str(path), "page", (40, 40), [], [], [])
     index = build_index([record], class_names=["cat"], load=read_image)
     data = module(lambda: Splits(index, None, None), num_workers=workers)
-    with pytest.raises(DataError, match=f"{path}: not a picture") as caught:
+    with pytest.raises(DataError, match=f"{path}: not an image") as caught:
         list(data.train_dataloader())
     traceback.clear_frames(caught.tb)  # it holds the loader, which would wait five seconds for a worker when collected
 
@@ -292,15 +290,15 @@ def test_broken_picture_is_named_also_from_a_worker(workers: int, tmp_path: Path
 
 
 def flawed(count: int, *damaged: int, split: str = "train") -> Splits:
-    """Every picture is its number; some cannot be read."""
+    """Every image is its number; some cannot be read."""
 
-    def load(path: str) -> Picture:
+    def load(path: str) -> ImageArray:
         if int(path) in damaged:
-            raise DataError(f"{path}: damaged picture")
+            raise DataError(f"{path}: damaged image")
         return np.full((4, 4, 3), int(path) % 251, dtype=np.uint8)
 
     records = [
-        PictureRecord(path=str(n), id=str(n), size=(4, 4), boxes=[(0, 0, 1, 1)], labels=[0], ignore=[False])
+        ImageRecord(path=str(n), id=str(n), size=(4, 4), boxes=[(0, 0, 1, 1)], labels=[0], ignore=[False])
         for n in range(count)
     ]
     index = build_index(records, class_names=("cat",), load=load)
@@ -308,7 +306,7 @@ def flawed(count: int, *damaged: int, split: str = "train") -> Splits:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_in_a_thousand_is_set_aside_and_told_once(workers: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_image_in_a_thousand_is_set_aside_and_told_once(workers: int, capfd: pytest.CaptureFixture[str]) -> None:
     with handler_to_stderr():
         data = module(lambda: flawed(2000, 7, 1999), num_workers=workers, batch_size=100)
         loader = data.train_dataloader()
@@ -319,14 +317,14 @@ def test_a_picture_in_a_thousand_is_set_aside_and_told_once(workers: int, capfd:
                 ["8", "0", *(str(n) for n in range(2000) if n not in (7, 1999))], key=int
             )
     told = sorted(line for line in capfd.readouterr().err.splitlines() if "set aside" in line)
-    assert told == ["warning: set aside: 1999: damaged picture", "warning: set aside: 7: damaged picture"]
+    assert told == ["warning: set aside: 1999: damaged image", "warning: set aside: 7: damaged image"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_more_than_one_in_a_thousand_stops_it(workers: int) -> None:
     loader = module(lambda: flawed(2000, 7, 900, 1999), num_workers=workers, batch_size=100).train_dataloader()
     with pytest.raises(
-        DataError, match=r"3 of 2000 pictures cannot be used \(at most 0.1% may be set aside\): \d+: damaged"
+        DataError, match=r"3 of 2000 images cannot be used \(at most 0.1% may be set aside\): \d+: damaged"
     ):
         list(loader)
 

@@ -9,23 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd.common.images import Picture
-from ssd.data.index import DetectionIndex, PackedStrings, PictureRecord, build_index
+from ssd.common.images import ImageArray
+from ssd.data.index import DetectionIndex, ImageRecord, PackedStrings, build_index
 
 CLASSES = ("cat", "dog", "owl")
 BOX = st.tuples(*[st.integers(-4, 12).map(lambda eighths: eighths / 8)] * 4)
 OBJECTS = st.lists(st.tuples(BOX, st.integers(0, 2), st.booleans()), max_size=5)
-PICTURES = st.lists(OBJECTS, max_size=7)
+IMAGES = st.lists(OBJECTS, max_size=7)
 Objects = list[tuple[tuple[float, float, float, float], int, bool]]
 
 
-def gray(path: str, *, value: int) -> Picture:
+def gray(path: str, *, value: int) -> ImageArray:
     return np.full((2, 2, 3), value + len(path), dtype=np.uint8)
 
 
-def packed(pictures: list[Objects]) -> DetectionIndex:
+def packed(images: list[Objects]) -> DetectionIndex:
     records = [
-        PictureRecord(
+        ImageRecord(
             path=f"folder/{number}.jpg",
             id=f"ímg-{number}",
             size=(100 + number, 200 + number),
@@ -33,18 +33,18 @@ def packed(pictures: list[Objects]) -> DetectionIndex:
             labels=[label for _, label, _ in objects],
             ignore=[flag for _, _, flag in objects],
         )
-        for number, objects in enumerate(pictures)
+        for number, objects in enumerate(images)
     ]
     return build_index(records, class_names=CLASSES, load=partial(gray, value=7))
 
 
 def unpacked(index: DetectionIndex) -> list[Objects]:
-    pictures = []
+    images = []
     for position in range(len(index)):
         rows = index.rows(position)
         columns = (index.boxes[rows].tolist(), index.labels[rows].tolist(), index.ignore[rows].tolist())
-        pictures.append([(tuple(box), label, flag) for box, label, flag in zip(*columns, strict=True)])
-    return pictures
+        images.append([(tuple(box), label, flag) for box, label, flag in zip(*columns, strict=True)])
+    return images
 
 
 def names(index: DetectionIndex) -> list[tuple[str, str, list[int]]]:
@@ -83,48 +83,48 @@ def test_taking_packed_strings_is_taking_strings(strings: list[str], data: st.Da
 # The index
 
 
-@given(PICTURES)
-def test_what_is_packed_comes_back(pictures: list[Objects]) -> None:
-    index = packed(pictures)
-    assert unpacked(index) == pictures
+@given(IMAGES)
+def test_what_is_packed_comes_back(images: list[Objects]) -> None:
+    index = packed(images)
+    assert unpacked(index) == images
     assert names(index) == [
-        (f"folder/{number}.jpg", f"ímg-{number}", [100 + number, 200 + number]) for number in range(len(pictures))
+        (f"folder/{number}.jpg", f"ímg-{number}", [100 + number, 200 + number]) for number in range(len(images))
     ]
-    assert index.picture_of_box().tolist() == [number for number, objects in enumerate(pictures) for _ in objects]
+    assert index.image_of_box().tolist() == [number for number, objects in enumerate(images) for _ in objects]
 
 
-@given(PICTURES, st.data())
-def test_take_picks_whole_pictures_in_the_order_asked_for(pictures: list[Objects], data: st.DataObject) -> None:
-    positions = data.draw(st.lists(st.integers(0, len(pictures) - 1), max_size=9) if pictures else st.just([]))
-    index = packed(pictures)
+@given(IMAGES, st.data())
+def test_take_picks_whole_images_in_the_order_asked_for(images: list[Objects], data: st.DataObject) -> None:
+    positions = data.draw(st.lists(st.integers(0, len(images) - 1), max_size=9) if images else st.just([]))
+    index = packed(images)
     taken = index.take(positions)
-    assert unpacked(taken) == [pictures[position] for position in positions]
+    assert unpacked(taken) == [images[position] for position in positions]
     assert names(taken) == [names(index)[position] for position in positions]
     assert taken.class_names == CLASSES
 
 
-@given(PICTURES, st.data())
-def test_keep_boxes_keeps_the_pictures_and_those_boxes(pictures: list[Objects], data: st.DataObject) -> None:
-    index = packed(pictures)
-    count = sum(map(len, pictures))
+@given(IMAGES, st.data())
+def test_keep_boxes_keeps_the_images_and_those_boxes(images: list[Objects], data: st.DataObject) -> None:
+    index = packed(images)
+    count = sum(map(len, images))
     flags = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
     kept = index.keep_boxes(np.array(flags, dtype=bool))
     wanted = iter(flags)
-    assert unpacked(kept) == [[item for item in objects if next(wanted)] for objects in pictures]
+    assert unpacked(kept) == [[item for item in objects if next(wanted)] for objects in images]
     assert names(kept) == names(index)
-    assert unpacked(index) == pictures
+    assert unpacked(index) == images
 
 
-@given(PICTURES)
-def test_class_counts_leave_ignored_objects_out(pictures: list[Objects]) -> None:
-    everything = [item for objects in pictures for item in objects]
+@given(IMAGES)
+def test_class_counts_leave_ignored_objects_out(images: list[Objects]) -> None:
+    everything = [item for objects in images for item in objects]
     expected = [sum(label == wanted and not flag for _, label, flag in everything) for wanted in range(3)]
-    assert packed(pictures).class_counts().tolist() == expected
+    assert packed(images).class_counts().tolist() == expected
 
 
-@pytest.mark.parametrize("pictures", [[], [[]], [[], []]])
-def test_empty_index_has_the_types_of_a_full_one(pictures: list[Objects]) -> None:
-    for index in (packed(pictures), packed(pictures).take([]), packed(pictures).keep_boxes(np.zeros(0, dtype=bool))):
+@pytest.mark.parametrize("images", [[], [[]], [[], []]])
+def test_empty_index_has_the_types_of_a_full_one(images: list[Objects]) -> None:
+    for index in (packed(images), packed(images).take([]), packed(images).keep_boxes(np.zeros(0, dtype=bool))):
         assert index.boxes.shape == (0, 4)
         assert index.boxes.dtype == np.float32
         assert (index.labels.dtype, index.ignore.dtype, index.sizes.dtype) == (np.int32, np.bool_, np.int32)

@@ -1,4 +1,4 @@
-"""Drawing pictures of rare classes more often."""
+"""Drawing images of rare classes more often."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from test_dataset import alike, module, striped, zooming
 
 from ssd.data.dataset import DetectionDataset, EpochSampler
 from ssd.data.formats.shapes import read_shapes
-from ssd.data.index import DetectionIndex, PackedStrings, PictureRecord, build_index
-from ssd.data.sampler import boxes_per_epoch, draw, draws_per_epoch
+from ssd.data.index import DetectionIndex, ImageRecord, PackedStrings, build_index
+from ssd.data.sampler import boxes_per_epoch, draw, repeat_factors
 from ssd.data.splits import Splits, describe_data
 
 BOX = (0.1, 0.1, 0.9, 0.9)
 LABELS = st.lists(st.lists(st.integers(0, 2), max_size=3), min_size=1, max_size=40)
 
 
-def index_of(*pictures: list[int], ignored: tuple[int, ...] = ()) -> DetectionIndex:
-    """Pictures with boxes of these labels; ignored are all boxes of the pictures named."""
+def index_of(*images: list[int], ignored: tuple[int, ...] = ()) -> DetectionIndex:
+    """Images with boxes of these labels; ignored are all boxes of the images named."""
     records = [
-        PictureRecord(str(row), str(row), (8, 8), [BOX] * len(labels), labels, [row in ignored] * len(labels))
-        for row, labels in enumerate(pictures)
+        ImageRecord(str(row), str(row), (8, 8), [BOX] * len(labels), labels, [row in ignored] * len(labels))
+        for row, labels in enumerate(images)
     ]
     return build_index(records, class_names=["cat", "dog", "owl"], load=striped)
 
 
 def test_factors_are_those_of_the_paper() -> None:
-    """cat in 8 of 10 pictures, dog in 2, owl in 1; threshold 0.4: sqrt(0.4 / 0.2) and sqrt(0.4 / 0.1)."""
+    """cat in 8 of 10 images, dog in 2, owl in 1; threshold 0.4: sqrt(0.4 / 0.2) and sqrt(0.4 / 0.1)."""
     index = index_of(*[[0]] * 7, [0, 1, 1], [1, 2], [])
     factors = np.array([1] * 7 + [2**0.5, 2, 1])
-    assert np.allclose(draws_per_epoch(index, 0.4), factors * 10 / factors.sum())
+    assert np.allclose(repeat_factors(index, 0.4), factors * 10 / factors.sum())
 
 
 def test_ignored_boxes_do_not_count() -> None:
-    draws = draws_per_epoch(index_of([0], [0], [0, 1], [0, 1], ignored=(3,)), 1.0)
+    draws = repeat_factors(index_of([0], [0], [0, 1], [0, 1], ignored=(3,)), 1.0)
     assert np.allclose(draws / draws[0], [1, 1, (4 / 1) ** 0.5 / (4 / 3) ** 0.5, 1 / (4 / 3) ** 0.5])
 
 
 @given(LABELS)
-def test_no_class_under_the_threshold_changes_nothing(pictures: list[list[int]]) -> None:
-    draws = draws_per_epoch(index_of(*pictures), 1 / len(pictures))
-    assert draws.tolist() == [1] * len(pictures)
-    assert sorted(draw(draws, np.random.default_rng(0)).tolist()) == list(range(len(pictures)))
+def test_no_class_under_the_threshold_changes_nothing(images: list[list[int]]) -> None:
+    draws = repeat_factors(index_of(*images), 1 / len(images))
+    assert draws.tolist() == [1] * len(images)
+    assert sorted(draw(draws, np.random.default_rng(0)).tolist()) == list(range(len(images)))
 
 
 @given(LABELS, st.floats(1e-3, 1), st.integers(0, 99))
-def test_each_picture_comes_as_often_as_it_should_rounded_up_or_down(
-    pictures: list[list[int]], threshold: float, seed: int
+def test_each_image_comes_as_often_as_it_should_rounded_up_or_down(
+    images: list[list[int]], threshold: float, seed: int
 ) -> None:
-    draws = draws_per_epoch(index_of(*pictures), threshold)
+    draws = repeat_factors(index_of(*images), threshold)
     keys = draw(draws, np.random.default_rng(seed))
-    length = len(pictures)
+    length = len(images)
     assert len(set(keys.tolist())) == len(keys) == length
     counts = np.bincount(keys % length, minlength=length)
     assert (np.abs(counts - draws) < 1 + 1e-9).all()
@@ -64,7 +64,7 @@ def test_each_picture_comes_as_often_as_it_should_rounded_up_or_down(
 
 def test_many_epochs_show_what_was_promised() -> None:
     index = index_of(*[[0, 0]] * 30, [1], [1, 2], [2, 2])
-    draws = draws_per_epoch(index, 0.5)
+    draws = repeat_factors(index, 0.5)
     epochs = [draw(draws, np.random.default_rng(seed)) % len(index) for seed in range(3000)]
     assert np.allclose(np.bincount(np.concatenate(epochs), minlength=33) / 3000, draws, atol=0.06)
     shown = index.take(np.concatenate(epochs)).class_counts() / 3000
@@ -75,7 +75,7 @@ def test_many_epochs_show_what_was_promised() -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_share_a_balanced_epoch(world_size: int) -> None:
     index = index_of(*[[0]] * 20, [1], [2])
-    draws = draws_per_epoch(index, 0.5)
+    draws = repeat_factors(index, 0.5)
     shares = [
         list(EpochSampler(22, shuffle=True, seed=0, rank=rank, world_size=world_size, draws=draws))
         for rank in range(world_size)
@@ -86,7 +86,7 @@ def test_ranks_share_a_balanced_epoch(world_size: int) -> None:
     assert together != list(EpochSampler(22, shuffle=True, seed=0))[: len(together)]
 
 
-def test_a_picture_drawn_twice_is_augmented_in_two_ways() -> None:
+def test_a_image_drawn_twice_is_augmented_in_two_ways() -> None:
     index = alike(3)
     data = DetectionDataset(index, zooming(), seed=0)
     first, second, again = data[0, 1], data[0, 1 + len(index)], data[0, 1]

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd.common.class_names import place_of
+from ssd.common.class_names import class_index
 from ssd.common.errors import ConfigError, DataError
 from ssd.common.images import read_image
-from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.index import DetectionIndex, ImageRecord, build_index
 from ssd.data.splits import Splits, class_list, hold_out, seeded_split
 from ssd.data.validation import Report
 
@@ -19,7 +19,7 @@ NAMES = st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=4
 
 @pytest.mark.parametrize(("name", "place"), [("Car", 0), ("car", 1), ("BUS", 2), ("CAR", None), ("dog", None)])
 def test_a_class_is_found_in_another_case_where_only_one_can_be_meant(name: str, place: int | None) -> None:
-    assert place_of(name, ["Car", "car", "bus"]) == place
+    assert class_index(name, ["Car", "car", "bus"]) == place
 
 
 @given(NAMES, st.floats(0, 1), st.integers(0, 3))
@@ -56,7 +56,7 @@ def test_seeded_split_is_80_10_10() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [("train", "val"), ("train", "test"), ("val", "test")])
 @pytest.mark.parametrize("sizes", [*itertools.permutations((2, 3, 4))])
-def test_a_picture_in_two_splits_is_refused(first: str, second: str, sizes: tuple[int, ...]) -> None:
+def test_a_image_in_two_splits_is_refused(first: str, second: str, sizes: tuple[int, ...]) -> None:
     names = {split: [f"{split}{n}" for n in range(size)] for split, size in zip(SPLITS, sizes, strict=True)}
     Splits(**{split: holding(ids) for split, ids in names.items()})
     names[first][1] = names[second][0] = "both"
@@ -65,7 +65,7 @@ def test_a_picture_in_two_splits_is_refused(first: str, second: str, sizes: tupl
 
 
 def holding(ids: list[str]) -> DetectionIndex:
-    records = [PictureRecord(id, id, (8, 8), [], [], []) for id in ids]
+    records = [ImageRecord(id, id, (8, 8), [], [], []) for id in ids]
     return build_index(records, class_names=["cat"], load=read_image)
 
 

@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 
 from ssd.common.errors import DataError
 from ssd.common.images import read_image
-from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.index import DetectionIndex, ImageRecord, build_index
 from ssd.data.validation import MAX_SET_ASIDE, Report, check_set_aside, repair
 
 PIXELS = 64  # of either side: a power of two, so that pixels are exact fractions
 EMPTY = "box without area (x2 <= x1 or y2 <= y1) dropped"
-OUTSIDE = "box outside the picture dropped"
-CLIPPED = "box reaching outside the picture clipped"
+OUTSIDE = "box outside the image dropped"
+CLIPPED = "box reaching outside the image clipped"
 DUPLICATE = "duplicate box dropped"
 Box = tuple[float, float, float, float]  # in pixels
 Object = tuple[Box, int, bool]
 
 
-def index_of(*pictures: list[Object]) -> DetectionIndex:
+def index_of(*images: list[Object]) -> DetectionIndex:
     records = [
-        PictureRecord(
+        ImageRecord(
             path=f"{number}.jpg",
             id=str(number),
             size=(PIXELS, PIXELS),
@@ -31,15 +31,15 @@ def index_of(*pictures: list[Object]) -> DetectionIndex:
             labels=[label for _, label, _ in objects],
             ignore=[flag for _, _, flag in objects],
         )
-        for number, objects in enumerate(pictures)
+        for number, objects in enumerate(images)
     ]
     return build_index(records, class_names=["cat", "dog"], load=partial(read_image))
 
 
-def repaired(*pictures: list[Object]) -> tuple[list[list[Object]], list[tuple[str, str]]]:
-    """Objects of each picture, and (file, rule) of what was done."""
+def repaired(*images: list[Object]) -> tuple[list[list[Object]], list[tuple[str, str]]]:
+    """Objects of each image, and (file, rule) of what was done."""
     report = Report()
-    index = repair(index_of(*pictures), report, strict=False)
+    index = repair(index_of(*images), report, strict=False)
     objects = []
     for position in range(len(index)):
         rows = index.rows(position)
@@ -79,7 +79,7 @@ def test_duplicates_are_kept_once_and_counted() -> None:
     assert repaired(boxes(box, box, box)) == ([boxes(box)], [("0.jpg", DUPLICATE)] * 2)
 
 
-def test_equal_boxes_of_two_classes_or_two_pictures_are_no_duplicates() -> None:
+def test_equal_boxes_of_two_classes_or_two_images_are_no_duplicates() -> None:
     box = (1.0, 2.0, 30.0, 40.0)
     two_classes = [(box, 0, False), (box, 1, False)]
     assert repaired(two_classes, boxes(box)) == ([two_classes, boxes(box)], [])
@@ -134,18 +134,18 @@ def naive(objects: list[Object]) -> tuple[list[Object], list[str]]:
 
 
 @given(st.lists(OBJECTS, max_size=4))
-def test_repair_follows_its_rules_box_by_box(pictures: list[list[Object]]) -> None:
-    """Labels and flags stay with their boxes, every picture stays, every repair is on the report of its file."""
-    objects, problems = repaired(*pictures)
-    assert objects == [naive(picture)[0] for picture in pictures]
-    for number, picture in enumerate(pictures):
-        assert sorted(rule for file, rule in problems if file == f"{number}.jpg") == naive(picture)[1]
+def test_repair_follows_its_rules_box_by_box(images: list[list[Object]]) -> None:
+    """Labels and flags stay with their boxes, every image stays, every repair is on the report of its file."""
+    objects, problems = repaired(*images)
+    assert objects == [naive(image)[0] for image in images]
+    for number, image in enumerate(images):
+        assert sorted(rule for file, rule in problems if file == f"{number}.jpg") == naive(image)[1]
 
 
 @given(st.lists(OBJECTS, max_size=4))
-def test_repairing_twice_is_repairing_once(pictures: list[list[Object]]) -> None:
+def test_repairing_twice_is_repairing_once(images: list[list[Object]]) -> None:
     report = Report()
-    once = repair(index_of(*pictures), Report(), strict=False)
+    once = repair(index_of(*images), Report(), strict=False)
     twice = repair(once, report, strict=True)
     assert np.array_equal(twice.boxes, once.boxes)
     assert np.array_equal(twice.box_offsets, once.box_offsets)
@@ -159,12 +159,12 @@ def test_repair_leaves_its_argument_alone() -> None:
     assert np.array_equal(index.boxes, before)
 
 
-# Pictures set aside
+# Images set aside
 
 
 def test_a_thousandth_may_be_set_aside() -> None:
     report = Report()
-    check_set_aside([("a.jpg", "a.jpg: empty file"), ("b.jpg", "b.jpg: empty file")], pictures=2000, report=report)
+    check_set_aside([("a.jpg", "a.jpg: empty file"), ("b.jpg", "b.jpg: empty file")], images=2000, report=report)
     assert [problem.file for problem in report.problems] == ["a.jpg", "b.jpg"]
     assert MAX_SET_ASIDE == 0.001
 
@@ -172,16 +172,16 @@ def test_a_thousandth_may_be_set_aside() -> None:
 def test_more_than_a_thousandth_is_an_error_that_names_the_first() -> None:
     broken = [(f"{number}.jpg", f"{number}.jpg: empty file") for number in range(8)]
     with pytest.raises(DataError) as caught:
-        check_set_aside(broken, pictures=7999, report=Report())
+        check_set_aside(broken, images=7999, report=Report())
     assert str(caught.value) == (
-        "8 of 7999 pictures cannot be used (at most 0.1% may be set aside): 0.jpg: empty file; 1.jpg: empty file; "
+        "8 of 7999 images cannot be used (at most 0.1% may be set aside): 0.jpg: empty file; 1.jpg: empty file; "
         "2.jpg: empty file; 3.jpg: empty file; 4.jpg: empty file ..."
     )
 
 
-def test_no_broken_picture_is_fine_in_any_number_of_pictures() -> None:
-    for pictures in (0, 1, 10**7):
-        check_set_aside([], pictures=pictures, report=Report())
+def test_no_broken_image_is_fine_in_any_number_of_images() -> None:
+    for images in (0, 1, 10**7):
+        check_set_aside([], images=images, report=Report())
 
 
 def test_report_has_a_line_for_each_rule_the_commonest_first() -> None:

@@ -1,4 +1,4 @@
-"""Kinds of errors and what they cost, confusion, thresholds and worst pictures, on cases whose answer is known."""
+"""Kinds of errors and what they cost, confusion, thresholds and worst images, on cases whose answer is known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from scenes import Box, random_scenes, scene
 
 from ssd.evaluation.matching import COCO_POINTS, NO_OBJECT, Scene, average_precision, match_coco, mean_over_classes
-from ssd.evaluation.tide import ERRORS, Kind, confusion_matrix, error_costs, judge, score_curve, worst_pictures
+from ssd.evaluation.tide import ERRORS, Kind, confusion_matrix, error_costs, judge, score_curve, worst_images
 
 CAT, DOG = 0, 1
 PLACE: Box = (0, 0, 100, 100)
@@ -61,14 +61,14 @@ def test_what_lies_on_an_ignored_object_is_no_error() -> None:
     assert not judged.missed.any()
 
 
-def test_pictures_without_objects_or_detections() -> None:
+def test_images_without_objects_or_detections() -> None:
     assert judge(scene([], [(PLACE, CAT, 0.9)])).kinds.tolist() == [Kind.BACKGROUND]
     assert judge(scene([(PLACE, CAT)])).missed.tolist() == [True]
     assert judge(scene([])).kinds.tolist() == []
 
 
 def test_every_detection_and_object_has_one_kind() -> None:
-    for item in random_scenes(0, pictures=30, classes=3, ignored=0.2):
+    for item in random_scenes(0, images=30, classes=3, ignored=0.2):
         judged = judge(item)
         assert set(judged.kinds.tolist()) <= set(Kind) - {Kind.MISSED}
         assert not (judged.found & judged.missed).any()
@@ -83,7 +83,7 @@ def ap50(scenes: list[Scene], classes: int = 2) -> float:
 
 
 def found_in(*found: tuple[Box, int, float]) -> list[Scene]:
-    """One cat that is found, and one of whose picture this is found."""
+    """One cat that is found, and one of whose image this is found."""
     return [scene([(PLACE, CAT)], [(PLACE, CAT, 0.5)]), scene([(PLACE, CAT)], found)]
 
 
@@ -145,7 +145,7 @@ def test_duplicates_and_wrong_boxes_of_the_wrong_class_go() -> None:
 
 def test_costs_are_those_of_the_tool_of_the_papers_authors() -> None:
     """In percent, from tidecv 1.0.1 on the same boxes. Without ignored objects: it calls detections on them errors."""
-    costs = error_costs(random_scenes(0, pictures=60, classes=3), 3)
+    costs = error_costs(random_scenes(0, images=60, classes=3), 3)
     assert {name: 100 * cost for name, cost in costs.items()} == {
         "wrong class": pytest.approx(1.225033, abs=1e-5),
         "poor box": pytest.approx(8.257943, abs=1e-5),
@@ -171,7 +171,7 @@ def test_a_detector_that_finds_nothing_misses_everything() -> None:
 
 def test_mending_all_that_is_missing_and_false_is_worth_the_rest() -> None:
     """Without false positives, precision is 1: AP is recall."""
-    scenes = random_scenes(0, pictures=40, classes=3, ignored=0.1)
+    scenes = random_scenes(0, images=40, classes=3, ignored=0.1)
     costs, matches = error_costs(scenes, 3), match_coco(scenes, 3)
     recall = [
         (math.floor(100 * matches.hit[matches.labels == label, 0].sum() / matches.objects[:, label].sum()) + 1) / 101
@@ -201,7 +201,7 @@ def test_a_hit_comes_before_a_better_score_of_another_class() -> None:
 
 
 def test_rows_of_the_matrix_sum_to_objects_and_columns_to_detections() -> None:
-    scenes = random_scenes(1, pictures=30, classes=3, ignored=0.2)
+    scenes = random_scenes(1, images=30, classes=3, ignored=0.2)
     matrix, matches = confusion_matrix(scenes, 3), match_coco(scenes, 3)
     assert matrix[:3].sum(axis=1).tolist() == matches.objects.sum(axis=0).tolist()
     counted = matches.labels[~matches.left_out[:, 0]]
@@ -230,7 +230,7 @@ def test_equal_scores_are_kept_or_dropped_together() -> None:
 
 
 def test_cutting_at_the_threshold_gives_what_the_curve_promises() -> None:
-    scenes = random_scenes(2, pictures=50, classes=3, ignored=0.1)
+    scenes = random_scenes(2, images=50, classes=3, ignored=0.1)
     curve = score_curve(match_coco(scenes, 3))
     matrix = confusion_matrix([item.above(curve.best_threshold) for item in scenes], 3)
     hits, row = matrix.diagonal().sum(), curve.f1.argmax()
@@ -243,17 +243,17 @@ def test_without_a_hit_there_is_no_threshold() -> None:
     assert math.isnan(score_curve(match_coco([scene([], [(PLACE, CAT, 0.9)])], 2), CAT).best_threshold)
 
 
-# --- worst pictures ----------------------------------------------------------------------------------------------
+# --- worst images ----------------------------------------------------------------------------------------------
 
 
-def test_the_worst_picture_comes_first_and_says_why() -> None:
+def test_the_worst_image_comes_first_and_says_why() -> None:
     good = scene([(PLACE, CAT)], [(PLACE, CAT, 0.9)])
     false = scene([(PLACE, CAT)], [(PLACE, CAT, 0.9), (FAR, CAT, 0.7)])
     bad = scene([(PLACE, CAT), (FAR, DOG), ((200, 0, 300, 90), DOG)], [(PLACE, DOG, 0.9)])
-    worst = worst_pictures([good, false, bad], count=5)
-    assert [(item.picture, item.judgement.reason) for item in worst] == [
+    worst = worst_images([good, false, bad], count=5)
+    assert [(item.image, item.judgement.reason) for item in worst] == [
         (2, "2 missed, 1 wrong class"),
         (1, "1 background"),
     ]
     assert [item.cost for item in worst] == [pytest.approx(2.9), pytest.approx(0.7)]
-    assert len(worst_pictures([false, bad], count=1)) == 1
+    assert len(worst_images([false, bad], count=1)) == 1

@@ -115,7 +115,7 @@ def inclusive_iou(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("points", [VOC07_POINTS, AREA])
 def test_voc_equals_slow_loops(seed: int, points: int) -> None:
-    scenes = random_scenes(seed, pictures=30, classes=CLASSES, ignored=0.2)
+    scenes = random_scenes(seed, images=30, classes=CLASSES, ignored=0.2)
     ap = average_precision(match_voc(scenes, CLASSES), points=points)[0, 0]
     expected = [slow_voc(scenes, label, eleven=points == VOC07_POINTS) for label in range(CLASSES)]
     assert ap.tolist() == pytest.approx(expected, abs=1e-12)
@@ -178,8 +178,8 @@ def torchmetrics_precision(scenes: list[Scene]) -> np.ndarray:
 
 @pytest.mark.parametrize(("seed", "detections", "ignored"), [(0, 40, 0.0), (1, 40, 0.2), (2, 500, 0.1)])
 def test_coco_agrees_with_torchmetrics(seed: int, detections: int, ignored: float) -> None:
-    """At every IoU and class; also with 500 detections, of which the 100 best of a class and picture count."""
-    scenes = random_scenes(seed, pictures=25, classes=CLASSES, detections=detections, ignored=ignored)
+    """At every IoU and class; also with 500 detections, of which the 100 best of a class and image count."""
+    scenes = random_scenes(seed, images=25, classes=CLASSES, detections=detections, ignored=ignored)
     ap = average_precision(match_coco(scenes, CLASSES), points=COCO_POINTS)[0]
     np.testing.assert_allclose(ap, torchmetrics_precision(scenes), atol=1e-6)
     assert ap[0].min() > 0.02
@@ -187,7 +187,7 @@ def test_coco_agrees_with_torchmetrics(seed: int, detections: int, ignored: floa
 
 def test_101_points_lie_near_the_area_and_11_points_a_little_farther() -> None:
     """On the same matches at IoU 0.5 the three differ by how they sum, by less than a step of recall each."""
-    matches = match_coco(random_scenes(0, pictures=200, classes=CLASSES), CLASSES)
+    matches = match_coco(random_scenes(0, images=200, classes=CLASSES), CLASSES)
     coco, voc07, area = (average_precision(matches, points=n)[0, 0] for n in (COCO_POINTS, VOC07_POINTS, AREA))
     assert np.abs(coco - area).max() < 1 / 101
     assert np.abs(voc07 - area).max() < 1 / 11
@@ -198,8 +198,8 @@ def test_101_points_lie_near_the_area_and_11_points_a_little_farther() -> None:
 
 
 @pytest.mark.parametrize("points", [COCO_POINTS, AREA])
-def test_weights_equal_pictures_that_are_there_so_often(points: int) -> None:
-    scenes = random_scenes(3, pictures=20, classes=CLASSES, ignored=0.2)
+def test_weights_equal_images_that_are_there_so_often(points: int) -> None:
+    scenes = random_scenes(3, images=20, classes=CLASSES, ignored=0.2)
     weights = resampled(len(scenes), times=4, seed=1)
     weighted = average_precision(match_coco(scenes, CLASSES), points=points, weights=weights)
     for row, drawn in zip(weighted, weights, strict=True):
@@ -209,7 +209,7 @@ def test_weights_equal_pictures_that_are_there_so_often(points: int) -> None:
         )
 
 
-def test_resampling_is_seeded_and_draws_as_many_pictures_as_there_are() -> None:
+def test_resampling_is_seeded_and_draws_as_many_images_as_there_are() -> None:
     weights = resampled(50, times=7, seed=3)
     assert weights.sum(axis=1).tolist() == [50] * 7
     np.testing.assert_array_equal(weights, resampled(50, times=7, seed=3))
@@ -217,7 +217,7 @@ def test_resampling_is_seeded_and_draws_as_many_pictures_as_there_are() -> None:
 
 
 def test_the_interval_of_a_share_is_that_of_the_binomial() -> None:
-    """One object a picture, 60 of 100 found, all before any false one: AP by area is the share that is found."""
+    """One object an image, 60 of 100 found, all before any false one: AP by area is the share that is found."""
     scenes = [scene([((0, 0, 50, 50), 0)], [((0, 0, 50, 50), 0, 0.9)] * (number < 60)) for number in range(100)]
     ap = average_precision(match_coco(scenes, 1), points=AREA, weights=resampled(100, times=2000, seed=0))[:, 0, 0]
     low, high = interval(ap)
@@ -225,8 +225,8 @@ def test_the_interval_of_a_share_is_that_of_the_binomial() -> None:
     assert (low, high) == (pytest.approx(0.6 - spread, abs=0.02), pytest.approx(0.6 + spread, abs=0.02))
 
 
-def test_a_thousand_samples_of_five_hundred_pictures_take_seconds() -> None:
-    matches = match_coco(random_scenes(0, pictures=500, classes=CLASSES, detections=100), CLASSES)
+def test_a_thousand_samples_of_five_hundred_images_take_seconds() -> None:
+    matches = match_coco(random_scenes(0, images=500, classes=CLASSES, detections=100), CLASSES)
     start = time.process_time()
     average_precision(matches, points=COCO_POINTS, weights=resampled(500, times=1000, seed=0))
     assert time.process_time() - start < 60  # 1 to 2 on a free machine; sample by sample, minutes

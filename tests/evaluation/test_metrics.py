@@ -15,7 +15,7 @@ from ssd.model.structures import PADDING_LABEL, Batch, Detections
 CLASSES = ("cat", "dog", "bus")
 
 
-def picture(number: int, *, empty: bool = False) -> tuple[Detections, Batch]:
+def image(number: int, *, empty: bool = False) -> tuple[Detections, Batch]:
     """One object at a place of its own; found a little off, more so for higher numbers, beside a false alarm."""
     box = torch.tensor([[0.1, 0.1, 0.5, 0.5]])
     found = torch.cat((box + 0.01 * number, torch.tensor([[0.6, 0.6, 0.9, 0.9]])))
@@ -26,7 +26,7 @@ def picture(number: int, *, empty: bool = False) -> tuple[Detections, Batch]:
         labels=torch.tensor([[PADDING_LABEL if empty else number % 2]]),
         ignore=torch.zeros(1, 1, dtype=torch.bool),
         sizes=torch.tensor([[200, 300]]),
-        ids=(f"picture {number}",),
+        ids=(f"image {number}",),
     )
     return Detections(found, scores, torch.full((2,), number % 2)), batch
 
@@ -34,7 +34,7 @@ def picture(number: int, *, empty: bool = False) -> tuple[Detections, Batch]:
 def results_of(numbers: list[int]) -> dict[str, float]:
     metrics = DetectionMetrics(CLASSES)
     for number in numbers:
-        detections, batch = picture(number)
+        detections, batch = image(number)
         metrics.add([detections], batch)
     return metrics.results()
 
@@ -56,14 +56,14 @@ def test_a_worse_box_lowers_map_but_not_map_50() -> None:
 def test_without_ground_truth_nothing_is_logged() -> None:
     metrics = DetectionMetrics(CLASSES)
     assert metrics.results() == {}
-    detections, batch = picture(0, empty=True)
+    detections, batch = image(0, empty=True)
     metrics.add([detections], batch)
     assert metrics.results() == {}
 
 
 def test_a_detection_on_an_ignored_object_is_neither_right_nor_wrong() -> None:
     metrics = DetectionMetrics(CLASSES)
-    detections, batch = picture(0)
+    detections, batch = image(0)
     metrics.add([detections], batch)
     crowd = Batch(batch.images, batch.boxes, batch.labels, torch.ones(1, 1, dtype=torch.bool), batch.sizes, ("crowd",))
     sure = Detections(detections.boxes[:1], torch.tensor([0.99]), detections.labels[:1])
@@ -73,14 +73,14 @@ def test_a_detection_on_an_ignored_object_is_neither_right_nor_wrong() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_detection_that_is_not_finite_never_reaches_the_metric(value: float) -> None:
-    detections, batch = picture(0)
+    detections, batch = image(0)
     detections.boxes[0, 0] = value
-    with pytest.raises(ValueError, match="picture 0: a detection is not finite"):
+    with pytest.raises(ValueError, match="image 0: a detection is not finite"):
         DetectionMetrics(CLASSES).add([detections], batch)
 
 
 def work(rank: int, folder: str) -> None:
-    """One of two processes: its share of 1 to 9 pictures."""
+    """One of two processes: its share of 1 to 9 images."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     outcomes = []
     for count in range(1, 10):

@@ -28,7 +28,7 @@ from ssd.cli.benchmark import benchmark, show
 from ssd.cli.config import CONF, register
 from ssd.cli.export import check, export
 from ssd.common.errors import ConfigError, DataError, MachineError, SSDError
-from ssd.common.images import Picture, warp
+from ssd.common.images import ImageArray, warp
 from ssd.data.formats.shapes import CLASS_NAMES, render
 from ssd.export import parity
 from ssd.export.onnx_graph import to_onnx
@@ -47,12 +47,12 @@ SETTINGS: dict[str, Any] = {"iou_threshold": 0.45, "candidates": 60, "max_detect
 
 
 @pytest.fixture(scope="module")
-def model(mobilenet_v1: PriorSpec, pictures: list[Picture]) -> SSD:
-    """Random weights; BatchNorm has seen pictures, or all scores would be alike."""
+def model(mobilenet_v1: PriorSpec, images: list[ImageArray]) -> SSD:
+    """Random weights; BatchNorm has seen images, or all scores would be alike."""
     torch.manual_seed(3)
     backbone = MobileNetV1(width_multiplier=0.25, mean=[120.0, 110.0, 100.0], std=[50.0, 60.0, 70.0])
     network = SSD(backbone, mobilenet_v1, class_names=CLASS_NAMES, image_size=SIZE)
-    batch = torch.from_numpy(np.stack([warp(picture, size=SIZE) for picture in pictures])).permute(0, 3, 1, 2)
+    batch = torch.from_numpy(np.stack([warp(image, size=SIZE) for image in images])).permute(0, 3, 1, 2)
     with torch.no_grad():
         for _ in range(20):
             network(batch)
@@ -60,7 +60,7 @@ def model(mobilenet_v1: PriorSpec, pictures: list[Picture]) -> SSD:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Picture]:
+def images() -> list[ImageArray]:
     return [render(f"test/{number:06d}", side_px=120, seed=0) for number in range(5)]
 
 
@@ -111,46 +111,46 @@ def table(found: Detections) -> torch.Tensor:
 
 
 def test_all_three_files_find_the_same(
-    model: SSD, predictor: Predictor, exported: Path, pictures: list[Picture], tmp_path: Path
+    model: SSD, predictor: Predictor, exported: Path, images: list[ImageArray], tmp_path: Path
 ) -> None:
     checkpoint.save_release(model, tmp_path / "model.safetensors")
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     torch.save({"state_dict": state, "recipe": model.recipe()}, tmp_path / "model.ckpt")
     loaded = (checkpoint.load(tmp_path / name) for name in ("model.safetensors", "model.ckpt"))
     predictors = [*(Predictor(each, predictor.postprocess, device="cpu") for each in loaded), OnnxPredictor(exported)]
-    expected = predictor(pictures)
+    expected = predictor(images)
     assert sum(map(len, expected)) > 50
     first = expected[0]
     same_place = box_iou(first.boxes, first.boxes) > SETTINGS["iou_threshold"]
     assert (same_place & (first.labels[:, None] != first.labels)).any()  # classes do not suppress each other
     for other in predictors:
         assert other.class_names == model.class_names
-        for one, two in zip(expected, other(pictures), strict=True):
+        for one, two in zip(expected, other(images), strict=True):
             assert_same_in_any_order(table(one), table(two), atol=1e-5)
     assert predictors[-1]([]) == []
 
 
-def test_pictures_without_detections(
-    model: SSD, predictor: Predictor, graph: onnx.ModelProto, pictures: list[Picture], tmp_path: Path
+def test_images_without_detections(
+    model: SSD, predictor: Predictor, graph: onnx.ModelProto, images: list[ImageArray], tmp_path: Path
 ) -> None:
     """With the threshold between their best scores, some have one and some have none."""
-    best = sorted(float(found.scores[0]) for found in predictor(pictures))
+    best = sorted(float(found.scores[0]) for found in predictor(images))
     threshold = (best[1] + best[2]) / 2
     nms = next(node for node in graph.graph.node if node.op_type == "NonMaxSuppression")
     tampered = changed(graph, nms.input[4], lambda old: np.full_like(old, threshold))
-    expected = Predictor(model, PostProcess(score_threshold=threshold, **SETTINGS), device="cpu")(pictures)
-    found = OnnxPredictor(write(tampered, tmp_path))(pictures)
+    expected = Predictor(model, PostProcess(score_threshold=threshold, **SETTINGS), device="cpu")(images)
+    found = OnnxPredictor(write(tampered, tmp_path))(images)
     assert [len(one) for one in found] == [len(one) for one in expected]
     assert min(map(len, found)) == 0 < max(map(len, found))
 
 
-def test_a_batch_gives_what_its_pictures_give_alone(exported: Path, pictures: list[Picture]) -> None:
+def test_a_batch_gives_what_its_images_give_alone(exported: Path, images: list[ImageArray]) -> None:
     onnx_predictor = OnnxPredictor(exported)
-    for alone, batched in zip(pictures, onnx_predictor(pictures), strict=True):
+    for alone, batched in zip(images, onnx_predictor(images), strict=True):
         assert_same_in_any_order(table(onnx_predictor([alone])[0]), table(batched), atol=1e-5)
 
 
-def test_the_file_can_be_used_by_what_it_says_of_itself(exported: Path, pictures: list[Picture]) -> None:
+def test_the_file_can_be_used_by_what_it_says_of_itself(exported: Path, images: list[ImageArray]) -> None:
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     said = session.get_modelmeta().custom_metadata_map
     assert json.loads(said["class_names"]) == list(CLASS_NAMES)
@@ -158,7 +158,7 @@ def test_the_file_can_be_used_by_what_it_says_of_itself(exported: Path, pictures
     assert json.loads(said["postprocess"])["iou_threshold"] == 0.45
     assert "uint8 RGB" in said["usage"]
     assert f"{SIZE}x{SIZE}" in said["usage"]
-    batch = np.stack([picture[:SIZE, :SIZE] for picture in pictures])
+    batch = np.stack([image[:SIZE, :SIZE] for image in images])
     boxes, scores, labels, counts = session.run(["boxes", "scores", "labels", "counts"], {"images": batch})
     assert boxes.shape == (5, 40, 4)
     for row, count in enumerate(counts):
@@ -188,14 +188,14 @@ def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
 
 
 def test_another_file_disagrees(
-    graph: onnx.ModelProto, predictor: Predictor, exported: Path, pictures: list[Picture], tmp_path: Path
+    graph: onnx.ModelProto, predictor: Predictor, exported: Path, images: list[ImageArray], tmp_path: Path
 ) -> None:
-    same = parity.compare(predictor, OnnxPredictor(exported), pictures)
+    same = parity.compare(predictor, OnnxPredictor(exported), images)
     assert same.agrees
     assert same.detections > 10
     assert 0 < same.largest_difference < 1e-5
     tampered = write(with_other_weights(graph), tmp_path)
-    assert not parity.compare(predictor, OnnxPredictor(tampered), pictures).agrees
+    assert not parity.compare(predictor, OnnxPredictor(tampered), images).agrees
 
 
 def test_nothing_to_compare_is_an_error(predictor: Predictor) -> None:
@@ -219,18 +219,18 @@ def test_a_file_that_disagrees_gets_no_name(
 
 
 def test_the_command(
-    model: SSD, tmp_path: Path, configuration: Compose, caplog: pytest.LogCaptureFixture, pictures: list[Picture]
+    model: SSD, tmp_path: Path, configuration: Compose, caplog: pytest.LogCaptureFixture, images: list[ImageArray]
 ) -> None:
     caplog.set_level(logging.INFO)
     checkpoint.save_release(model, tmp_path / "model.safetensors")
     where = [f"checkpoint={tmp_path}/model.safetensors", f"output={tmp_path}/out/int8.onnx"]
     data = ["dataset=shapes", "dataset.train=3", "dataset.val=2", "dataset.side_px=120", "num_workers=0"]
     with unchecked():
-        export(configuration("export", *where, *data, "quantize=int8", "calibration_pictures=2"))
+        export(configuration("export", *where, *data, "quantize=int8", "calibration_images=2"))
     report = json.loads((tmp_path / "out/int8.onnx.json").read_text())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["int8.onnx", "int8.onnx.json"]
     assert report["parity"]["agrees"]
-    assert (report["parity"]["graph"], report["parity"]["pictures"]) == ("float32", 3)  # of the dataset
+    assert (report["parity"]["graph"], report["parity"]["images"]) == ("float32", 3)  # of the dataset
     assert report["int8"]["split"] == "val"
     assert set(report["int8"]["map"]) == {"float32", "int8"}
     assert "agrees with PyTorch on" in caplog.text
@@ -240,7 +240,7 @@ def test_the_command(
     in_float = [node for node in convolutions if node.input[1] not in quantized]
     assert len(in_float) == 12  # the heads
     assert len(convolutions) == 12 + 27 + 8
-    assert all(len(found) <= 200 for found in OnnxPredictor(tmp_path / "out/int8.onnx")(pictures))
+    assert all(len(found) <= 200 for found in OnnxPredictor(tmp_path / "out/int8.onnx")(images))
 
 
 def test_int8_that_costs_too_much_is_not_written(
@@ -252,7 +252,7 @@ def test_int8_that_costs_too_much_is_not_written(
     where = [f"checkpoint={tmp_path}/model.safetensors", f"output={tmp_path}/out/int8.onnx", "quantize=int8"]
     data = ["dataset=shapes", "dataset.train=3", "dataset.val=2", "dataset.side_px=120", "num_workers=0"]
     with unchecked(), pytest.raises(DataError, match=r"int8 costs 0.100 mAP on val, over max_map_drop=0.05"):
-        export(configuration("export", *where, *data, "calibration_pictures=2"))
+        export(configuration("export", *where, *data, "calibration_images=2"))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -287,19 +287,19 @@ def test_the_benchmark(
     data = data if with_data else []
     where = [f"checkpoint={tmp_path}/model.safetensors", f"output={tmp_path}/out.json"]
     with unchecked():
-        benchmark(configuration("benchmark", *where, *data, "rounds=2", "calibration_pictures=2"))
+        benchmark(configuration("benchmark", *where, *data, "rounds=2", "calibration_images=2"))
     measured = json.loads((tmp_path / "out.json").read_text())
     assert list(measured) == ["PyTorch", "PyTorch compiled", "ONNX Runtime", "ONNX Runtime int8", "OpenVINO"]
     for name, row in measured.items():
         assert 0 < row["p50_ms"] <= row["p95_ms"]
-        assert row["pictures_per_second"] > 0
+        assert row["images_per_second"] > 0
         assert (row["map"] is not None) is with_data
         assert name in caplog.text
     assert measured["ONNX Runtime int8"]["megabytes"] < measured["ONNX Runtime"]["megabytes"]
 
 
 def test_the_table_of_the_benchmark_sets_its_numbers_right(caplog: pytest.LogCaptureFixture) -> None:
-    numbers = {"map": None, "p50_ms": 9.5, "p95_ms": 10.0, "pictures_per_second": 100.0, "megabytes": 5.0}
+    numbers = {"map": None, "p50_ms": 9.5, "p95_ms": 10.0, "images_per_second": 100.0, "megabytes": 5.0}
     with caplog.at_level(logging.INFO, logger="ssd"):
         show({"one": numbers, "two": numbers | {"map": 0.5, "p50_ms": 1234.5}}, title="t")
     assert re.search(r"one +│ +- │ +9\.5 │", caplog.text)

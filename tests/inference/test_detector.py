@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from media import HEIGHT, WIDTH, lines, picture, predict
+from media import HEIGHT, WIDTH, image, lines, predict
 from PIL import Image
 
 import ssd
@@ -41,8 +41,8 @@ def detector(weights: Path) -> ssd.Detector:
     return ssd.load(weights, score_threshold=0.01, max_detections=7, device="cpu")
 
 
-def test_a_picture_is_a_file_an_array_or_a_pillow_image(detector: ssd.Detector, tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png")
+def test_a_image_is_a_file_an_array_or_a_pillow_image(detector: ssd.Detector, tmp_path: Path) -> None:
+    path = image(tmp_path / "a.png")
     from_path, from_text, from_array, from_pillow = detector([path, str(path), read_image(path), Image.open(path)])
     alone = detector(path)
     assert len(alone) == 7
@@ -55,7 +55,7 @@ def test_a_picture_is_a_file_an_array_or_a_pillow_image(detector: ssd.Detector, 
 
 
 def test_what_is_found_is_in_pixels_and_has_names(detector: ssd.Detector, tmp_path: Path) -> None:
-    found = detector(picture(tmp_path / "a.png"))
+    found = detector(image(tmp_path / "a.png"))
     assert found.boxes.shape == (7, 4)
     assert (found.boxes >= 0).all()
     assert (found.boxes <= [WIDTH, HEIGHT, WIDTH, HEIGHT]).all()
@@ -67,7 +67,7 @@ def test_what_is_found_is_in_pixels_and_has_names(detector: ssd.Detector, tmp_pa
 
 
 def test_it_is_what_predict_writes(detector: ssd.Detector, weights: Path, tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png")
+    path = image(tmp_path / "a.png")
     predict(detector._predictor, path, tmp_path / "out", draw_threshold=0.01)
     assert lines(tmp_path / "out") == [detector(path).to_dict()]
     drawn = detector(path).draw(tmp_path / "new" / "drawn.png")
@@ -75,13 +75,13 @@ def test_it_is_what_predict_writes(detector: ssd.Detector, weights: Path, tmp_pa
     assert np.array_equal(read_image(tmp_path / "out" / "a.png"), drawn)
 
 
-def test_a_notebook_shows_the_picture(detector: ssd.Detector, tmp_path: Path) -> None:
-    assert detector(picture(tmp_path / "a.png"))._repr_png_().startswith(b"\x89PNG")
+def test_a_notebook_shows_the_image(detector: ssd.Detector, tmp_path: Path) -> None:
+    assert detector(image(tmp_path / "a.png"))._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_list_gives_a_list(detector: ssd.Detector, tmp_path: Path) -> None:
     assert detector([]) == []
-    assert len(detector([picture(tmp_path / "a.png")])) == 1
+    assert len(detector([image(tmp_path / "a.png")])) == 1
 
 
 def test_thresholds_are_those_of_the_configuration_unless_given(weights: Path, tmp_path: Path) -> None:
@@ -89,11 +89,11 @@ def test_thresholds_are_those_of_the_configuration_unless_given(weights: Path, t
     assert isinstance(usual, Predictor)
     assert usual.postprocess.score_threshold == 0.3
     assert usual.postprocess.max_detections == 200
-    assert len(ssd.load(weights, score_threshold=1.0, device="cpu")(picture(tmp_path / "a.png"))) == 0
+    assert len(ssd.load(weights, score_threshold=1.0, device="cpu")(image(tmp_path / "a.png"))) == 0
 
 
 def test_half_precision_finds_nearly_the_same(weights: Path, detector: ssd.Detector, tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png")
+    path = image(tmp_path / "a.png")
     quick = ssd.load(weights, score_threshold=0.01, max_detections=7, device="cpu", precision="bfloat16")
     half, full = quick(path).scores, detector(path).scores
     assert half[0] == pytest.approx(full[0], abs=0.1)
@@ -101,18 +101,18 @@ def test_half_precision_finds_nearly_the_same(weights: Path, detector: ssd.Detec
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_what_is_no_picture_at_all_is_named(detector: ssd.Detector) -> None:
+def test_what_is_no_image_at_all_is_named(detector: ssd.Detector) -> None:
     with pytest.raises(DataError, match="bytes: give a path, a uint8 RGB array, a Pillow image, or a list"):
         detector(b"abc")  # type: ignore[call-overload]
 
 
 def test_what_is_wrong_is_said(weights: Path, detector: ssd.Detector, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such picture"):
+    with pytest.raises(DataError, match="no such image"):
         detector(tmp_path / "missing.jpg")
     with pytest.raises(DataError, match=r"an array of float32 \[2, 2, 3\]: give uint8 RGB \[H, W, 3\]"):
         detector(np.zeros((2, 2, 3), np.float32))
     for path in (tmp_path, tmp_path / "street.MP4"):
-        with pytest.raises(DataError, match=r"not one picture; python predict\.py"):
+        with pytest.raises(DataError, match=r"not one image; python predict\.py"):
             detector(path)
     with pytest.raises(ConfigError, match=r"out: give a name that ends in \.jpg or \.png"):
         detector(np.zeros((2, 2, 3), np.uint8)).draw(tmp_path / "out")

@@ -161,4 +161,4 @@ def test_a_baked_in_setting_of_the_configuration_alone_stands_back(graph: onnx.M
     path = write(graph, tmp_path)
     assert open_predictor(path, postprocess).class_names == ("cat", "dog")
     with pytest.raises(ConfigError, match="exported with candidates=100, which cannot become 2000"):
-        open_predictor(path, postprocess, asked_for=["candidates"])
+        open_predictor(path, postprocess, explicit_overrides=["candidates"])

@@ -1,4 +1,4 @@
-"""From pictures to records and pictures with boxes, with a network of random weights."""
+"""From images to records and images with boxes, with a network of random weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from media import HEIGHT, WIDTH, lines, picture, predict
+from media import HEIGHT, WIDTH, image, lines, predict
 from PIL import Image
 
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
@@ -44,7 +44,7 @@ def finds_nothing(network: SSD) -> Predictor:
 
 
 def test_a_line_has_the_fields_of_the_design(finds_much: Predictor, tmp_path: Path) -> None:
-    path = picture(tmp_path / "in" / "cat.png")
+    path = image(tmp_path / "in" / "cat.png")
     (line,) = predict(finds_much, path, tmp_path / "out")
     assert list(line) == ["source", "frame", "width", "height", "detections"]
     assert (line["source"], line["frame"], line["width"], line["height"]) == (str(path), None, WIDTH, HEIGHT)
@@ -60,9 +60,9 @@ def test_a_line_has_the_fields_of_the_design(finds_much: Predictor, tmp_path: Pa
     assert scores == sorted(scores, reverse=True)
 
 
-def test_boxes_are_pixels_of_the_upright_picture(finds_much: Predictor, tmp_path: Path) -> None:
-    """The same picture, stored upright and lying: the same lines."""
-    upright = picture(tmp_path / "in" / "upright.png")
+def test_boxes_are_pixels_of_the_upright_image(finds_much: Predictor, tmp_path: Path) -> None:
+    """The same image, stored upright and lying: the same lines."""
+    upright = image(tmp_path / "in" / "upright.png")
     lying = tmp_path / "in" / "lying.png"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -75,7 +75,7 @@ def test_boxes_are_pixels_of_the_upright_picture(finds_much: Predictor, tmp_path
 
 def test_lines_do_not_depend_on_the_batch(finds_much: Predictor, tmp_path: Path) -> None:
     for number in range(5):
-        picture(tmp_path / "in" / f"{number}.png", seed=number)
+        image(tmp_path / "in" / f"{number}.png", seed=number)
     together = predict(finds_much, tmp_path / "in", tmp_path / "out", batch_size=3)
     alone = predict(finds_much, tmp_path / "in", tmp_path / "out", batch_size=1)
     assert [Path(line["source"]).name for line in together] == [f"{number}.png" for number in range(5)]
@@ -84,10 +84,10 @@ def test_lines_do_not_depend_on_the_batch(finds_much: Predictor, tmp_path: Path)
         assert one["detections"][0]["box"] == pytest.approx(other["detections"][0]["box"], abs=0.02)
 
 
-def test_pictures_lie_under_the_name_of_the_source(finds_much: Predictor, tmp_path: Path) -> None:
+def test_images_lie_under_the_name_of_the_source(finds_much: Predictor, tmp_path: Path) -> None:
     names = ["a.png", "sub/a.png", "sub/deep/b.png"]
     for name in names:
-        picture(tmp_path / "in" / name)
+        image(tmp_path / "in" / name)
     predict(finds_much, tmp_path / "in", tmp_path / "out")
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
     assert written == names
@@ -97,17 +97,17 @@ def test_pictures_lie_under_the_name_of_the_source(finds_much: Predictor, tmp_pa
         assert not np.array_equal(before, after)
 
 
-def test_pictures_of_the_same_name_do_not_overwrite_each_other(finds_nothing: Predictor, tmp_path: Path) -> None:
+def test_images_of_the_same_name_do_not_overwrite_each_other(finds_nothing: Predictor, tmp_path: Path) -> None:
     for seed, name in enumerate(("left/x.png", "right/x.png")):
-        picture(tmp_path / "in" / name, seed=seed)
+        image(tmp_path / "in" / name, seed=seed)
     predict(finds_nothing, tmp_path / "in" / "*" / "x.png", tmp_path / "out")
     for name in ("left/x.png", "right/x.png"):
         assert np.array_equal(read_image(tmp_path / "out" / name), read_image(tmp_path / "in" / name))
 
 
 @pytest.mark.parametrize("suffix", [*IMAGE_SUFFIXES, ".JPG"])
-def test_every_kind_of_picture_is_written_in_its_kind(finds_much: Predictor, suffix: str, tmp_path: Path) -> None:
-    picture(tmp_path / "in" / f"a{suffix}")
+def test_every_kind_of_image_is_written_in_its_kind(finds_much: Predictor, suffix: str, tmp_path: Path) -> None:
+    image(tmp_path / "in" / f"a{suffix}")
     predict(finds_much, tmp_path / "in", tmp_path / "out")
     with Image.open(tmp_path / "out" / f"a{suffix}") as before, Image.open(tmp_path / "in" / f"a{suffix}") as after:
         assert before.format == after.format
@@ -115,8 +115,8 @@ def test_every_kind_of_picture_is_written_in_its_kind(finds_much: Predictor, suf
 
 
 @pytest.mark.parametrize("name", ["photo", "photo.jfif", "photo.dat", "photo."])
-def test_a_picture_without_a_usual_suffix_is_written_too(finds_much: Predictor, name: str, tmp_path: Path) -> None:
-    os.replace(picture(tmp_path / "in" / "a.png"), tmp_path / "in" / name)  # noqa: PTH105
+def test_a_image_without_a_usual_suffix_is_written_too(finds_much: Predictor, name: str, tmp_path: Path) -> None:
+    os.replace(image(tmp_path / "in" / "a.png"), tmp_path / "in" / name)  # noqa: PTH105
     (line,) = predict(finds_much, tmp_path / "in" / name, tmp_path / "out")
     assert line["detections"]
     (drawn,) = [path for path in (tmp_path / "out").iterdir() if path.name != "predictions.jsonl"]
@@ -125,14 +125,14 @@ def test_a_picture_without_a_usual_suffix_is_written_too(finds_much: Predictor, 
 
 
 def test_the_threshold_of_drawing_leaves_the_lines_alone(finds_much: Predictor, tmp_path: Path) -> None:
-    picture(tmp_path / "in" / "a.png")
+    image(tmp_path / "in" / "a.png")
     (line,) = predict(finds_much, tmp_path / "in", tmp_path / "out", draw_threshold=1.0)
     assert len(line["detections"]) == 20
     assert np.array_equal(read_image(tmp_path / "out" / "a.png"), read_image(tmp_path / "in" / "a.png"))
 
 
 def test_no_detections_are_a_valid_result(finds_nothing: Predictor, tmp_path: Path) -> None:
-    picture(tmp_path / "in" / "a.png")
+    image(tmp_path / "in" / "a.png")
     (line,) = predict(finds_nothing, tmp_path / "in", tmp_path / "out")
     assert line["detections"] == []
     assert np.array_equal(read_image(tmp_path / "out" / "a.png"), read_image(tmp_path / "in" / "a.png"))
@@ -147,30 +147,30 @@ def test_extreme_shapes_work(finds_much: Predictor, height: int, width: int, tmp
     assert read_image(tmp_path / "out" / "a.png").shape == (height, width, 3)
 
 
-def test_predictor_of_no_pictures_finds_nothing(finds_much: Predictor) -> None:
+def test_predictor_of_no_images_finds_nothing(finds_much: Predictor) -> None:
     assert finds_much([]) == []
 
 
 # Faults
 
 
-def test_bad_pictures_are_listed_and_the_good_ones_written(finds_much: Predictor, tmp_path: Path) -> None:
+def test_bad_images_are_listed_and_the_good_ones_written(finds_much: Predictor, tmp_path: Path) -> None:
     for name in ("a.png", "c.png", "e.png"):
-        picture(tmp_path / "in" / name)
+        image(tmp_path / "in" / name)
     (tmp_path / "in" / "b.png").write_text("<html></html>")
     (tmp_path / "in" / "d.png").touch()
     with pytest.raises(PartialError) as caught:
         predict(finds_much, tmp_path / "in", tmp_path / "out", batch_size=1)
     failed = tmp_path / "out" / "failed.txt"
     assert str(caught.value).startswith(f"2 of 5 files could not be read whole (all are in {failed}): ")
-    assert f"{tmp_path}/in/b.png: not a picture" in str(caught.value)
+    assert f"{tmp_path}/in/b.png: not an image" in str(caught.value)
     assert f"{tmp_path}/in/d.png: empty file" in str(caught.value)
     assert [Path(line["source"]).name for line in lines(tmp_path / "out")] == ["a.png", "c.png", "e.png"]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "c.png", "e.png"]
 
 
-def test_all_bad_pictures_are_in_a_file_until_there_are_none(finds_nothing: Predictor, tmp_path: Path) -> None:
-    picture(tmp_path / "in" / "a.png")
+def test_all_bad_images_are_in_a_file_until_there_are_none(finds_nothing: Predictor, tmp_path: Path) -> None:
+    image(tmp_path / "in" / "a.png")
     for number in range(8):
         (tmp_path / "in" / f"b{number}.png").touch()
     with pytest.raises(PartialError, match=r"8 of 9 files .*out/failed\.txt.*; and 3 more"):
@@ -184,7 +184,7 @@ def test_all_bad_pictures_are_in_a_file_until_there_are_none(finds_nothing: Pred
 
 def test_files_that_were_never_begun_are_not_counted(finds_nothing: Predictor, tmp_path: Path) -> None:
     for name in ("b.png", "c.png", "d.png", "e.png"):
-        picture(tmp_path / "in" / name)
+        image(tmp_path / "in" / name)
     (tmp_path / "in" / "a.png").touch()
     with pytest.raises(PartialError, match="1 of 3 files could not be read whole"):
         predict(finds_nothing, tmp_path / "in", tmp_path / "out", max_frames=2)
@@ -208,7 +208,7 @@ def test_a_jpeg_damaged_inside_is_named_and_what_there_is_written(
     assert "Corrupt JPEG data" not in capfd.readouterr().err
 
 
-def test_only_bad_pictures_are_a_data_error(finds_much: Predictor, tmp_path: Path) -> None:
+def test_only_bad_images_are_a_data_error(finds_much: Predictor, tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     with pytest.raises(DataError, match=r"a\.png: empty file"):
         predict(finds_much, tmp_path / "a.png", tmp_path / "out")
@@ -216,7 +216,7 @@ def test_only_bad_pictures_are_a_data_error(finds_much: Predictor, tmp_path: Pat
 
 @pytest.mark.parametrize("in_the_way", ["out", "out/predictions.jsonl/", "out/sub"])
 def test_output_that_cannot_be_written_is_an_error(finds_much: Predictor, in_the_way: str, tmp_path: Path) -> None:
-    picture(tmp_path / "in" / "sub" / "a.png")
+    image(tmp_path / "in" / "sub" / "a.png")
     obstacle = tmp_path / in_the_way
     obstacle.parent.mkdir(exist_ok=True)
     obstacle.mkdir() if in_the_way.endswith("/") else obstacle.touch()
@@ -225,7 +225,7 @@ def test_output_that_cannot_be_written_is_an_error(finds_much: Predictor, in_the
 
 
 def test_originals_are_never_overwritten(finds_much: Predictor, tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png")
+    path = image(tmp_path / "a.png")
     before = path.read_bytes()
     for source in (tmp_path, path, tmp_path / "*.png"):
         with pytest.raises(ConfigError, match=r"output=.* overwrite .*a\.png; give another folder"):

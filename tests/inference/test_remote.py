@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import SeesWhite, picture, predict, read_video, video
+from media import SeesWhite, image, predict, read_video, video
 
 from ssd.common.errors import ConfigError, DataError, MachineError
 from ssd.common.images import read_image
@@ -19,10 +19,10 @@ from ssd.inference.sources import fetch, safe_name
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    picture(tmp_path / "cat.png")
+    image(tmp_path / "cat.png")
     video(tmp_path / "street.mp4", frames=5)
     content = {
-        "/pictures/cat.png": (tmp_path / "cat.png").read_bytes(),
+        "/images/cat.png": (tmp_path / "cat.png").read_bytes(),
         "/show": (tmp_path / "cat.png").read_bytes(),
         "/trip.jpg": (tmp_path / "street.mp4").read_bytes(),
         "/page.jpg": b"<!doctype html><html>Not here</html>",
@@ -66,8 +66,8 @@ def server(tmp_path: Path) -> Iterator[str]:
         running.shutdown()
 
 
-def test_a_picture_from_the_web(server: str, tmp_path: Path) -> None:
-    url = f"{server}/to/{server}/pictures/cat.png?size=large"
+def test_a_image_from_the_web(server: str, tmp_path: Path) -> None:
+    url = f"{server}/to/{server}/images/cat.png?size=large"
     (record,) = predict(SeesWhite(), url, tmp_path / "out")
     assert (record["source"], record["frame"]) == (url, None)
     assert read_image(tmp_path / "out" / "cat.png").shape == read_image(tmp_path / "cat.png").shape
@@ -80,8 +80,8 @@ def test_what_it_is_goes_by_content_not_by_name(server: str, tmp_path: Path) -> 
     assert np.any(read_image(tmp_path / "out" / "show.jpg"))
 
 
-def test_a_web_page_is_neither_picture_nor_video(server: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"page\.jpg: neither a picture nor a video came"):
+def test_a_web_page_is_neither_image_nor_video(server: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"page\.jpg: neither an image nor a video came"):
         predict(SeesWhite(), f"{server}/page.jpg", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from media import picture, video
+from media import image, video
 
 from ssd.common.errors import ConfigError
 from ssd.inference.sources import count_frames, find_media
@@ -19,48 +19,48 @@ def found(source: Path | str, downloads: Path = Path()) -> list[tuple[str, str]]
 
 
 def test_a_file_is_itself(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a" / "cat.png")
+    path = image(tmp_path / "a" / "cat.png")
     assert found(path) == [(path.as_posix(), "cat.png")]
 
 
-def test_a_folder_is_searched_to_the_bottom_for_pictures(tmp_path: Path) -> None:
+def test_a_folder_is_searched_to_the_bottom_for_images(tmp_path: Path) -> None:
     inside = ["b.PNG", "a.jpg", "sub/deeper/c.JPEG", "sub/a.jpg"]
     for name in inside:
-        picture(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
+        image(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "folder.jpg").mkdir()
     assert found(tmp_path) == [((tmp_path / name).as_posix(), name) for name in sorted(inside)]
 
 
 def test_a_glob_is_expanded_in_order(tmp_path: Path) -> None:
     for name in ("b.png", "a.png", "c.jpg"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     assert found(tmp_path / "*.png") == [((tmp_path / name).as_posix(), name) for name in ("a.png", "b.png")]
 
 
-def test_pictures_of_the_same_name_keep_their_folders(tmp_path: Path) -> None:
+def test_images_of_the_same_name_keep_their_folders(tmp_path: Path) -> None:
     for name in ("left/x.png", "right/x.png", "right/deep/x.png"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     assert [name for _, name in found(tmp_path / "*" / "x.png")] == ["left/x.png", "right/x.png"]
     assert [name for _, name in found(tmp_path / "r*" / "**" / "*.png")] == ["right/deep/x.png", "right/x.png"]
     assert [name for _, name in found(tmp_path / "right" / "**" / "*.png")] == ["deep/x.png", "x.png"]
 
 
 def test_a_glob_below_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(tmp_path / "left" / "x.png")
+    image(tmp_path / "left" / "x.png")
     monkeypatch.chdir(tmp_path)
     assert found("*/x.png") == [("left/x.png", "left/x.png")]
     assert found("./*/x.png") == [("left/x.png", "left/x.png")]
 
 
 def test_a_glob_leaves_folders_out(tmp_path: Path) -> None:
-    picture(tmp_path / "a" / "x.png")
-    picture(tmp_path / "b.png")
+    image(tmp_path / "a" / "x.png")
+    image(tmp_path / "b.png")
     assert [name for _, name in found(tmp_path / "*")] == ["b.png"]
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path: Path) -> None:
-    path = picture(tmp_path / "cat [1].png")
+    path = image(tmp_path / "cat [1].png")
     assert found(path) == [(path.as_posix(), "cat [1].png")]
 
 
@@ -68,7 +68,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path: Path) -> None:
 def test_nothing_there_is_an_error(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="no picture or video there"):
+    with pytest.raises(ConfigError, match="no image or video there"):
         find_media(source, downloads=tmp_path)
 
 
@@ -76,7 +76,7 @@ def test_nothing_there_is_an_error(source: str, tmp_path: Path, monkeypatch: pyt
 def test_an_empty_source_is_not_the_current_folder(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="the source is empty: give a file"):
         find_media(source, downloads=tmp_path)
@@ -85,23 +85,23 @@ def test_an_empty_source_is_not_the_current_folder(
 @pytest.mark.parametrize("source", ["", "**/*.png"])
 def test_an_output_below_the_source_is_left_out(source: str, tmp_path: Path) -> None:
     for name in ("a.png", "pred/a.png", "pred/crops/b.png", "predicted/c.png"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     media = find_media(str(tmp_path / source), downloads=tmp_path, output=tmp_path / "pred")
     assert [medium.name.as_posix() for medium in media] == ["a.png", "predicted/c.png"]
     inside = find_media(str(tmp_path / "pred"), downloads=tmp_path, output=tmp_path)
     assert [medium.name.as_posix() for medium in inside] == ["a.png", "crops/b.png"]
 
 
-def test_pictures_of_kinds_that_are_not_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    picture(tmp_path / "a.png")
+def test_images_of_kinds_that_are_not_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image(tmp_path / "a.png")
     for name in ("b.HEIC", "c.heic", "sub.avif", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     assert len(find_media(str(tmp_path), downloads=tmp_path)) == 1
     assert "left out, for they are not read: 1 .avif, 2 .heic; convert them to .jpg or .mp4" in caplog.text
 
 
-def test_videos_are_found_beside_pictures(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+def test_videos_are_found_beside_images(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
     video(tmp_path / "b" / "c.mp4", frames=3)
     media = find_media(str(tmp_path), downloads=tmp_path)
     assert [(medium.name.as_posix(), medium.is_video) for medium in media] == [("a.png", False), ("b/c.mp4", True)]
@@ -109,7 +109,7 @@ def test_videos_are_found_beside_pictures(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_usual_suffix_is_known_by_its_content(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png").rename(tmp_path / "one")
+    image(tmp_path / "a.png").rename(tmp_path / "one")
     video(tmp_path / "b.mp4", frames=3).rename(tmp_path / "two.dat")
     for name, is_video in (("one", False), ("two.dat", True)):
         (medium,) = find_media(str(tmp_path / name), downloads=tmp_path)
@@ -121,6 +121,6 @@ def test_a_number_is_a_camera_unless_a_file_has_that_name(tmp_path: Path, monkey
     (camera,) = find_media("7", downloads=tmp_path)
     assert (camera.path, camera.name, camera.source, camera.is_video) == (7, Path("camera_7"), "7", True)
     assert count_frames([camera]) is None
-    picture(tmp_path / "a.png").rename("7")
+    image(tmp_path / "a.png").rename("7")
     (medium,) = find_media("7", downloads=tmp_path)
     assert (medium.path, medium.is_video) == (Path("7"), False)

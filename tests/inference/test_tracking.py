@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from media import SeesWhite, picture, predict, video
+from media import SeesWhite, image, predict, video
 
 from ssd.common.errors import ConfigError
 from ssd.inference.tracking import Tracker
@@ -58,7 +58,7 @@ def test_records_have_numbers_and_counts_and_each_video_its_own(tmp_path: Path) 
     pytest.importorskip("supervision")
     for name in "ab":
         video(tmp_path / "in" / f"{name}.mp4", frames=6)
-    picture(tmp_path / "in" / "c.png")
+    image(tmp_path / "in" / "c.png")
     records = predict(SeesWhite(), tmp_path / "in", tmp_path / "out", track=True, draw_threshold=0.5)
     for record in records[:12]:
         assert [item["track_id"] for item in record["detections"]] == [1]
@@ -80,5 +80,5 @@ def test_without_the_library_one_line_says_what_to_install(tmp_path: Path, monke
 
 
 def test_tracking_without_a_video_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    predict(SeesWhite(), picture(tmp_path / "a.png"), tmp_path / "out", track=True)
+    predict(SeesWhite(), image(tmp_path / "a.png"), tmp_path / "out", track=True)
     assert "track=true: the source has no video, so nothing is followed" in caplog.text

@@ -16,7 +16,7 @@ import pytest
 from media import SQUARE, SeesWhite, lines, place, predict, read_video, video
 
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
-from ssd.common.images import Picture
+from ssd.common.images import ImageArray
 from ssd.inference.video import VideoReader, VideoWriter, is_video
 from ssd.model.structures import Detections
 
@@ -146,7 +146,7 @@ def test_records_and_boxes_belong_to_their_frames(tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["predictions.jsonl", "street.mp4"]
 
 
-def test_a_folder_of_videos_and_pictures(tmp_path: Path) -> None:
+def test_a_folder_of_videos_and_images(tmp_path: Path) -> None:
     for number in (3, 5):
         video(tmp_path / "in" / f"{number}.mp4", frames=number)
     video(tmp_path / "in" / "x.mp4", frames=2).rename(tmp_path / "in" / "y.mov")
@@ -160,7 +160,7 @@ def test_a_folder_of_videos_and_pictures(tmp_path: Path) -> None:
         assert len(read_video(tmp_path / "out" / name)[0]) == count
 
 
-def test_frames_as_pictures(tmp_path: Path) -> None:
+def test_frames_as_images(tmp_path: Path) -> None:
     path = video(tmp_path / "a.mp4", frames=3)
     predict(SeesWhite(), path, tmp_path / "out", save=["images", "video", "json"], max_frames=2)
     written = [file.relative_to(tmp_path / "out") for file in (tmp_path / "out").rglob("*") if file.is_file()]
@@ -279,7 +279,7 @@ def test_a_full_disk_is_a_machine_error_and_nothing_gets_its_name(tmp_path: Path
 @pytest.mark.parametrize(("sign", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_what_was_written_before_an_interrupt_is_whole(sign: int, error: type, tmp_path: Path) -> None:
     class Interrupted(SeesWhite):
-        def __call__(self, images: Sequence[Picture]) -> list[Detections]:
+        def __call__(self, images: Sequence[ImageArray]) -> list[Detections]:
             if np.array_equal(images[0], middle):
                 os.kill(os.getpid(), sign)
             time.sleep(0.01)

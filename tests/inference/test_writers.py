@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from media import HEIGHT, WIDTH, SeesWhite, lines, picture, predict, video
+from media import HEIGHT, WIDTH, SeesWhite, image, lines, predict, video
 from PIL import Image
 
 from ssd.common.errors import ConfigError, DataError, MachineError
-from ssd.common.images import Picture, read_image
+from ssd.common.images import ImageArray, read_image
 from ssd.inference.writers import CSV_COLUMNS
 from ssd.model.structures import Detections
 
@@ -24,7 +24,7 @@ class FindsTwo(SeesWhite):
     def __init__(self, *class_names: str) -> None:
         self.class_names = class_names
 
-    def _see(self, image: Picture) -> Detections:
+    def _see(self, image: ImageArray) -> Detections:
         boxes = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]])
         return Detections(boxes, torch.tensor([0.8, 0.4]), torch.tensor([0, 1]))
 
@@ -39,7 +39,7 @@ def files(output: Path) -> list[str]:
 
 
 def test_the_table_has_a_row_a_detection(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png")
+    path = image(tmp_path / "a.png")
     predict(FindsTwo("cat", "dog"), path, tmp_path / "out", save=["csv", "json"])
     left, right = rows(tmp_path / "out")
     assert tuple(left) == CSV_COLUMNS
@@ -50,14 +50,14 @@ def test_the_table_has_a_row_a_detection(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["=1+2", "+cmd", "-2", "@SUM(A1)", "\t=1"])
 def test_a_formula_stays_text(name: str, tmp_path: Path) -> None:
-    predict(FindsTwo(name, "dog"), picture(tmp_path / "a.png"), tmp_path / "out", save=["csv", "json"])
+    predict(FindsTwo(name, "dog"), image(tmp_path / "a.png"), tmp_path / "out", save=["csv", "json"])
     assert [row["label"] for row in rows(tmp_path / "out")] == [f"'{name}", "dog"]
     assert lines(tmp_path / "out")[0]["detections"][0]["label"] == name
 
 
 def test_crops_are_what_the_boxes_frame_by_class(tmp_path: Path) -> None:
-    source = read_image(picture(tmp_path / "in" / "sub" / "a.png"))
-    picture(tmp_path / "in" / "a.png")
+    source = read_image(image(tmp_path / "in" / "sub" / "a.png"))
+    image(tmp_path / "in" / "a.png")
     predict(FindsTwo("사람", "../dog"), tmp_path / "in", tmp_path / "out", save=["crops", "json"], draw_threshold=0.5)
     assert files(tmp_path / "out") == [
         "crops/사람/a.png_000.jpg",
@@ -71,7 +71,7 @@ def test_crops_are_what_the_boxes_frame_by_class(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../..", "/etc", "a/b", "..", "", "nul\0", "C:\\x"])
 def test_no_class_name_leads_out_of_the_folder(name: str, tmp_path: Path) -> None:
-    predict(FindsTwo(name, "dog"), picture(tmp_path / "a.png"), tmp_path / "out", save=["crops", "json"])
+    predict(FindsTwo(name, "dog"), image(tmp_path / "a.png"), tmp_path / "out", save=["crops", "json"])
     assert len([file for file in files(tmp_path / "out") if file.startswith("crops/")]) == 2
     assert files(tmp_path) == sorted(["a.png", *(f"out/{file}" for file in files(tmp_path / "out"))])
 
@@ -82,7 +82,7 @@ def test_crops_of_a_video_have_the_number_of_the_frame(tmp_path: Path) -> None:
 
 
 def test_only_the_classes_asked_for_are_kept(tmp_path: Path) -> None:
-    source = picture(tmp_path / "a.png")
+    source = image(tmp_path / "a.png")
     (record,) = predict(FindsTwo("cat", "dog"), source, tmp_path / "out", classes=["dog"])
     assert [(item["label"], item["class_id"]) for item in record["detections"]] == [("dog", 1)]
     with pytest.raises(ConfigError, match="no class dig; did you mean dog"):
@@ -90,13 +90,13 @@ def test_only_the_classes_asked_for_are_kept(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_of_output_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="save=pictures: no such kind; there are images, video, json, csv, crops"):
-        predict(SeesWhite(), picture(tmp_path / "a.png"), tmp_path / "out", save=["json", "pictures"])
+    with pytest.raises(ConfigError, match="save=images: no such kind; there are images, video, json, csv, crops"):
+        predict(SeesWhite(), image(tmp_path / "a.png"), tmp_path / "out", save=["json", "images"])
 
 
 @pytest.mark.parametrize("kind", ["json", "csv", "crops"])
 def test_what_is_not_drawn_may_lie_beside_the_sources(kind: str, tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png")
+    path = image(tmp_path / "a.png")
     before = path.read_bytes()
     predict(FindsTwo("cat", "dog"), tmp_path, tmp_path, save=[kind, "json"])
     assert path.read_bytes() == before
@@ -104,7 +104,7 @@ def test_what_is_not_drawn_may_lie_beside_the_sources(kind: str, tmp_path: Path)
 
 
 def test_saving_nothing_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = picture(tmp_path / "a.png")
+    path = image(tmp_path / "a.png")
     with pytest.raises(ConfigError, match=r"save=\[\]: nothing would be written; choose some of images, video"):
         predict(SeesWhite(), path, tmp_path / "out", save=[])
     with pytest.raises(ConfigError, match="save=video: the source has no video, so nothing would be written"):
@@ -116,12 +116,12 @@ def test_saving_nothing_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 def test_after_an_error_no_record_has_its_name(tmp_path: Path) -> None:
     class Breaks(SeesWhite):
-        def _see(self, image: Picture) -> Detections:
+        def _see(self, image: ImageArray) -> Detections:
             if image[..., 0].mean() > 140:
                 raise ValueError("our bug")
             return super()._see(image)
 
-    picture(tmp_path / "in" / "a.png")
+    image(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "a.png").read_bytes())
     Image.new("RGB", (20, 20), "red").save(tmp_path / "in" / "c.png")
     with pytest.raises(ValueError, match="our bug"):
@@ -132,12 +132,12 @@ def test_after_an_error_no_record_has_its_name(tmp_path: Path) -> None:
 
 def test_nothing_readable_leaves_no_record(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("<html>")
-    with pytest.raises(DataError, match=r"a\.png: not a picture"):
+    with pytest.raises(DataError, match=r"a\.png: not an image"):
         predict(SeesWhite(), tmp_path / "a.png", tmp_path / "out")
     assert files(tmp_path / "out") == []
 
 
 def test_a_window_needs_a_screen(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="pip install opencv-python"):
-        predict(SeesWhite(), picture(tmp_path / "a.png"), tmp_path / "out", show=True)
+        predict(SeesWhite(), image(tmp_path / "a.png"), tmp_path / "out", show=True)
     assert not (tmp_path / "out").exists()

@@ -22,7 +22,7 @@ from ssd.weights import checkpoint
 CLASS_NAMES = ["bird", "cat", "cow", "dog", "horse"]
 
 
-def picture(image_size: int, *, images: int = 1) -> Tensor:
+def image(image_size: int, *, images: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(image_size)
     return torch.randint(0, 256, (images, 3, image_size, image_size), dtype=torch.uint8, generator=generator)
 
@@ -54,7 +54,7 @@ def small(mobilenet_v1: PriorSpec) -> SSD:
 
 @torch.no_grad()
 def test_predictions_equal_torchvisions(ssd300: SSD, torchvision_ssd: detection.ssd.SSD) -> None:
-    images = picture(300)
+    images = image(300)
     transformed, _ = torchvision_ssd.transform([images[0] / 255])
     features = list(torchvision_ssd.backbone(transformed.tensors).values())
     theirs = torchvision_ssd.head(features)
@@ -73,7 +73,7 @@ def test_detections_equal_torchvisions(
     ssd300: SSD, torchvision_ssd: detection.ssd.SSD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As published but for the score threshold, raised until no bound binds: theirs is 400 a class, ours an image."""
-    images = picture(300)
+    images = image(300)
     predictions = ssd300(images)
     scores = predictions.logits.softmax(dim=-1)[..., 1:].flatten().sort(descending=True).values
     threshold = scores[190:200].mean().item()
@@ -105,7 +105,7 @@ def test_the_base_of_mobilenet_has_the_published_number_of_weights() -> None:
 @torch.no_grad()
 def test_mobilenets_first_map_comes_after_12_layers() -> None:
     """qfgaohao/pytorch-ssd, mobilenetv1_ssd.py: source_layer_indexes = [12, 14]."""
-    backbone, images = quarter_mobilenet().eval(), picture(128)
+    backbone, images = quarter_mobilenet().eval(), image(128)
     first, second, *_ = backbone(images)
     features = backbone.pixel_norm(images)
     for number, layer in enumerate(backbone.base, start=1):
@@ -138,7 +138,7 @@ def test_ssd512_has_7_levels_and_24564_priors(vgg16_512: PriorSpec) -> None:
 
 def test_mobilenet_of_a_quarters_width_predicts_for_its_3000_priors(mobilenet_v1: PriorSpec) -> None:
     network = SSD(quarter_mobilenet(), mobilenet_v1, class_names=CLASS_NAMES, image_size=300).eval()
-    predictions = network(picture(300))
+    predictions = network(image(300))
     assert network.grids == ((19, 19), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1))
     assert predictions.logits.shape == (1, 3_000, 6)
     assert predictions.offsets.shape == (1, 3_000, 4)
@@ -156,7 +156,7 @@ def test_mobilenet_of_a_quarters_width_predicts_for_its_3000_priors(mobilenet_v1
 )
 def test_measured_shapes_are_those_of_a_real_forward(make: Callable[[], nn.Module], image_size: int) -> None:
     backbone = make().eval()
-    features = backbone(picture(image_size))
+    features = backbone(image(image_size))
     assert measure(backbone, image_size=image_size) == [tuple(feature.shape[1:]) for feature in features]
 
 
@@ -192,7 +192,7 @@ def test_priors_of_another_backbone_are_refused(vgg16_512: PriorSpec) -> None:
 @torch.no_grad()
 def test_an_image_in_a_batch_equals_itself_alone(small: SSD) -> None:
     small.eval()
-    images = picture(128, images=3)
+    images = image(128, images=3)
     together = small(images)
     for index in range(3):
         alone = small(images[index : index + 1])
@@ -207,7 +207,7 @@ def test_predictions_stand_in_the_order_of_the_priors(small: SSD) -> None:
         for level, head in enumerate(small.localization_heads):
             head.weight.zero_()
             head.bias.copy_(torch.arange(len(head.bias)) + 100 * level)
-    offsets = small(picture(128)).offsets[0]
+    offsets = small(image(128)).offsets[0]
     counts = zip(small.grids, small.prior_spec.per_cell, strict=True)
     expected = [
         torch.arange(4 * count).view(count, 4).repeat(rows * columns, 1) + 100 * level
@@ -231,12 +231,12 @@ def test_any_module_with_feature_maps_is_a_backbone() -> None:
     spec = PriorSpec(scales=[0.2, 0.5], aspect_ratios=[[2]], clip="sizes")
     network = SSD(OneLevel(), spec, class_names=["thing"], image_size=32)
     assert network.grids == ((4, 4),)
-    assert network(picture(32)).logits.shape == (1, 64, 2)
+    assert network(image(32)).logits.shape == (1, 64, 2)
 
 
 def test_whole_numbers_as_mean_follow_the_weights_precision() -> None:
     backbone = MobileNetV1(width_multiplier=0.25, mean=[123, 117, 104], std=[1, 1, 1]).bfloat16().eval()
-    assert backbone.pixel_norm(picture(128)).dtype == torch.bfloat16
+    assert backbone.pixel_norm(image(128)).dtype == torch.bfloat16
 
 
 # Recipe
@@ -246,7 +246,7 @@ def test_whole_numbers_as_mean_follow_the_weights_precision() -> None:
 def test_a_recipe_rebuilds_the_same_network(small: SSD) -> None:
     rebuilt = build(json.loads(json.dumps(small.recipe())))
     rebuilt.load_state_dict(small.state_dict())
-    images = picture(128)
+    images = image(128)
     ours, again = small.eval()(images), rebuilt.eval()(images)
     assert torch.equal(ours.logits, again.logits)
     assert torch.equal(ours.offsets, again.offsets)
@@ -300,12 +300,12 @@ def assert_equal_states(state: dict[str, Tensor], before: dict[str, Tensor]) -> 
     assert [name for name, tensor in state.items() if not torch.equal(tensor, before[name])] == []
 
 
-def see_pictures(network: SSD) -> None:
-    """Gives BatchNorm the statistics of some pictures; with the initial ones a deep network's features fade to 0."""
+def see_images(network: SSD) -> None:
+    """Gives BatchNorm the statistics of some images; with the initial ones a deep network's features fade to 0."""
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     for layer in norms:
         layer.momentum = 1.0
-    network.train()(picture(128, images=4))
+    network.train()(image(128, images=4))
     for layer in norms:
         layer.momentum = 0.1
 
@@ -315,7 +315,7 @@ def changed_by_a_training_step(network: SSD) -> set[str]:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     network.train()
     optimizer = torch.optim.SGD([weight for weight in network.parameters() if weight.requires_grad], lr=0.1)
-    predictions = network(picture(128, images=2))
+    predictions = network(image(128, images=2))
     (predictions.logits.square().sum() + predictions.offsets.square().sum()).backward()
     optimizer.step()
     return {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -327,7 +327,7 @@ def changed_by_a_training_step(network: SSD) -> set[str]:
 )
 def test_a_training_step_moves_all_but_the_frozen(what: Freeze, held: tuple[str, ...], small: SSD) -> None:
     """Statistics of frozen BatchNorm layers included. The pixel normalisation never moves."""
-    see_pictures(small)
+    see_images(small)
     small.freeze(what)
     everything = {name for name in small.state_dict() if "pixel_norm" not in name}
     assert changed_by_a_training_step(small) == {name for name in everything if not name.startswith(held)}

@@ -1,4 +1,4 @@
-"""What TensorBoard takes: curves of known answer, pictures of bounded size, a layout that names tags exactly."""
+"""What TensorBoard takes: curves of known answer, images of bounded size, a layout that names tags exactly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ssd.evaluation.matching import match_coco
 from ssd.evaluation.tide import judge, score_curve
-from ssd.training.tensorboard_images import MAX_BYTES, add_curve, add_picture, overview, side_by_side
+from ssd.training.tensorboard_images import MAX_BYTES, add_curve, add_image, overview, side_by_side
 
 PLACE, FAR = (0, 0, 100, 100), (200, 200, 300, 300)
 
@@ -26,9 +26,9 @@ def written(writer: SummaryWriter) -> EventAccumulator:
 
 
 def test_a_curve_of_known_answer(tmp_path: Path) -> None:
-    picture = scene([(PLACE, 0), (FAR, 0)], [(PLACE, 0, 0.9), ((0, 200, 50, 250), 0, 0.6)])
+    image = scene([(PLACE, 0), (FAR, 0)], [(PLACE, 0, 0.9), ((0, 200, 50, 250), 0, 0.6)])
     writer = SummaryWriter(str(tmp_path))
-    add_curve(writer, "cat", score_curve(match_coco([picture], 1)), step=7)
+    add_curve(writer, "cat", score_curve(match_coco([image], 1)), step=7)
     event = written(writer).Tensors("cat")[0]
     table = np.array(event.tensor_proto.float_val).reshape(6, 127)
     assert event.step == 7
@@ -41,10 +41,10 @@ def test_a_curve_of_known_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 48), (2000, 1000)])
-def test_pictures_are_bounded(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_images_are_bounded(tmp_path: Path, size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     writer = SummaryWriter(str(tmp_path))
-    add_picture(writer, "noise", noise, step=1)
+    add_image(writer, "noise", noise, step=1)
     event = written(writer).Images("noise")[0]
     image = Image.open(io.BytesIO(event.encoded_image_string))
     assert len(event.encoded_image_string) <= MAX_BYTES
@@ -55,9 +55,9 @@ def test_pictures_are_bounded(tmp_path: Path, size: tuple[int, int]) -> None:
 def test_both_views_are_scaled_and_say_the_reason() -> None:
     white = np.full((300, 600, 3), 255, dtype=np.uint8)
     seen = scene([(PLACE, 0), (FAR, 0)], [(PLACE, 0, 0.9)])
-    picture = side_by_side(white, seen, judge(seen), class_names=["cat"], title="1 missed", side_px=400)
-    assert picture.shape == (252, 808, 3)
-    left, right = picture[52:, :400], picture[52:, 408:]
+    image = side_by_side(white, seen, judge(seen), class_names=["cat"], title="1 missed", side_px=400)
+    assert image.shape == (252, 808, 3)
+    left, right = image[52:, :400], image[52:, 408:]
     hit, missed = (26, 152, 80), (224, 47, 60)  # colours of the charts
     assert [bool((view == colour).all(axis=-1).any()) for view in (left, right) for colour in (hit, missed)] == [
         True,

@@ -68,36 +68,36 @@ def priors(mobilenet_v1: PriorSpec) -> PriorSpec:
 
 
 def overfit(folder: Path, priors: PriorSpec) -> dict[str, float]:
-    """Trains on four pictures and validates on the same four."""
-    pictures = data(train=4, batch_size=4)
-    splits = pictures.splits
+    """Trains on four images and validates on the same four."""
+    images = data(train=4, batch_size=4)
+    splits = images.splits
     object.__setattr__(splits, "val", splits.train)
     lightning = trainer(folder, max_epochs=150, check_val_every_n_epoch=150)
-    lightning.fit(module(network(splits.class_names, priors), lr=3e-3), pictures)
+    lightning.fit(module(network(splits.class_names, priors), lr=3e-3), images)
     return {name: float(value) for name, value in lightning.callback_metrics.items()}
 
 
-def test_overfitting_four_pictures_reaches_a_perfect_map_50(tmp_path: Path, priors: PriorSpec) -> None:
+def test_overfitting_four_images_reaches_a_perfect_map_50(tmp_path: Path, priors: PriorSpec) -> None:
     metrics = overfit(tmp_path, priors)
     assert metrics["val/map_50"] == pytest.approx(1.0, abs=1e-6)
     assert metrics["val/loss"] < 0.5
 
 
 def test_metric_names_are_those_of_the_design(tmp_path: Path, priors: PriorSpec) -> None:
-    pictures = data(train=4, batch_size=2)
+    images = data(train=4, batch_size=2)
     lightning = trainer(tmp_path, max_epochs=1)
-    lightning.fit(module(network(pictures.class_names, priors)), pictures)
+    lightning.fit(module(network(images.class_names, priors)), images)
     logged = set(lightning.callback_metrics)
     for stage in ("train", "val"):
         assert {f"{stage}/loss", f"{stage}/loss_classification", f"{stage}/loss_localization"} <= logged
     assert {"val/map", "val/map_50", "val/map_75"} <= logged
-    present = {pictures.class_names[label] for label in pictures.splits.val.labels}  # type: ignore[union-attr]
+    present = {images.class_names[label] for label in images.splits.val.labels}  # type: ignore[union-attr]
     assert {name for name in logged if "map_class" in name} == {f"val/map_class/{name}" for name in present}
 
 
 def test_a_non_finite_loss_stops_before_the_update_and_names_step_and_images(tmp_path: Path, priors: PriorSpec) -> None:
-    pictures = data(train=8, batch_size=2)
-    training = module(network(pictures.class_names, priors))
+    images = data(train=8, batch_size=2)
+    training = module(network(images.class_names, priors))
     poisoned: list[torch.Tensor] = []
 
     def poison(*_: Any) -> None:
@@ -108,7 +108,7 @@ def test_a_non_finite_loss_stops_before_the_update_and_names_step_and_images(tmp
     callback = pl.Callback()
     callback.on_train_batch_start = poison  # type: ignore[method-assign]
     with pytest.raises(NonFiniteLossError, match=r"step 3: .* images train/0000\d\d, train/0000\d\d"):
-        trainer(tmp_path, max_epochs=1, callbacks=[callback]).fit(training, pictures)
+        trainer(tmp_path, max_epochs=1, callbacks=[callback]).fit(training, images)
     assert poisoned
     for before, after in zip(poisoned, training.parameters(), strict=True):
         assert torch.equal(before, after)
@@ -136,14 +136,14 @@ def test_parameter_groups_cover_every_weight_once_and_spare_norms_and_biases(pri
 
 
 def test_ema_validates_and_saves_the_average(tmp_path: Path, priors: PriorSpec) -> None:
-    pictures = data(train=8, batch_size=2)
-    training = module(network(pictures.class_names, priors))
+    images = data(train=8, batch_size=2)
+    training = module(network(images.class_names, priors))
     ema = EMA(decay=0.9)
     seen: list[torch.Tensor] = []
     original = training.validation_step
     training.validation_step = lambda *batch: (seen.append(_weight(training).clone()), original(*batch))[0]  # type: ignore
     lightning = trainer(tmp_path, max_epochs=2, callbacks=[ema])
-    lightning.fit(training, pictures)
+    lightning.fit(training, images)
     raw = _weight(training)
     assert not torch.equal(seen[-1], raw)
     lightning.save_checkpoint(tmp_path / "a.ckpt")

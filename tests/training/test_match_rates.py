@@ -13,7 +13,7 @@ from ssd.training.tensorboard import match_rates
 
 
 def rates(priors: PriorSpec, labels: list[int]) -> dict[str, float]:
-    """One picture: the first prior is for object 0, the last for object 1, and objects 0 and 2 are overlapped well."""
+    """One image: the first prior is for object 0, the last for object 1, and objects 0 and 2 are overlapped well."""
     model = network(("cat", "dog"), priors)
     columns, objects = torch.zeros(2, 1, len(model.priors), dtype=torch.int64)
     positives = min(2, sum(label >= 0 for label in labels))

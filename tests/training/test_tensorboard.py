@@ -85,7 +85,7 @@ def test_the_server_has_all_that_a_run_writes(address: str) -> None:
     assert charts["title"] == "Overview"
     patterns = {chart["title"]: chart["multiline"]["tag"] for chart in charts["chart"]}
     assert any(re.match(tag, "val/map") for tag in patterns["mAP"])
-    assert {"pictures/1", "charts/confusion"} <= names(get(address, "images/tags"))
+    assert {"images/1", "charts/confusion"} <= names(get(address, "images/tags"))
     assert "precision_recall/all classes" in names(get(address, "pr_curves/tags"))
     assert {"run/configuration", "run/command"} <= {
         tag.removesuffix("/text_summary") for tag in names(get(address, "text/tags"))
@@ -95,7 +95,7 @@ def test_the_server_has_all_that_a_run_writes(address: str) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-def test_the_page_shows_the_runs_numbers_and_pictures(address: str, tmp_path: Path) -> None:
+def test_the_page_shows_the_runs_numbers_and_images(address: str, tmp_path: Path) -> None:
     """Of the time series the first groups are open; the other tabs hide theirs in shadow trees, which no dump has."""
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--window-size=1600,3000"]
     command = [str(CHROMIUM), *flags, "--virtual-time-budget=20000", "--dump-dom", f"{address}#timeseries"]

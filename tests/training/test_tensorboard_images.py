@@ -36,7 +36,7 @@ TINY = [
     "num_workers=0",
     "postprocess.candidates=50",
     "trainer.log_every_n_steps=3",
-    "callbacks.watch.pictures=3",
+    "callbacks.watch.images=3",
     "callbacks.watch.worst=2",
     "~logger.csv",
 ]
@@ -80,8 +80,8 @@ def events(folder: Path) -> EventAccumulator:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp("watched")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ssd.training.tensorboard._MOST_TIME", 1.0)  # a run of seconds has no time for all pictures
-        return folder, fit(folder, "callbacks.ema.decay=0", "callbacks.watch.raw_pictures=99")[1]
+        patch.setattr("ssd.training.tensorboard._MOST_TIME", 1.0)  # a run of seconds has no time for all images
+        return folder, fit(folder, "callbacks.ema.decay=0", "callbacks.watch.raw_images=99")[1]
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -105,18 +105,18 @@ def test_numbers_come_with_the_logged_steps(watched: tuple[Path, list[float]]) -
         signs = [values[f"train/loss_classification_{sign}"][step][1] for sign in ("positive", "negative")]
         assert sum(parts) == pytest.approx(values["train/loss"][step][1], rel=1e-4)
         assert sum(signs) == pytest.approx(parts[1], rel=1e-4)
-    assert all(value > 0 for _, value in values["time/pictures_per_second"])
+    assert all(value > 0 for _, value in values["time/images_per_second"])
     assert all(0 <= value <= 1 for name in ("data_wait", "watching") for _, value in values[f"time/{name}_share"])
 
 
-def test_a_validation_shows_curves_errors_and_pictures(watched: tuple[Path, list[float]]) -> None:
+def test_a_validation_shows_curves_errors_and_images(watched: tuple[Path, list[float]]) -> None:
     reader, values = events(watched[0]), scalars(watched[0])
     assert [step for step, _ in values["errors/missed"]] == [step for step, _ in values["val/map"]] == [5, 11]
     assert {f"errors/{kind.title}" for kind in ERRORS} <= set(values)
     assert all(0 <= value <= 1 for _, value in values["score/suggested_threshold"])
     tags = reader.Tags()
-    assert {"charts/f1_by_threshold", "charts/confusion", "pictures/1", "pictures/3", "worst/2"} <= set(tags["images"])
-    assert "pictures/4" not in tags["images"]
+    assert {"charts/f1_by_threshold", "charts/confusion", "images/1", "images/3", "worst/2"} <= set(tags["images"])
+    assert "images/4" not in tags["images"]
     assert "worst/3" not in tags["images"]
     for tag in tags["images"]:
         assert reader.Images(tag)[-1].step == 11
@@ -125,26 +125,26 @@ def test_a_validation_shows_curves_errors_and_pictures(watched: tuple[Path, list
     assert "custom_scalars__config__" in tags["tensors"]
 
 
-def test_the_same_pictures_come_with_each_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_images_come_with_each_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Curves come only ten times: there are 12 validations in 24 steps."""
     monkeypatch.setattr("ssd.training.tensorboard._MOST_TIME", 1.0)
-    fit(tmp_path, "epochs=12", "dataset.train=8", "callbacks.watch.raw_pictures=1", "trainer.log_every_n_steps=2")
+    fit(tmp_path, "epochs=12", "dataset.train=8", "callbacks.watch.raw_images=1", "trainer.log_every_n_steps=2")
     reader = events(tmp_path)
-    for tag in ("pictures/1", "pictures/2", "pictures/3"):
+    for tag in ("images/1", "images/2", "images/3"):
         assert [event.step for event in reader.Images(tag)] == list(range(1, 24, 2)), tag
     assert len(reader.Tensors("precision_recall/all classes")) <= 11
 
 
-def test_where_pictures_take_too_long_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_images_take_too_long_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssd.training.tensorboard._MOST_TIME", 0.0)
     fit(tmp_path, "epochs=3", "dataset.train=8")
     reader = events(tmp_path)
-    assert [event.step for event in reader.Images("pictures/1")] == [1, 3, 5]
-    assert "pictures/2" not in reader.Tags()["images"]
+    assert [event.step for event in reader.Images("images/1")] == [1, 3, 5]
+    assert "images/2" not in reader.Tags()["images"]
 
 
 def test_raw_weights_are_those_in_training(watched: tuple[Path, list[float]]) -> None:
-    """An average that forgets at once is the weights in training; all pictures are as many as a validation has."""
+    """An average that forgets at once is the weights in training; all images are as many as a validation has."""
     values = scalars(watched[0])
     for name in ("map", "map_50"):
         averaged, raw, whole = (values[tag] for tag in (f"ema/{name}_average", f"ema/{name}_raw", f"val/{name}"))
@@ -167,7 +167,7 @@ def test_nothing_is_shown_without_objects(tmp_path: Path, capsys: pytest.Capture
 def test_the_terminal_has_a_row_for_each_validation_and_the_cost_of_watching(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit(tmp_path, "callbacks.watch.pictures=0", "callbacks.watch.worst=0")
+    fit(tmp_path, "callbacks.watch.images=0", "callbacks.watch.worst=0")
     lines = capsys.readouterr().out.splitlines()
     header = next(number for number, line in enumerate(lines) if line.lstrip().startswith("epoch   step   loss  mAP"))
     assert [line.split()[:2] for line in lines[header + 1 : header + 3]] == [["1", "6"], ["2", "12"]]
@@ -195,7 +195,7 @@ def test_advice_names_the_setting(tmp_path: Path) -> None:
     trainer, pace = pl.Trainer(default_root_dir=tmp_path, logger=False, accelerator="cpu"), Pace()
     assert pace.advice(trainer, cores=4) is None
     pace.wait_share = 0.6
-    assert pace.advice(trainer, cores=4) == "waiting for pictures takes 60% of the time: try num_workers=3 (now 0)"
+    assert pace.advice(trainer, cores=4) == "waiting for images takes 60% of the time: try num_workers=3 (now 0)"
     assert "augmentation=light" in str(pace.advice(trainer, cores=1))
 
 

@@ -43,7 +43,7 @@ def test_the_box_is_drawn_in_the_colour_of_its_class() -> None:
         assert tuple(image[180, 200]) == (128, 128, 128)
 
 
-def test_the_result_is_a_picture_of_the_same_size_that_can_be_written_to() -> None:
+def test_the_result_is_a_image_of_the_same_size_that_can_be_written_to() -> None:
     for found in (detections(), detections((0.1, 0.1, 0.5, 0.5))):
         image = draw(gray(), found, CLASS_NAMES)
         assert image.shape == (200, 300, 3)
@@ -51,7 +51,7 @@ def test_the_result_is_a_picture_of_the_same_size_that_can_be_written_to() -> No
         assert image.flags.writeable
 
 
-def test_without_detections_the_picture_is_equal() -> None:
+def test_without_detections_the_image_is_equal() -> None:
     assert np.array_equal(draw(gray(), detections(), CLASS_NAMES), gray())
 
 
@@ -82,7 +82,7 @@ def test_labels_move_aside_for_one_another() -> None:
     assert (thrice != 128).any(axis=2).sum() > (once != 128).any(axis=2).sum() + 400
 
 
-def test_line_and_text_grow_with_the_picture() -> None:
+def test_line_and_text_grow_with_the_image() -> None:
     box = (0.25, 0.25, 0.75, 0.75)
     small, large = (draw(gray(side, side), detections(box), CLASS_NAMES) for side in (200, 2000))
     x1, y1, _, _ = changed(small)
@@ -96,8 +96,8 @@ edge = st.floats(0, 1, width=32)
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.lists(st.tuples(edge, edge, edge, edge), max_size=8))
-def test_any_box_on_any_picture_can_be_drawn(height: int, width: int, boxes: list[Box]) -> None:
-    """Also boxes of no area, inverted ones, and pictures smaller than the text."""
+def test_any_box_on_any_image_can_be_drawn(height: int, width: int, boxes: list[Box]) -> None:
+    """Also boxes of no area, inverted ones, and images smaller than the text."""
     assert draw(gray(height, width), detections(*boxes, label=1), CLASS_NAMES).shape == (height, width, 3)
 
 

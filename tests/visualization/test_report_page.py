@@ -22,7 +22,7 @@ def test_names_from_strangers_are_escaped() -> None:
         "<script>",
         cells,
         report_page.paragraph("a < b"),
-        report_page.picture(np.zeros((4, 4, 3), np.uint8), caption="<x>"),
+        report_page.embedded_image(np.zeros((4, 4, 3), np.uint8), caption="<x>"),
     )
     assert not re.search(r"<script|<i>|<b>|<x>", text)
     assert "a &lt; b" in text
@@ -31,7 +31,7 @@ def test_names_from_strangers_are_escaped() -> None:
 def test_a_page_refers_to_nothing_outside() -> None:
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([0, 1], [0, 1])
-    text = page_of(report_page.chart(figure), report_page.picture(np.zeros((900, 600, 3), np.uint8)))
+    text = page_of(report_page.chart(figure), report_page.embedded_image(np.zeros((900, 600, 3), np.uint8)))
     fetched = re.findall(r"""(?:src|href)=["']([^"'#][^"']*)["']""", text)
     assert all(address.startswith("data:") for address in fetched)
     assert "<svg" in text
@@ -55,7 +55,7 @@ def test_texts_that_are_numbers_are_set_right_but_names_are_not(text: str) -> No
 def test_labels_of_a_crowd_stay_inside_and_do_not_cover_each_other() -> None:
     corners = np.random.default_rng(0).uniform(0, 1, (60, 2))
     marks = [report_page.Mark((x, y, x + 0.1, y + 0.1), "red", f"label {n}", "t") for n, (x, y) in enumerate(corners)]
-    text = report_page.picture(np.zeros((200, 300, 3), np.uint8), marks=marks)
+    text = report_page.embedded_image(np.zeros((200, 300, 3), np.uint8), marks=marks)
     found = re.findall(r'<text x="(\d+)" y="(\d+)" fill="red">(label \d+)<', text)
     assert found[0][2] == "label 0"
     assert 10 < len(found) < 60

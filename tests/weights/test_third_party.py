@@ -42,7 +42,7 @@ def stored(content: Any, path: Path, **how: Any) -> Path:
     return path
 
 
-def picture(side: int) -> Tensor:
+def image(side: int) -> Tensor:
     return torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
 
 
@@ -57,7 +57,7 @@ def test_a_network_predicts_what_it_did(name: str, tmp_path: Path) -> None:
     sheet = SHEETS[name]
     weights = reference.random_weights(sheet, outputs=21)
     model = checkpoint.load(stored({"model": weights} if "lufficc" in name else weights, tmp_path / "a.pth"))
-    images = picture(512 if sheet.kind == "512" else 300)
+    images = image(512 if sheet.kind == "512" else 300)
     logits, offsets = reference.forward(sheet, weights, images)
     priors = torch.tensor(reference.prior_boxes(sheet.kind))
 
@@ -110,7 +110,7 @@ def test_weights_for_bgr_see_the_colours_that_they_know(tmp_path: Path) -> None:
     imported = third_party.convert(weights, source=tmp_path / "a.pth", class_names=NAMES, channel_order="bgr")
     model = checkpoint.build(imported.recipe).eval()
     checkpoint.fill(model, imported.state, name="a")
-    images = picture(300)
+    images = image(300)
     logits, _ = reference.forward(reference.QFGAOHAO_MB1, weights, images.flip(1))
     assert_close(model(images).logits, logits, rtol=1e-4, atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""Looks at every picture of a dataset: what cannot be decoded, what is damaged, and what lies in two splits."""
+"""Looks at every image of a dataset: what cannot be decoded, what is damaged, and what lies in two splits."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import track
 
 from ssd.common.errors import DataError
-from ssd.common.images import Picture
+from ssd.common.images import ImageArray
 from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
 from ssd.data.validation import Report, check_set_aside
 
-ALIKE = 0.95  # likeness from which two pictures are called nearly the same
+ALIKE = 0.95  # likeness from which two images are called nearly the same
 _THUMBNAIL = 16  # sides of the copies that are compared, in pixels
 _LEAST_CONTRAST = 3.0  # of 255: flatter copies are alike by chance
 _BLOCK = 2048
@@ -30,7 +30,7 @@ _BLOCK = 2048
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """The N pictures of a split that could be decoded: their positions, a digest of the pixels, and small gray copies.
+    """The N images of a split that could be decoded: their positions, a digest of the pixels, and small gray copies.
 
     The copies have mean 0 and length 1, so that the product of two is their correlation, the likeness.
     """
@@ -42,22 +42,22 @@ class Looks:
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A picture of a split (name, position) that is nearly one of an earlier split; likeness 1: the same pixels."""
+    """An image of a split (name, position) that is nearly one of an earlier split; likeness 1: the same pixels."""
 
-    picture: tuple[str, int]
+    image: tuple[str, int]
     other: tuple[str, int]
     likeness: float
 
 
 def look(name: str, index: DetectionIndex, report: Report) -> Looks:
-    """Decodes all pictures of the split `name`."""
+    """Decodes all images of the split `name`."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(partial(_look_at, index), range(len(index)))
         quiet = not Console().is_terminal
-        seen = list(track(found, f"pictures: {name}", len(index), transient=True, disable=quiet))
+        seen = list(track(found, f"images: {name}", len(index), transient=True, disable=quiet))
     good = [(position, *item) for position, item in enumerate(seen) if not isinstance(item, str)]
     broken = [(index.paths[position], item) for position, item in enumerate(seen) if isinstance(item, str)]
-    check_set_aside(broken, pictures=len(index), report=report)
+    check_set_aside(broken, images=len(index), report=report)
     return Looks(
         positions=np.array([position for position, _, _ in good], dtype=np.int64),
         digests=[digest for _, digest, _ in good],
@@ -66,7 +66,7 @@ def look(name: str, index: DetectionIndex, report: Report) -> Looks:
 
 
 def _look_at(index: DetectionIndex, position: int) -> tuple[bytes, Float32[np.ndarray, "K"]] | str:
-    """Digest and copy of a picture, or what is wrong with it."""
+    """Digest and copy of an image, or what is wrong with it."""
     path = index.paths[position]
     try:
         image = index.load(path)
@@ -75,7 +75,7 @@ def _look_at(index: DetectionIndex, position: int) -> tuple[bytes, Float32[np.nd
     return hashlib.blake2b(image.tobytes() + repr(image.shape).encode(), digest_size=16).digest(), _small_copy(image)
 
 
-def _small_copy(image: Picture) -> Float32[np.ndarray, "K"]:
+def _small_copy(image: ImageArray) -> Float32[np.ndarray, "K"]:
     small = cv2.resize(image, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
     gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32).ravel()
     gray -= gray.mean()
@@ -83,7 +83,7 @@ def _small_copy(image: Picture) -> Float32[np.ndarray, "K"]:
 
 
 def find_leaks(looks: dict[str, Looks]) -> list[Leak]:
-    """For each picture the most similar one of each earlier split, where they are alike."""
+    """For each image the most similar one of each earlier split, where they are alike."""
     leaks = []
     for other, name in combinations(looks, 2):
         ours, theirs = looks[name], looks[other]
@@ -119,10 +119,10 @@ def _most_similar(
 
 def note_leaks(leaks: Sequence[Leak], splits: Splits, report: Report) -> None:
     """Takes the leaks down by file."""
-    paths = {name: index.paths for name, index in splits.named()}
+    paths = {name: index.paths for name, index in splits.items()}
     for leak in leaks:
-        (name, position), (other, other_position) = leak.picture, leak.other
-        rule = "the same picture" if leak.likeness == 1 else "nearly the same picture"
+        (name, position), (other, other_position) = leak.image, leak.other
+        rule = "the same image" if leak.likeness == 1 else "nearly the same image"
         report.add(
             paths[name][position], f"{rule} in the {name} and in the {other} split", value=paths[other][other_position]
         )
@@ -130,7 +130,7 @@ def note_leaks(leaks: Sequence[Leak], splits: Splits, report: Report) -> None:
 
 def note_classes(splits: Splits, report: Report) -> None:
     """Takes down the classes without an object in a split."""
-    for name, index in splits.named():
+    for name, index in splits.items():
         absent = [label for label, count in zip(index.class_names, index.class_counts(), strict=True) if not count]
         if absent:
             report.add(f"{name} split", "classes without an object", value=", ".join(absent))

@@ -127,7 +127,7 @@ class Layout:
         return Layout.lay(spec, self.grids, image_size=self.image_size, iou_threshold=self.iou_threshold)
 
     def sizes_px(self, boxes: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "M"]:
-        """Square roots of the areas at the network's input, to which a picture is stretched."""
+        """Square roots of the areas at the network's input, to which an image is stretched."""
         return np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)) * self.image_size
 
 

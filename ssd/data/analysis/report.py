@@ -67,14 +67,14 @@ def problems_section(report: Report) -> report_page.Section:
     return report_page.Section("problems", f"Problems: {len(rows)}", parts)
 
 
-# --- pictures, classes, boxes ------------------------------------------------------------------------------------
+# --- images, classes, boxes ------------------------------------------------------------------------------------
 
 
 def split_rows(splits: Splits) -> tuple[list[str], list[list[object]]]:
-    """Header and rows: pictures, those without an object, and boxes of each class by split."""
-    named = splits.named()
-    rows: list[list[object]] = [["pictures", *(len(index) for _, index in named)]]
-    rows.append(["pictures without a box", *(int((np.diff(index.box_offsets) == 0).sum()) for _, index in named)])
+    """Header and rows: images, those without an object, and boxes of each class by split."""
+    named = splits.items()
+    rows: list[list[object]] = [["images", *(len(index) for _, index in named)]]
+    rows.append(["images without a box", *(int((np.diff(index.box_offsets) == 0).sum()) for _, index in named)])
     rows.append(["boxes", *(len(index.boxes) for _, index in named)])
     rows.append(["boxes to ignore", *(int(index.ignore.sum()) for _, index in named)])
     counts = [index.class_counts().tolist() for _, index in named]
@@ -99,18 +99,18 @@ def _and_more(classes: int) -> str | None:
 
 
 def splits_section(splits: Splits) -> report_page.Section:
-    """Counts by split, and boxes per picture."""
+    """Counts by split, and boxes per image."""
     figure, (axes,) = _panels(1)
-    for name, index in splits.named():
+    for name, index in splits.items():
         counts = np.diff(index.box_offsets) if len(index) else np.zeros(1, dtype=np.int64)
         bins = np.arange(-0.5, max(2, np.percentile(counts, 99.5)) + 1.5)
         axes.hist(counts.clip(max=bins[-1]), bins.tolist(), density=True, histtype="step", linewidth=1.8, label=name)
-    axes.set(xlabel="boxes in a picture", ylabel="share of the pictures")
+    axes.set(xlabel="boxes in an image", ylabel="share of the images")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
     return report_page.Section(
         "splits",
-        "Pictures and classes",
+        "Images and classes",
         [report_page.columns([report_page.table(*split_rows(splits)), report_page.chart(figure)])],
     )
 
@@ -129,7 +129,7 @@ def boxes_section(id: str, title: str, layout: Layout, boxes: Float[np.ndarray, 
     sizes.set(xlabel="size (root of the area), px", ylabel="boxes")
     ratios.set(xlabel="width / height", ylabel="boxes")
     side = layout.image_size
-    note = f"Boxes as the network sees them without augmentation: pictures stretched to {side} x {side} pixels."
+    note = f"Boxes as the network sees them without augmentation: images stretched to {side} x {side} pixels."
     return report_page.Section(id, title, [report_page.paragraph(note), report_page.chart(figure)])
 
 
@@ -234,21 +234,21 @@ def coverage_section(
     )
 
 
-# --- pictures side by side ---------------------------------------------------------------------------------------
+# --- images side by side ---------------------------------------------------------------------------------------
 
 
 def leaks_section(leaks: Sequence[Leak], splits: Splits) -> report_page.Section:
-    """Pairs of pictures that lie in two splits."""
-    indexes = dict(splits.named())
+    """Pairs of images that lie in two splits."""
+    indexes = dict(splits.items())
     pairs = [
-        Markup("").join(_thumbnail(indexes[name], position, name) for name, position in (leak.picture, leak.other))
+        Markup("").join(_thumbnail(indexes[name], position, name) for name, position in (leak.image, leak.other))
         for leak in leaks[:_MOST_LEAKS]
     ]
-    text = "Results on a split are too good where its pictures were trained on: leave these out of one."
+    text = "Results on a split are too good where its images were trained on: leave these out of one."
     if len(leaks) > _MOST_LEAKS:
         text += f" Shown are {_MOST_LEAKS} of {len(leaks)}; problems.txt has all."
     found = report_page.paragraph(text, warning=True) if leaks else report_page.paragraph("None found.")
-    return report_page.Section("leaks", f"Pictures in two splits: {len(leaks)}", [found, report_page.columns(pairs)])
+    return report_page.Section("leaks", f"Images in two splits: {len(leaks)}", [found, report_page.columns(pairs)])
 
 
 def _thumbnail(index: DetectionIndex, position: int, split: str) -> Markup:
@@ -256,7 +256,7 @@ def _thumbnail(index: DetectionIndex, position: int, split: str) -> Markup:
         image = index.load(index.paths[position])
     except DataError:  # gone since
         image = np.zeros((1, 1, 3), dtype=np.uint8)
-    return report_page.picture(image, caption=f"{split}: {index.paths[position]}", width=230)
+    return report_page.embedded_image(image, caption=f"{split}: {index.paths[position]}", width=230)
 
 
 def samples_section(samples: Sequence[Sample], class_names: Sequence[str]) -> report_page.Section:
@@ -270,9 +270,11 @@ def samples_section(samples: Sequence[Sample], class_names: Sequence[str]) -> re
         ]
         named = np.unique(sample.labels, return_index=True)[1].tolist()  # more would bury the objects
         marks = [replace(mark, text=mark.title) if place in named else mark for place, mark in enumerate(marks)]
-        parts.append(report_page.picture(sample.image, caption=sample.id, marks=marks, width=sample.image.shape[1]))
+        parts.append(
+            report_page.embedded_image(sample.image, caption=sample.id, marks=marks, width=sample.image.shape[1])
+        )
     note = (
-        "Training pictures after augmentation, as the network sees them in the first epoch. Boxes to ignore are gray. "
+        "Training images after augmentation, as the network sees them in the first epoch. Boxes to ignore are gray. "
         "One box of each class is named; point at another to see its class."
     )
     return report_page.Section("samples", "Samples after augmentation", [report_page.paragraph(note), *parts])

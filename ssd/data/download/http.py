@@ -91,7 +91,7 @@ _NO_CONNECTION = (exceptions.ConnectTimeoutError, exceptions.SSLError, exception
 _MAX_PAUSE_S = 120  # however long the server asks for
 
 
-class AgainError(Exception):
+class RetryableError(Exception):
     """A try failed in a way that may pass.
 
     `wait_s` is the pause that the server asks for; `keep` says whether what came so far is of use; not `connected`
@@ -113,7 +113,7 @@ def is_rest(response: BaseHTTPResponse, *, start: int) -> bool:
     """Whether the body is what follows the first `start` bytes, and not a whole file.
 
     Raises:
-        AgainError, RefusedError: it is neither.
+        RetryableError, RefusedError: it is neither.
     """
     status = response.status
     if status == HTTPStatus.OK:
@@ -123,9 +123,9 @@ def is_rest(response: BaseHTTPResponse, *, start: int) -> bool:
         return True
     reason = f"{status} {responses.get(status, '')}".strip()  # the server's own words could be anything
     if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise AgainError(reason, wait_s=_pause(response))
+        raise RetryableError(reason, wait_s=_pause(response))
     if status in _NOT_THE_REST:
-        raise AgainError(reason, keep=False)
+        raise RetryableError(reason, keep=False)
     raise RefusedError(reason)
 
 
@@ -135,7 +135,7 @@ def validator(response: BaseHTTPResponse) -> str:
     return response.headers.get("Last-Modified", "") if tag.startswith("W/") else tag
 
 
-def explain(error: exceptions.HTTPError) -> AgainError:
+def explain(error: exceptions.HTTPError) -> RetryableError:
     """A failure below HTTP, in our own words."""
     cause = getattr(error, "reason", None) or error  # too many redirects come wrapped
     text = f"failed: {str(cause).rpartition(': ')[2].rpartition('] ')[2]}"
@@ -149,7 +149,7 @@ def explain(error: exceptions.HTTPError) -> AgainError:
         if isinstance(cause, kind):
             text = words
             break
-    return AgainError(text, connected=not isinstance(cause, _NO_CONNECTION))
+    return RetryableError(text, connected=not isinstance(cause, _NO_CONNECTION))
 
 
 def _pause(response: BaseHTTPResponse) -> float:
@@ -198,7 +198,7 @@ def fetch_all(
     Args:
         title: of the progress bar.
         max_bytes: a larger file is refused.
-        check: raises DataError for a whole file that is not of its kind, such as a web page in place of a picture; it
+        check: raises DataError for a whole file that is not of its kind, such as a web page in place of an image; it
             is tried again, unless RefusedError says that this address has no better one.
 
     Returns:
@@ -283,7 +283,7 @@ class _Job:
                 self._given_up_in_a_row = 0
                 self._failed[file.path] = str(error)
                 return
-            except AgainError as error:
+            except RetryableError as error:
                 if not error.keep:
                     _forget(file.path)
                 if number >= (self._network.tries if error.connected or self._answers else _FIRST_CONTACTS):
@@ -291,7 +291,7 @@ class _Job:
                 elif self._stop.wait(max(error.wait_s, _BACKOFF_S * 2 ** (number - 1) * _RANDOM.uniform(0.5, 1.5))):
                     return
 
-    def _give_up(self, file: RemoteFile, error: AgainError, *, tries: int, host_answered: bool) -> None:
+    def _give_up(self, file: RemoteFile, error: RetryableError, *, tries: int, host_answered: bool) -> None:
         self._failed[file.path] = str(error)
         self._given_up_in_a_row += 1
         if self._given_up_in_a_row >= _HOST_DOWN or not (error.connected or host_answered):
@@ -317,7 +317,7 @@ class _Job:
         except exceptions.HTTPError as error:
             raise explain(error) from error
         except DataError as error:
-            raise AgainError(str(error), keep=False) from error
+            raise RetryableError(str(error), keep=False) from error
         except OSError as error:
             raise MachineError(f"{file.path}: cannot be written: {error.strerror or error}") from error
 
@@ -330,7 +330,7 @@ class _Job:
                 if max(size, total) > self._max_bytes:
                     raise RefusedError(f"larger than {self._max_bytes / 1e6:.0f} MB")
                 if self._stop.is_set():
-                    raise AgainError("stopped")
+                    raise RetryableError("stopped")
                 output.write(chunk)
                 self._meter.received(file.path, count=len(chunk), share=size / max(size, total))
 

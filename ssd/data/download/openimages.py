@@ -1,4 +1,4 @@
-"""Open Images from nothing: the official CSV files, a choice of pictures, into the layout that the reader knows."""
+"""Open Images from nothing: the official CSV files, a choice of images, into the layout that the reader knows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ssd.common.atomic_files import write_atomically
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.common.images import decode_image
 from ssd.data.download.http import DownloadFolder, Network, RemoteFile, fetch_all
-from ssd.data.download.openimages_choice import Choice, choose_pictures, share_out
+from ssd.data.download.openimages_choice import Choice, choose_images, share_out
 from ssd.data.formats.openimages_csv import SPLITS, choose_classes, read_class_names, read_rows
 from ssd.data.formats.openimages_hierarchy import HIERARCHY, count_for_parents, expand, find_hierarchy, read_lineage
 from ssd.data.validation import Report
@@ -29,7 +29,7 @@ _BOXES = ("{}-annotations-bbox.csv", "oidv6-{}-annotations-bbox.csv")  # the fir
 _OF_OTHERS = "sub-*-annotations-bbox.csv"
 _MISSING = "missing.csv"
 _MAX_TABLE_BYTES = 16 * 10**9
-_MAX_PICTURE_BYTES = 10**8
+_MAX_IMAGE_BYTES = 10**8
 _log = logging.getLogger("ssd")
 
 
@@ -47,7 +47,7 @@ class OpenImagesDownload:
     balance: bool
     seed: int
     annotations_url: str
-    pictures_url: str
+    images_url: str
     network: Network
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class OpenImagesDownload:
             raise ConfigError(f"download.splits={list(self.splits)}: give some of {', '.join(SPLITS.values())}")
 
     def statistics(self) -> None:
-        """Says how many pictures and boxes there are, and how many would be fetched; fetches CSV files only."""
+        """Says how many images and boxes there are, and how many would be fetched; fetches CSV files only."""
         with self._alone(wait=False):
             self._choose()
 
@@ -65,7 +65,7 @@ class OpenImagesDownload:
         Raises:
             ConfigError: the folder is that of another downloader, or a setting is wrong.
             DataError: an unknown class, or a CSV file that cannot be used.
-            PartialError: some pictures could not be had; missing.csv lists them.
+            PartialError: some images could not be had; missing.csv lists them.
             MachineError: the host is down, the folder cannot be written, or another process writes it.
         """
         with self._alone(wait=False):
@@ -76,7 +76,7 @@ class OpenImagesDownload:
     def prepare(self) -> None:
         """For training: as `run`, in a folder that is empty or holds our own unfinished work; others stay as they are.
 
-        Waits for another process that does the same; a few missing pictures are no error.
+        Waits for another process that does the same; a few missing images are no error.
         """
         if not self._is_unfinished():
             return
@@ -98,7 +98,7 @@ class OpenImagesDownload:
     def _is_unfinished(self) -> bool:
         root = Path(self.root)
         if self._folder.has_note:
-            there = all(self._pictures(split).is_dir() and self._boxes(split) is not None for split in self.splits)
+            there = all(self._images(split).is_dir() and self._boxes(split) is not None for split in self.splits)
             return not there or not self._folder.is_finished
         if not root.is_dir():
             return not root.exists()
@@ -120,27 +120,25 @@ class OpenImagesDownload:
         self._folder.note(finished=False)
         chosen = {split: choice.ids for split, choice in self._choose().items()}
         files = [
-            RemoteFile(f"{self.pictures_url.rstrip('/')}/{split}/{id}.jpg", self._pictures(split) / f"{id}.jpg")
+            RemoteFile(f"{self.images_url.rstrip('/')}/{split}/{id}.jpg", self._images(split) / f"{id}.jpg")
             for split, ids in chosen.items()
             for id in ids
         ]
         wanted = [file for file in files if not file.path.exists() or not file.path.stat().st_size]
         for split in self.splits:
-            self._pictures(split).mkdir(parents=True, exist_ok=True)
-        _log.info("%d of %d pictures to fetch into %s", len(wanted), len(files), root)
-        failed = fetch_all(wanted, self.network, title="pictures", max_bytes=_MAX_PICTURE_BYTES, check=_check_picture)
+            self._images(split).mkdir(parents=True, exist_ok=True)
+        _log.info("%d of %d images to fetch into %s", len(wanted), len(files), root)
+        failed = fetch_all(wanted, self.network, title="images", max_bytes=_MAX_IMAGE_BYTES, check=_check_image)
         if failed and len(failed) == len(files):
-            raise MachineError(f"{wanted[0].url}: {failed[wanted[0].path]}; no picture came: see download.pictures_url")
+            raise MachineError(f"{wanted[0].url}: {failed[wanted[0].path]}; no image came: see download.images_url")
         self._list(failed)
         self._folder.note(finished=True)
-        _log.info("%d pictures fetched, %d were there", len(wanted) - len(failed), len(files) - len(wanted))
+        _log.info("%d images fetched, %d were there", len(wanted) - len(failed), len(files) - len(wanted))
         reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(failed.values()).most_common(3))
-        return (
-            f"{len(failed)} of {len(files)} pictures are missing ({reasons}), see {root / _MISSING}" if failed else ""
-        )
+        return f"{len(failed)} of {len(files)} images are missing ({reasons}), see {root / _MISSING}" if failed else ""
 
     def _choose(self) -> dict[str, Choice]:
-        """The pictures of each split, from the CSV files, which are fetched where they are missing."""
+        """The images of each split, from the CSV files, which are fetched where they are missing."""
         root = Path(self.root)
         if not any(root.glob(f"*{_CLASSES}")):
             self._get([_CLASSES], check=_check_table)
@@ -159,7 +157,7 @@ class OpenImagesDownload:
         limits = share_out(self.max_images, self.splits)
         limits_per_class = share_out(self.max_images_per_class, self.splits)
         choices = {
-            split: choose_pictures(
+            split: choose_images(
                 expand(
                     read_rows(
                         self._boxes(split) or root,
@@ -194,7 +192,7 @@ class OpenImagesDownload:
         paths = [Path(self.root, name.format(split)) for name in _BOXES]
         return next((path for path in paths if path.is_file()), None)
 
-    def _pictures(self, split: str) -> Path:
+    def _images(self, split: str) -> Path:
         """The folder of a split, where the reader looks, too."""
         folders = [Path(self.root, split), Path(self.root, "images", split)]
         return next((path for path in folders if path.is_dir()), folders[0])
@@ -212,15 +210,15 @@ class OpenImagesDownload:
 
 
 def _show(choices: dict[str, Choice], class_names: Sequence[str]) -> None:
-    """The table of pictures and boxes per class and split."""
+    """The table of images and boxes per class and split."""
     table = Table("split", "class", title="chosen / all (boxes of groups not counted)", title_justify="left")
-    for name in ("pictures", "boxes"):
+    for name in ("images", "boxes"):
         table.add_column(name, justify="right")
     for split, choice in choices.items():
         for label, name in enumerate(class_names):
-            cells = (f"{chosen:,} / {total:,}" for chosen, total in (choice.pictures[label], choice.boxes[label]))
+            cells = (f"{chosen:,} / {total:,}" for chosen, total in (choice.images[label], choice.boxes[label]))
             table.add_row(split, Text(name), *cells)
-        table.add_row(split, "pictures in all", f"{len(choice.ids):,}", end_section=True)
+        table.add_row(split, "images in all", f"{len(choice.ids):,}", end_section=True)
     console = Console(soft_wrap=True, color_system=None)
     with console.capture() as captured:
         console.print(table)
@@ -235,7 +233,7 @@ def _check_table(path: Path) -> None:
         raise DataError("not a table of Open Images")
 
 
-def _check_picture(path: Path) -> None:
+def _check_image(path: Path) -> None:
     try:
         decode_image(path.read_bytes(), name="")
     except DataError as error:

@@ -1,7 +1,7 @@
-"""Which pictures of Open Images to fetch: so many at most, at random by a seed, rare classes first.
+"""Which images of Open Images to fetch: so many at most, at random by a seed, rare classes first.
 
-Only pictures are chosen: whoever reads a chosen picture gets all of its boxes. The order of choice depends on the seed
-and the ids alone, so a larger limit adds pictures to those of a smaller one.
+Only images are chosen: whoever reads a chosen image gets all of its boxes. The order of choice depends on the seed
+and the ids alone, so a larger limit adds images to those of a smaller one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _SHARES = {"train": 8, "validation": 1, "test": 1}  # of a limit
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The chosen pictures of a split; and for each of C classes, [chosen, all]: how many pictures and boxes."""
+    """The chosen images of a split; and for each of C classes, [chosen, all]: how many images and boxes."""
 
     ids: list[str]
-    pictures: Int64[np.ndarray, "C 2"]
+    images: Int64[np.ndarray, "C 2"]
     boxes: Int64[np.ndarray, "C 2"]
 
 
@@ -36,7 +36,7 @@ def share_out(limit: int | None, splits: Sequence[str]) -> dict[str, int | None]
     return {**shares, splits[0]: limit - sum(shares[split] for split in splits[1:])}
 
 
-def choose_pictures(
+def choose_images(
     rows: Rows,
     *,
     num_classes: int,
@@ -46,15 +46,15 @@ def choose_pictures(
     balance: bool,
     seed: int,
 ) -> Choice:
-    """Chooses among the pictures that have a box of the classes which is not of a group.
+    """Chooses among the images that have a box of the classes which is not of a group.
 
     Args:
-        limit: pictures at most; None takes all.
-        limit_per_class: a picture is chosen for a class only while fewer hold that class.
-        balance: the next picture is always one of the class that the fewest chosen pictures hold; else any.
+        limit: images at most; None takes all.
+        limit_per_class: an image is chosen for a class only while fewer hold that class.
+        balance: the next image is always one of the class that the fewest chosen images hold; else any.
     """
     counted = ~rows.group_of & (include_depictions | ~rows.depiction)
-    pairs = np.unique(rows.picture[counted].astype(np.int64) * num_classes + rows.labels[counted])
+    pairs = np.unique(rows.image[counted].astype(np.int64) * num_classes + rows.labels[counted])
     numbers, position = np.unique(pairs // num_classes, return_inverse=True)
     held = _Held(position, pairs % num_classes)
     order = np.argsort([_key(rows.ids[number], seed) for number in numbers.tolist()], kind="stable")
@@ -70,24 +70,24 @@ def choose_pictures(
 
     return Choice(
         ids=[rows.ids[number] for number in numbers[order].tolist()],
-        pictures=count(held.label, chosen[numbers[position]]),
-        boxes=count(rows.labels[counted], chosen[rows.picture[counted]]),
+        images=count(held.label, chosen[numbers[position]]),
+        boxes=count(rows.labels[counted], chosen[rows.image[counted]]),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Which picture holds which class: K pairs, sorted by the picture's position."""
+    """Which image holds which class: K pairs, sorted by the image's position."""
 
     position: Int64[np.ndarray, "K"]
     label: Int64[np.ndarray, "K"]
 
     def labels(self) -> list[np.ndarray]:
-        """The classes of each picture."""
+        """The classes of each image."""
         return np.split(self.label, np.flatnonzero(np.diff(self.position)) + 1)
 
-    def pictures(self, order: np.ndarray, num_classes: int) -> list[Iterator[int]]:
-        """The pictures of each class, in `order`."""
+    def images(self, order: np.ndarray, num_classes: int) -> list[Iterator[int]]:
+        """The images of each class, in `order`."""
         rows = np.lexsort((np.argsort(order)[self.position], self.label))
         ends = np.searchsorted(self.label[rows], np.arange(1, num_classes))
         return [iter(part.tolist()) for part in np.split(self.position[rows], ends)]
@@ -104,7 +104,7 @@ def _draw_any(held: _Held, order: np.ndarray, counts: np.ndarray, *, most: float
 
 
 def _draw_rarest(held: _Held, order: np.ndarray, counts: np.ndarray, *, most: float, limit: int) -> np.ndarray:
-    labels, queues = held.labels(), held.pictures(order, len(counts))
+    labels, queues = held.labels(), held.images(order, len(counts))
     drawn: dict[int, None] = {}
     while len(drawn) < limit and counts.min() < most:
         rarest = int(counts.argmin())

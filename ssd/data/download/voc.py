@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ssd.common.errors import DataError, MachineError
-from ssd.common.progress import Meter
+from ssd.common.progress import ProgressDisplay
 from ssd.data.download.http import DownloadFolder, HostDownError, Network, RefusedError, RemoteFile, fetch_all
 
 _DEVKIT = "VOCdevkit"
@@ -147,7 +147,7 @@ class VocDownload:
     def _unpack(self, archive: Archive) -> None:
         """What the reader needs. Only plain files of the expected names are written, so no archive leads elsewhere."""
         title = f"unpacking {archive.name}"
-        meter, files = Meter(title, total=archive.bytes), 0
+        meter, files = ProgressDisplay(title, total=archive.bytes), 0
         try:
             with meter, tarfile.open(self._path(archive), "r:") as tar:
                 for member in tar:

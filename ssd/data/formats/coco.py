@@ -1,7 +1,7 @@
 """COCO format: one JSON for each split, in the folders that people really have.
 
-Found are root/annotations/*.json, root/*.json, and JSON files beside the pictures of a split (root/train/*.json).
-A box is (x, y, width, height) in pixels, the first of which is 0. Crowds are ignored regions; pictures without boxes
+Found are root/annotations/*.json, root/*.json, and JSON files beside the images of a split (root/train/*.json).
+A box is (x, y, width, height) in pixels, the first of which is 0. Crowds are ignored regions; images without boxes
 are negatives.
 """
 
@@ -18,16 +18,16 @@ from typing import Any
 
 from ssd.common.errors import DataError
 from ssd.common.images import read_below, read_size
-from ssd.data.formats.coco_files import DOWNLOAD_HELP, choose_files, picture_folders
-from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.formats.coco_files import DOWNLOAD_HELP, choose_files, image_folders
+from ssd.data.index import DetectionIndex, ImageRecord, build_index
 from ssd.data.splits import VALIDATION_SHARE, Splits, class_list, hold_out, seeded_split
-from ssd.data.validation import Report, check_set_aside, describe_picture, repair
+from ssd.data.validation import Report, check_set_aside, describe_image, repair
 
 _FAR_PX = 1e9
 
 
 @dataclass(slots=True)
-class _Picture:
+class _Image:
     """One entry of `images` and its boxes, not yet measured."""
 
     path: str  # below the root, where the file is or should be
@@ -38,7 +38,7 @@ class _Picture:
     entries: list[str] = field(default_factory=list)  # file and annotation of each box, where they will be told
 
 
-_Pictures = dict[str, _Picture]  # by path
+_Images = dict[str, _Image]  # by path
 
 
 def read_coco(
@@ -59,8 +59,8 @@ def read_coco(
         classes: the class list; all categories of the files when None. Objects of others are left out and counted.
         train_json, val_json, test_json: below root; found by name when None, no such split when empty. Where there
             is one JSON only, it is split by the seed; where `val` alone is missing, a tenth of `train` is held out.
-        images: the folder of the pictures, below root; looked for when None.
-        strict, seed: a box that would have to be mended is an error; of the held-out pictures.
+        images: the folder of the images, below root; looked for when None.
+        strict, seed: a box that would have to be mended is an error; of the held-out images.
         report: takes down what is wrong.
 
     Raises:
@@ -73,22 +73,22 @@ def read_coco(
     chosen = {"train": train_json, "val": val_json, "test": test_json}
     report = Report() if report is None else report
     categories: set[str] = set()
-    files: dict[str, _Pictures] = {}
+    files: dict[str, _Images] = {}
     for split, path in choose_files(folder, chosen).items():
-        with report.leaving_out():
-            folders = picture_folders(folder, path, split, images)
+        with report.collect_errors():
+            folders = image_folders(folder, path, split, images)
             files[split] = _parse(path, folders, root=folder, categories=categories, report=report, tell=strict)
     class_names = class_list(classes, categories, where=root, report=report)
     splits = _split(files, chosen, seed=seed)
     build = partial(_index, folder, class_names=class_names, report=report, strict=strict)
-    indexes = {split: build(pictures) for split, pictures in splits.items() if pictures}
+    indexes = {split: build(members) for split, members in splits.items() if members}
     if not indexes:
-        raise DataError(f"dataset.root={root}: no picture in any JSON. {DOWNLOAD_HELP}")
+        raise DataError(f"dataset.root={root}: no image in any JSON. {DOWNLOAD_HELP}")
     return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
 
 
-def _split(files: dict[str, _Pictures], chosen: dict[str, str | None], *, seed: int) -> dict[str, list[_Picture]]:
-    names = {split: list(pictures) for split, pictures in files.items()}
+def _split(files: dict[str, _Images], chosen: dict[str, str | None], *, seed: int) -> dict[str, list[_Image]]:
+    names = {split: list(images) for split, images in files.items()}
     if list(names) == ["train"] and chosen["val"] is None and chosen["test"] is None:
         names = seeded_split(names["train"], seed=seed)
     elif "train" in names and "val" not in names and chosen["val"] is None:
@@ -99,29 +99,29 @@ def _split(files: dict[str, _Pictures], chosen: dict[str, str | None], *, seed: 
 
 def _parse(
     path: Path, folders: list[Path], *, root: Path, categories: set[str], report: Report, tell: bool
-) -> dict[str, _Picture]:
-    """The pictures; adds the names of all categories, used or not. With `tell`, boxes keep their entries' names."""
+) -> dict[str, _Image]:
+    """The images; adds the names of all categories, used or not. With `tell`, boxes keep their entries' names."""
     content = _load_json(path)
     names = _categories(path, content, report)
     categories.update(names.values())
-    by_id: dict[Any, _Picture] = {}
-    by_path: _Pictures = {}
+    by_id: dict[Any, _Image] = {}
+    by_path: _Images = {}
     for number, item in enumerate(_entries(path, content, "images", report)):
         where = f"{path}: image {_id(item, number)}"
-        with report.leaving_out():
+        with report.collect_errors():
             if _key(item, "id", where) in by_id:
                 raise DataError(f"{where}: the id is used twice; give each image its own")
-            by_id[item["id"]] = picture = _Picture("", (item.get("height"), item.get("width")))
-            picture.path = _find(_file_name(item, where), folders, root)
-            if picture.path in by_path:
-                raise DataError(f"{where}: {picture.path} is listed twice; keep one entry")
-            by_path[picture.path] = picture
+            by_id[item["id"]] = image = _Image("", (item.get("height"), item.get("width")))
+            image.path = _find(_file_name(item, where), folders, root)
+            if image.path in by_path:
+                raise DataError(f"{where}: {image.path} is listed twice; keep one entry")
+            by_path[image.path] = image
     for number, item in enumerate(_entries(path, content, "annotations", report)):
-        with report.leaving_out():
+        with report.collect_errors():
             where = f"{path}: annotation {_id(item, number)}"
-            picture = _add_box(item, where, by_id, names)
+            image = _add_box(item, where, by_id, names)
             if tell or report.keep_going:
-                picture.entries.append(where)
+                image.entries.append(where)
     return by_path
 
 
@@ -149,7 +149,7 @@ def _entries(path: Path, content: dict[str, Any], key: str, report: Report) -> l
     if not isinstance(entries, list):
         raise DataError(f"{path}: no list {key!r}: not in COCO format, or made without boxes; use instances_*.json")
     for number, item in enumerate(entries):
-        with report.leaving_out():
+        with report.collect_errors():
             if not isinstance(item, dict):
                 raise DataError(f"{path}: {key}: entry {number + 1} is {str(item)[:40]!r}, not an object")
     return [item for item in entries if isinstance(item, dict)]
@@ -161,7 +161,7 @@ def _categories(path: Path, content: dict[str, Any], report: Report) -> dict[Any
     for number, item in enumerate(_entries(path, content, "categories", report)):
         where = f"{path}: category {_id(item, number)}"
         name = item.get("name")
-        with report.leaving_out():
+        with report.collect_errors():
             if not isinstance(name, str) or not name.strip():
                 raise DataError(f"{where}: name is {name!r}; give it one")
             if _key(item, "id", where) in names:
@@ -184,10 +184,10 @@ def _key(item: dict[str, Any], key: str, where: str) -> Any:
 def _file_name(item: dict[str, Any], where: str) -> str:
     name = item.get("file_name")
     if not isinstance(name, str) or not name:
-        raise DataError(f"{where}: file_name is {name!r}; write the picture's name")
+        raise DataError(f"{where}: file_name is {name!r}; write the image's name")
     path = PureWindowsPath(name)  # knows both kinds of slash
     if "\0" in name or path.anchor or ".." in path.parts:
-        raise DataError(f"{where}: file_name {name!r} is refused: it must be a path below the folder of the pictures")
+        raise DataError(f"{where}: file_name {name!r} is refused: it must be a path below the folder of the images")
     return name
 
 
@@ -198,10 +198,10 @@ def _find(name: str, folders: list[Path], root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def _add_box(item: dict[str, Any], where: str, pictures: dict[Any, _Picture], names: dict[Any, str]) -> _Picture:
-    """The picture that has it now."""
-    picture = pictures.get(_key(item, "image_id", where))
-    if picture is None:
+def _add_box(item: dict[str, Any], where: str, images: dict[Any, _Image], names: dict[Any, str]) -> _Image:
+    """The image that has it now."""
+    image = images.get(_key(item, "image_id", where))
+    if image is None:
         raise DataError(f"{where}: image_id {item['image_id']!r} is not in images; remove it or add the image")
     name = names.get(_key(item, "category_id", where))
     if name is None:
@@ -209,10 +209,10 @@ def _add_box(item: dict[str, Any], where: str, pictures: dict[Any, _Picture], na
     x, y, width, height = _box(item.get("bbox"), where)
     if item.get("iscrowd") not in (None, 0, 1):
         raise DataError(f"{where}: iscrowd is {item['iscrowd']!r}; it must be 0 or 1")
-    picture.boxes.append((x, y, width, height))
-    picture.classes.append(name)
-    picture.crowd.append(item.get("iscrowd") == 1)
-    return picture
+    image.boxes.append((x, y, width, height))
+    image.classes.append(name)
+    image.crowd.append(item.get("iscrowd") == 1)
+    return image
 
 
 def _box(value: object, where: str) -> list[float]:
@@ -225,47 +225,47 @@ def _box(value: object, where: str) -> list[float]:
 
 
 def _index(
-    root: Path, pictures: list[_Picture], *, class_names: tuple[str, ...], report: Report, strict: bool
+    root: Path, images: list[_Image], *, class_names: tuple[str, ...], report: Report, strict: bool
 ) -> DetectionIndex:
     records, broken = [], []
-    for picture in pictures:
+    for image in images:
         try:
-            records.append(_record(root, picture, class_names, report))
+            records.append(_record(root, image, class_names, report))
         except DataError as error:
-            broken.append((picture.path, str(error)))
-    check_set_aside(broken, pictures=len(pictures), report=report)
-    others = Counter(name for picture in pictures for name in picture.classes if name not in class_names)
+            broken.append((image.path, str(error)))
+    check_set_aside(broken, images=len(images), report=report)
+    others = Counter(name for image in images for name in image.classes if name not in class_names)
     if others:
         first = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
         report.add(str(root), f"{others.total()} objects of classes not in dataset.classes left out: {first}")
     index = build_index(records, class_names=class_names, load=partial(read_below, str(root)))
-    places = partial(_places, pictures={picture.path: picture for picture in pictures})
+    places = partial(_places, images={image.path: image for image in images})
     return repair(index, report, strict=strict, places=places)
 
 
-def _places(index: DetectionIndex, rows: Sequence[int], *, pictures: dict[str, _Picture]) -> list[tuple[str, str]]:
+def _places(index: DetectionIndex, rows: Sequence[int], *, images: dict[str, _Image]) -> list[tuple[str, str]]:
     """File and id of the annotation, and the box as written."""
     places = []
-    for row, number in zip(rows, index.pictures_of(rows), strict=True):
-        picture = pictures[index.paths[number]]
-        known = [place for place, name in enumerate(picture.classes) if name in index.class_names]
+    for row, number in zip(rows, index.images_of(rows), strict=True):
+        image = images[index.paths[number]]
+        known = [place for place, name in enumerate(image.classes) if name in index.class_names]
         place = known[row - int(index.box_offsets[number])]
-        box = ", ".join(f"{edge:.10g}" for edge in picture.boxes[place])
-        places.append((picture.entries[place], f"bbox [{box}]; {describe_picture(index, number)}"))
+        box = ", ".join(f"{edge:.10g}" for edge in image.boxes[place])
+        places.append((image.entries[place], f"bbox [{box}]; {describe_image(index, number)}"))
     return places
 
 
-def _record(root: Path, picture: _Picture, class_names: tuple[str, ...], report: Report) -> PictureRecord:
-    height, width = size = read_size(root / picture.path)
-    if None not in picture.written_size and picture.written_size != size:
-        report.add(picture.path, "size in the annotation differs from the picture's, which is used")
-    chosen = [row for row, name in enumerate(picture.classes) if name in class_names]
-    boxes = [picture.boxes[row] for row in chosen]
-    return PictureRecord(
-        path=picture.path,
-        id=picture.path,
+def _record(root: Path, image: _Image, class_names: tuple[str, ...], report: Report) -> ImageRecord:
+    height, width = size = read_size(root / image.path)
+    if None not in image.written_size and image.written_size != size:
+        report.add(image.path, "size in the annotation differs from the image's, which is used")
+    chosen = [row for row, name in enumerate(image.classes) if name in class_names]
+    boxes = [image.boxes[row] for row in chosen]
+    return ImageRecord(
+        path=image.path,
+        id=image.path,
         size=size,
         boxes=[(x / width, y / height, (x + w) / width, (y + h) / height) for x, y, w, h in boxes],
-        labels=[class_names.index(picture.classes[row]) for row in chosen],
-        ignore=[picture.crowd[row] for row in chosen],
+        labels=[class_names.index(image.classes[row]) for row in chosen],
+        ignore=[image.crowd[row] for row in chosen],
     )

@@ -1,4 +1,4 @@
-"""The JSON files of a folder in COCO format by split, and where the pictures of one may be."""
+"""The JSON files of a folder in COCO format by split, and where the images of one may be."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def _split_of(root: Path, path: Path) -> str | None:
     return None
 
 
-def picture_folders(root: Path, path: Path, split: str, images: str | None) -> list[Path]:
-    """Where the pictures of a JSON may be, the likeliest first."""
+def image_folders(root: Path, path: Path, split: str, images: str | None) -> list[Path]:
+    """Where the images of a JSON may be, the likeliest first."""
     names = dict.fromkeys((path.stem.removeprefix(_DETECTION), split, "valid" if split == "val" else split))
     if images is not None:
         return [root / images, *(root / images / name for name in names)]

@@ -1,10 +1,10 @@
-"""Open Images: one CSV of boxes for each split, pictures in <split>/<ImageID>.jpg, a list of class names.
+"""Open Images: one CSV of boxes for each split, images in <split>/<ImageID>.jpg, a list of class names.
 
 Understood are the official files of versions 4 to 7, and those that the downloader of dusty-nv and jetsonai writes
 (sub-<split>-annotations-bbox.csv, which name the classes themselves). Official files come first where both are there:
-a `sub-` file may lack boxes of its pictures. 14.6 million rows are streamed; only those of the classes stay.
+a `sub-` file may lack boxes of its images. 14.6 million rows are streamed; only those of the classes stay.
 
-Only pictures with a box of the classes are used: in Open Images nobody looked for every class in every picture.
+Only images with a box of the classes are used: in Open Images nobody looked for every class in every image.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ssd.data.index import DetectionIndex, PackedStrings
 from ssd.data.splits import Splits, class_list
 from ssd.data.validation import Report, check_set_aside, repair
 
-_AT_ONCE, _THREADS = 256, 8  # pictures measured in a go, and how many goes at a time
+_AT_ONCE, _THREADS = 256, 8  # images measured in a go, and how many goes at a time
 
 
 def read_openimages(
@@ -63,7 +63,7 @@ def read_openimages(
 
     Raises:
         ConfigError: a class listed twice.
-        DataError: a file that cannot be used, an unknown class, or no picture to train on; names file, line and fix.
+        DataError: a file that cannot be used, an unknown class, or no image to train on; names file, line and fix.
     """
     folder = Path(root)
     if not folder.is_dir():
@@ -76,7 +76,7 @@ def read_openimages(
     counting = count_for_parents(folder, labels) if expand_hierarchy else {mid: [own] for mid, own in labels.items()}
     rows: dict[str, Rows] = {}
     for split, path in files.items():
-        with report.leaving_out():
+        with report.collect_errors():
             rows[split] = _rows(path, counting, include_depictions, report)
     own_names = {mid: [class_names[label] for label in own] for mid, own in counting.items()}
     if classes is None:
@@ -91,7 +91,7 @@ def read_openimages(
             indexes[split] = repair(index, report, strict=strict, places=places)
     if "train" not in indexes:
         why = "; ".join(report.summary_lines())
-        raise DataError(f"dataset.root={root}: no picture to train on: {why}. {DOWNLOAD_HELP}")
+        raise DataError(f"dataset.root={root}: no image to train on: {why}. {DOWNLOAD_HELP}")
     return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
 
 
@@ -118,24 +118,24 @@ def _index(
 ) -> DetectionIndex:
     folder = next((path for path in (root / split, root / "images" / split) if path.is_dir()), root / split)
     files = _find(folder, rows.ids)
-    wanted = np.bincount(rows.picture, minlength=len(rows.ids)) > 0
+    wanted = np.bincount(rows.image, minlength=len(rows.ids)) > 0
     present = np.flatnonzero(wanted & np.array([name is not None for name in files], dtype=bool))
     if not wanted.any():
         report.add(file.name, "no box of the classes, so no such split")
     missing = np.flatnonzero(wanted & np.array([name is None for name in files], dtype=bool))
     if report.keep_going:  # one by one: training counts them, as millions may be missing on purpose
         for number in missing.tolist():
-            report.add(f"{folder.relative_to(root)}/{rows.ids[number]}", "no such picture; left out")
+            report.add(f"{folder.relative_to(root)}/{rows.ids[number]}", "no such image; left out")
     elif len(missing):
-        report.add(file.name, f"{len(missing)} of {wanted.sum()} pictures left out: not in {folder}")
+        report.add(file.name, f"{len(missing)} of {wanted.sum()} images left out: not in {folder}")
     below = folder.relative_to(root).as_posix()
     paths = PackedStrings.pack(f"{below}/{files[number]}" for number in present.tolist())
     sizes = _sizes(root, paths, report)
     numbers = np.full(len(rows.ids), -1, dtype=np.int32)
     numbers[present] = np.arange(len(present))
-    picture = numbers[rows.picture]
-    order = np.argsort(picture, kind="stable")[np.count_nonzero(picture < 0) :]
-    counts = np.bincount(picture[order], minlength=len(present))
+    image = numbers[rows.image]
+    order = np.argsort(image, kind="stable")[np.count_nonzero(image < 0) :]
+    counts = np.bincount(image[order], minlength=len(present))
     index = DetectionIndex(
         class_names=class_names,
         load=partial(read_below, str(root)),
@@ -152,14 +152,14 @@ def _index(
 
 
 def _find(folder: Path, ids: list[str]) -> list[str | None]:
-    """The name of each picture's file, or None; Path objects would take seconds for each million."""
+    """The name of each image's file, or None; Path objects would take seconds for each million."""
     names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
     by_id = {name.rpartition(".")[0]: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
     return [by_id.get(id) for id in ids]
 
 
 def _sizes(root: Path, paths: PackedStrings, report: Report) -> np.ndarray:
-    """Upright (H, W) of each picture; (0, 0) of one that is set aside."""
+    """Upright (H, W) of each image; (0, 0) of one that is set aside."""
     sizes = np.zeros((len(paths), 2), dtype=np.int32)
     broken: dict[int, tuple[str, str]] = {}
 
@@ -173,7 +173,7 @@ def _sizes(root: Path, paths: PackedStrings, report: Report) -> np.ndarray:
     blocks = range(0, len(paths), _AT_ONCE)
     quiet = not (Console().is_terminal and is_first_process())
     with ThreadPoolExecutor(_THREADS) as pool:  # a disk answers several at once
-        for _ in track(pool.map(measure, blocks), "picture sizes", len(blocks), transient=True, disable=quiet):
+        for _ in track(pool.map(measure, blocks), "image sizes", len(blocks), transient=True, disable=quiet):
             pass
-    check_set_aside([item for _, item in sorted(broken.items())], pictures=len(paths), report=report)
+    check_set_aside([item for _, item in sorted(broken.items())], images=len(paths), report=report)
     return sizes

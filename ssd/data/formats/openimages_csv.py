@@ -32,17 +32,17 @@ _ID = "[0-9A-Za-z_-]+"  # an id becomes a path
 _BLOCK = 1 << 22  # bytes read at a time
 DOWNLOAD_HELP = (
     "python -m ssd download dataset=openimages fetches what is missing; or get 2018_04/<split>/<split>-annotations-bbox"
-    ".csv and 2018_04/class-descriptions-boxable.csv from https://storage.googleapis.com/openimages/ and the pictures "
+    ".csv and 2018_04/class-descriptions-boxable.csv from https://storage.googleapis.com/openimages/ and the images "
     "into <root>/<split>/<ImageID>.jpg"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of a CSV that are of the classes asked for; N pictures, M boxes (xyxy fractions, not yet checked)."""
+    """The rows of a CSV that are of the classes asked for; N images, M boxes (xyxy fractions, not yet checked)."""
 
     ids: list[str]
-    picture: Int32[np.ndarray, "M"]
+    image: Int32[np.ndarray, "M"]
     boxes: Float32[np.ndarray, "M 4"]
     labels: Int32[np.ndarray, "M"]
     group_of: Bool[np.ndarray, "M"]
@@ -50,7 +50,7 @@ class Rows:
 
     def take(self, rows: Int64[np.ndarray, "K"]) -> Rows:
         """These rows only, or again; the ids stay."""
-        columns = (self.picture, self.boxes, self.labels, self.group_of, self.depiction)
+        columns = (self.image, self.boxes, self.labels, self.group_of, self.depiction)
         return Rows(self.ids, *(column[rows] for column in columns))
 
 
@@ -78,7 +78,7 @@ def read_class_names(root: Path, report: Report) -> dict[str, str]:
         return _names_in_rows(root)
     names = {}
     for line, row in read_lines(files[0]):
-        with report.leaving_out():
+        with report.collect_errors():
             if len(row) >= 2 and row[0].startswith("/"):
                 names[row[0]] = row[1].strip()
             elif line > 1:  # the first may be a header
@@ -112,7 +112,7 @@ def choose_classes(
         return class_list(None, known.values(), where=where, report=report)
     chosen = []
     for name in wanted:
-        with report.leaving_out():
+        with report.collect_errors():
             if name.casefold() not in known:
                 close = difflib.get_close_matches(name.casefold(), known, n=1)
                 there = f"see {_CLASS_FILES} for the {len(known)} names"
@@ -157,7 +157,7 @@ def _read(path: Path, source: Path | io.BytesIO, labels: dict[str, int]) -> Rows
     none = np.zeros(len(boxes), dtype=bool)
     rows = Rows(
         ids=list(numbers),
-        picture=table["ImageID"].to_numpy(),
+        image=table["ImageID"].to_numpy(),
         boxes=boxes,
         labels=label_of_mid[table["LabelName"].to_numpy()],
         group_of=flags.get("IsGroupOf", none),
@@ -183,8 +183,8 @@ def _batches(
         chosen = batch.filter(label.is_valid())
         ids = chosen["ImageID"].dictionary_encode()
         number = [numbers.setdefault(id, len(numbers)) for id in ids.dictionary.to_pylist()]
-        picture = pa.array(number, pa.int32()).take(ids.indices)
-        yield chosen.set_column(0, "ImageID", picture).set_column(1, "LabelName", label.drop_null())
+        image = pa.array(number, pa.int32()).take(ids.indices)
+        yield chosen.set_column(0, "ImageID", image).set_column(1, "LabelName", label.drop_null())
 
 
 def _columns(path: Path) -> list[str]:
@@ -225,7 +225,7 @@ def _good_lines(path: Path, labels: dict[str, int], report: Report) -> io.BytesI
     writer = csv.writer(good)
     writer.writerow(header)
     for line, row in rows:
-        with report.leaving_out():
+        with report.collect_errors():
             _check_row(path, line, row, header)
             if row[header.index("LabelName")] in labels:
                 writer.writerow(row)

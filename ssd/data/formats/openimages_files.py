@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from ssd.data.formats.openimages_csv import EDGES, read_lines
 from ssd.data.index import DetectionIndex
-from ssd.data.validation import describe_picture
+from ssd.data.validation import describe_image
 
 _Row = dict[str, str]
 
@@ -27,25 +27,25 @@ def find_places(
 
     Reads the file once. Of equal boxes the first in the index is the first in the file.
     """
-    pictures = index.pictures_of(rows)
-    lines = _lines_of(file, {index.ids[picture] for picture in pictures}, depictions=depictions) if rows else {}
+    images = index.images_of(rows)
+    lines = _lines_of(file, {index.ids[image] for image in images}, depictions=depictions) if rows else {}
     places = []
-    for row, picture in zip(rows, pictures, strict=True):
+    for row, image in zip(rows, images, strict=True):
         name, box = index.class_names[index.labels[row]], index.boxes[row]
-        found = [item for item in lines.get(index.ids[picture], []) if _is_box(item[1], name, box, names)]
+        found = [item for item in lines.get(index.ids[image], []) if _is_box(item[1], name, box, names)]
         if not found:  # the file has changed since
-            places.append((str(file), describe_picture(index, picture)))
+            places.append((str(file), describe_image(index, image)))
             continue
-        before = slice(index.rows(picture).start, row)
+        before = slice(index.rows(image).start, row)
         equal = (index.boxes[before] == box).all(axis=1) & (index.labels[before] == index.labels[row])
         line, cells = found[min(int(equal.sum()), len(found) - 1)]
         edges = ", ".join(f"{edge} {cells[edge].strip()}" for edge in EDGES)
-        places.append((f"{file}:{line}", f"{edges}; {describe_picture(index, picture)}"))
+        places.append((f"{file}:{line}", f"{edges}; {describe_image(index, image)}"))
     return places
 
 
 def _lines_of(file: Path, ids: Collection[str], *, depictions: bool) -> dict[str, list[tuple[int, _Row]]]:
-    """Line numbers and cells of the rows of some pictures, without depictions unless they are used."""
+    """Line numbers and cells of the rows of some images, without depictions unless they are used."""
     rows = read_lines(file)
     header = next(rows, (1, []))[1]
     place = header.index("ImageID")

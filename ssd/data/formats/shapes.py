@@ -1,7 +1,7 @@
-"""Embedded data: pictures of shapes, rendered from a seed; nothing on disk, nothing to download.
+"""Embedded data: images of shapes, rendered from a seed; nothing on disk, nothing to download.
 
 Varied enough that mAP means something: five classes, some alike in outline and some in colour, sides from a
-seventh to two thirds of the picture, textured backgrounds, overlap, clutter that is no object, empty pictures.
+seventh to two thirds of the image, textured backgrounds, overlap, clutter that is no object, empty images.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from jaxtyping import Float
 from PIL import Image
 
 from ssd.common.errors import DataError
-from ssd.common.images import Picture
-from ssd.data.index import PictureRecord, build_index
+from ssd.common.images import ImageArray
+from ssd.data.index import ImageRecord, build_index
 from ssd.data.splits import Splits
 from ssd.data.validation import Report
 
 CLASS_NAMES = ("circle", "square", "triangle", "star", "ring")
 
 _SPLITS = {"train": 0, "val": 1, "test": 2}
-_SIDES = (0.15, 0.65)  # of the picture's shorter side
+_SIDES = (0.15, 0.65)  # of the image's shorter side
 _MAX_OBJECTS = 5
 _EMPTY_SHARE = 0.06
 _MAX_HIDDEN = 0.35
@@ -51,7 +51,7 @@ class _Shape:
 
 
 def read_shapes(*, train: int, val: int, test: int, side_px: int, seed: int, report: Report | None = None) -> Splits:
-    """The indexes of so many pictures of about `side_px` pixels a side, which are rendered when loaded."""
+    """The indexes of so many images of about `side_px` pixels a side, which are rendered when loaded."""
     indexes = {}
     for split, count in (("train", train), ("val", val), ("test", test)):
         paths = [f"{split}/{position:06d}" for position in range(count)]
@@ -59,12 +59,12 @@ def read_shapes(*, train: int, val: int, test: int, side_px: int, seed: int, rep
         load = partial(render, side_px=side_px, seed=seed)
         indexes[split] = build_index(records, class_names=CLASS_NAMES, load=load) if count else None
     if indexes["train"] is None:
-        raise DataError("dataset.train=0: there is no picture to train on")
+        raise DataError("dataset.train=0: there is no image to train on")
     return Splits(indexes["train"], indexes["val"], indexes["test"], Report() if report is None else report)
 
 
-def render(path: str, *, side_px: int, seed: int) -> Picture:
-    """The picture `<split>/<number>`."""
+def render(path: str, *, side_px: int, seed: int) -> ImageArray:
+    """The image `<split>/<number>`."""
     rng = _generator(path, seed)
     height, width, shapes = _scene(rng, side_px)
     image = _background(rng, height, width)
@@ -79,15 +79,15 @@ def _generator(path: str, seed: int) -> np.random.Generator:
     return np.random.default_rng((seed, _SPLITS[split], int(number)))
 
 
-def _record(path: str, *, side_px: int, seed: int) -> PictureRecord:
+def _record(path: str, *, side_px: int, seed: int) -> ImageRecord:
     height, width, shapes = _scene(_generator(path, seed), side_px)
     boxes = [tuple(np.array(shape.box) / (width, height, width, height)) for shape in shapes]
     labels = [shape.label for shape in shapes]
-    return PictureRecord(path, path, (height, width), boxes, labels, [False] * len(shapes))
+    return ImageRecord(path, path, (height, width), boxes, labels, [False] * len(shapes))
 
 
 def _scene(rng: np.random.Generator, side_px: int) -> tuple[int, int, list[_Shape]]:
-    """Size and shapes of a picture, from the back to the front; they overlap, but none hides another."""
+    """Size and shapes of an image, from the back to the front; they overlap, but none hides another."""
     height, width = (int(side_px * rng.uniform(0.8, 1.2)) for _ in range(2))
     wanted = 0 if rng.random() < _EMPTY_SHARE else rng.integers(1, _MAX_OBJECTS + 1)
     shapes: list[_Shape] = []
@@ -155,7 +155,7 @@ _OUTLINES: dict[str, Callable[[], Outline]] = {
 # --- pixels ------------------------------------------------------------------------------------------------------
 
 
-def _background(rng: np.random.Generator, height: int, width: int) -> Picture:
+def _background(rng: np.random.Generator, height: int, width: int) -> ImageArray:
     """Smooth noise between two colours, at a random grain."""
     cells = int(rng.integers(2, 24))
     grain = cv2.resize(rng.random((cells, cells), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -163,12 +163,12 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Picture:
     return (first + grain.clip(0, 1)[..., None] * (second - first)).astype(np.uint8)
 
 
-def _add_grain(image: Picture, rng: np.random.Generator) -> Picture:
+def _add_grain(image: ImageArray, rng: np.random.Generator) -> ImageArray:
     grain = rng.standard_normal(image.shape[:2], dtype=np.float32) * np.float32(rng.uniform(1, 7))
     return cv2.add(image, cv2.cvtColor(grain, cv2.COLOR_GRAY2BGR), dtype=cv2.CV_8U)
 
 
-def _draw_clutter(image: Picture, rng: np.random.Generator) -> None:
+def _draw_clutter(image: ImageArray, rng: np.random.Generator) -> None:
     """Lines, which are no object of any class."""
     height, width = image.shape[:2]
     for _ in range(rng.integers(0, 7)):
@@ -177,7 +177,7 @@ def _draw_clutter(image: Picture, rng: np.random.Generator) -> None:
         cv2.line(image, start, end, _any_colour(rng), int(rng.integers(1, 4)), cv2.LINE_AA)
 
 
-def _draw(image: Picture, shape: _Shape, rng: np.random.Generator) -> None:
+def _draw(image: ImageArray, shape: _Shape, rng: np.random.Generator) -> None:
     _fill(image, shape.outline, _typical_colour(shape.label, rng))
     if CLASS_NAMES[shape.label] == "ring":
         inner = (shape.outline - shape.centre) * 0.55 + shape.centre
@@ -186,7 +186,7 @@ def _draw(image: Picture, shape: _Shape, rng: np.random.Generator) -> None:
         cv2.polylines(image, [_fixed_point(shape.outline)], True, _any_colour(rng), 1, cv2.LINE_AA, _ANTI_ALIAS_BITS)
 
 
-def _fill(image: Picture, outline: Outline, colour: Colour) -> None:
+def _fill(image: ImageArray, outline: Outline, colour: Colour) -> None:
     cv2.fillPoly(image, [_fixed_point(outline)], colour, cv2.LINE_AA, _ANTI_ALIAS_BITS)
 
 
@@ -209,8 +209,8 @@ def _to_rgb(hue: float, *, saturation: float, value: float) -> Colour:
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
-def save_pictures(folder: str, count: int, *, side_px: int = 160, seed: int = 0) -> None:
-    """Writes `count` pictures of the test split as PNG, to try a trained detector on."""
+def save_images(folder: str, count: int, *, side_px: int = 160, seed: int = 0) -> None:
+    """Writes `count` images of the test split as PNG, to try a trained detector on."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for position in range(count):
         image = render(f"test/{position:06d}", side_px=side_px, seed=seed)

@@ -1,7 +1,7 @@
-"""PASCAL VOC format: an XML file for each picture, in the folders that people really have.
+"""PASCAL VOC format: an XML file for each image, in the folders that people really have.
 
 Understood are VOCdevkit folders (VOC2007 and VOC2012 together are the 07+12 recipe), a VOC folder with ImageSets/Main,
-folders train/val/test of pictures with their XML beside them, and any heap of XML files (split by a seed).
+folders train/val/test of images with their XML beside them, and any heap of XML files (split by a seed).
 
 Coordinates in VOC are 1-based; 1 is subtracted from all four edges, as the published results did.
 """
@@ -21,9 +21,9 @@ from defusedxml import DefusedXmlException, ElementTree
 from ssd.common.errors import DataError
 from ssd.common.images import IMAGE_SUFFIXES, read_below, read_size
 from ssd.data.formats.voc_splits import DOWNLOAD_HELP, choose_splits
-from ssd.data.index import DetectionIndex, PictureRecord, build_index
+from ssd.data.index import DetectionIndex, ImageRecord, build_index
 from ssd.data.splits import Splits, class_list
-from ssd.data.validation import Report, check_set_aside, describe_picture, repair
+from ssd.data.validation import Report, check_set_aside, describe_image, repair
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _FIRST_PIXEL = 1.0
@@ -42,7 +42,7 @@ class _Annotation:
     """One XML file: `name` is its path below the root, without the suffix."""
 
     name: str
-    picture: str  # path below the root
+    image: str  # path below the root
     written_size: tuple[int, int] | None  # (H, W)
     objects: list[_Object]
 
@@ -65,9 +65,9 @@ def read_voc(
         classes: the class list; found in the files when None. Objects of other classes are left out and counted.
         train_splits, val_splits, test_splits: lists in ImageSets/Main, such as `trainval` or `VOC2007/trainval`; an
             empty list is no such split; None takes what is there, and holds out a seeded tenth of the training
-            pictures for validation where nothing is.
+            images for validation where nothing is.
         strict: a box that would have to be mended is an error.
-        seed: of the held-out pictures.
+        seed: of the held-out images.
         report: takes down what is wrong.
 
     Raises:
@@ -80,11 +80,11 @@ def read_voc(
     report = Report() if report is None else report
     chosen = {"train": train_splits, "val": val_splits, "test": test_splits}
     names = choose_splits(folder, seed=seed, chosen=chosen, report=report)
-    pictures = _Pictures(folder)
+    images = _Images(folder)
     annotations: dict[str, list[_Annotation]] = {split: [] for split in names}
     for split, name in ((split, name) for split, split_names in names.items() for name in split_names):
-        with report.leaving_out():
-            annotations[split].append(_parse(folder, name, pictures, report))
+        with report.collect_errors():
+            annotations[split].append(_parse(folder, name, images, report))
     found = (item.name for split in annotations.values() for annotation in split for item in annotation.objects)
     class_names = class_list(classes, found, where=root, report=report)
     build = partial(_index, folder, class_names=class_names, report=report, strict=strict)
@@ -95,8 +95,8 @@ def read_voc(
 # --- one annotation ----------------------------------------------------------------------------------------------
 
 
-class _Pictures:
-    """Finds a picture by stem, whatever the suffix and its case; <filename> may be wrong."""
+class _Images:
+    """Finds an image by stem, whatever the suffix and its case; <filename> may be wrong."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -122,7 +122,7 @@ def _file(root: Path, name: str) -> Path | None:
     return next((file for suffix in (".xml", ".XML") if (file := root / f"{name}{suffix}").is_file()), None)
 
 
-def _parse(root: Path, name: str, pictures: _Pictures, report: Report) -> _Annotation:
+def _parse(root: Path, name: str, images: _Images, report: Report) -> _Annotation:
     path = _file(root, name)
     if path is None:
         raise DataError(f"{root / name}.xml: no such annotation, but it is listed in ImageSets/Main")
@@ -133,12 +133,12 @@ def _parse(root: Path, name: str, pictures: _Pictures, report: Report) -> _Annot
         raise DataError(f"{path}:{error.position[0]}: not XML: {error}") from error
     except (DefusedXmlException, ValueError) as error:
         raise DataError(f"{path}: refused: {error}") from error
-    picture = pictures.find(name) or str(Path(name).parent.parent / "JPEGImages" / Path(name).name) + ".jpg"
+    image = images.find(name) or str(Path(name).parent.parent / "JPEGImages" / Path(name).name) + ".jpg"
     objects = []
     for number, item in enumerate(tree.iter("object")):
-        with report.leaving_out():
+        with report.collect_errors():
             objects.append(_object(path, text, number, item))
-    return _Annotation(name, picture, _written_size(tree), objects)
+    return _Annotation(name, image, _written_size(tree), objects)
 
 
 def _written_size(tree: Element) -> tuple[int, int] | None:
@@ -188,8 +188,8 @@ def _index(
         try:
             records.append(_record(root, annotation, class_names, report))
         except DataError as error:
-            broken.append((annotation.picture, str(error)))
-    check_set_aside(broken, pictures=len(annotations), report=report)
+            broken.append((annotation.image, str(error)))
+    check_set_aside(broken, images=len(annotations), report=report)
     index = build_index(records, class_names=class_names, load=partial(read_below, str(root)))
     kept = {annotation.name: annotation for annotation in annotations}
     places = partial(_places, root=root, annotations=kept)
@@ -201,12 +201,12 @@ def _places(
 ) -> list[tuple[str, str]]:
     """File, line of the first edge, and the edges as written; the files are read again, as the lines are not kept."""
     places = []
-    for row, picture in zip(rows, index.pictures_of(rows), strict=True):
-        name = index.ids[picture]
+    for row, image in zip(rows, index.images_of(rows), strict=True):
+        name = index.ids[image]
         known = [item for item in annotations[name].objects if item.name in index.class_names]
-        item = known[row - int(index.box_offsets[picture])]
+        item = known[row - int(index.box_offsets[image])]
         edges = ", ".join(f"{tag} {edge:.10g}" for tag, edge in zip(_EDGES, item.box, strict=True))
-        places.append((_place(root, name, item.number, _EDGES[0]), f"{edges}; {describe_picture(index, picture)}"))
+        places.append((_place(root, name, item.number, _EDGES[0]), f"{edges}; {describe_image(index, image)}"))
     return places
 
 
@@ -215,24 +215,24 @@ def _place(root: Path, name: str, number: int | None, tag: str) -> str:
     return f"{path}:{_line(path.read_bytes(), number, tag)}" if path else name  # gone since
 
 
-def _record(root: Path, annotation: _Annotation, class_names: tuple[str, ...], report: Report) -> PictureRecord:
-    height, width = size = read_size(root / annotation.picture)
+def _record(root: Path, annotation: _Annotation, class_names: tuple[str, ...], report: Report) -> ImageRecord:
+    height, width = size = read_size(root / annotation.image)
 
     def where(tag: str, number: int | None = None) -> str:
-        """Training counts by picture, and does not read a file again."""
-        return _place(root, annotation.name, number, tag) if report.keep_going else annotation.picture
+        """Training counts by image, and does not read a file again."""
+        return _place(root, annotation.name, number, tag) if report.keep_going else annotation.image
 
     if annotation.written_size is not None and annotation.written_size != size:
-        rule = "size in the annotation differs from the picture's, which is used"
+        rule = "size in the annotation differs from the image's, which is used"
         written = "{1} x {0}".format(*annotation.written_size)
-        report.add(where("size"), rule, value=f"{written}; {annotation.picture}, {width} x {height} px")
+        report.add(where("size"), rule, value=f"{written}; {annotation.image}, {width} x {height} px")
     objects = [item for item in annotation.objects if item.name in class_names]
     for item in annotation.objects:
         if item.name not in class_names:
             report.add(where("name", item.number), f"object of class {item.name!r} left out: not in dataset.classes")
     scale = (width, height, width, height)
-    return PictureRecord(
-        path=annotation.picture,
+    return ImageRecord(
+        path=annotation.image,
         id=annotation.name,
         size=size,
         boxes=[_fractions(item.box, scale) for item in objects],

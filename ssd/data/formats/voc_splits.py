@@ -1,4 +1,4 @@
-"""Which pictures of a folder in VOC format belong to which split."""
+"""Which images of a folder in VOC format belong to which split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SPLIT_FOLDERS = {
     "test": "test",
 }
 DOWNLOAD_HELP = (
-    "Give dataset.root=<folder of pictures and XML files>; python -m ssd download dataset=voc dataset.root=DIR fetches "
+    "Give dataset.root=<folder of images and XML files>; python -m ssd download dataset=voc dataset.root=DIR fetches "
     "PASCAL VOC 2007 and 2012"
 )
 
@@ -39,7 +39,7 @@ def choose_splits(
         found = (name for entry in entries for name in _read_list(root, entry, lists, report))
         names[split] = list(dict.fromkeys(found))
     if not names["train"]:
-        raise DataError(f"{root}/ImageSets/Main: no picture in the training split; give dataset.train_splits=[...]")
+        raise DataError(f"{root}/ImageSets/Main: no image in the training split; give dataset.train_splits=[...]")
     if not names["val"] and chosen["val"] is None:
         names["train"], names["val"] = hold_out(names["train"], share=VALIDATION_SHARE, seed=seed)
     return names
@@ -81,9 +81,9 @@ def _read_list(root: Path, entry: str, lists: dict[str, Path], report: Report) -
         if not name or flag == "-1":
             continue
         name = name.strip()
-        with report.leaving_out():
+        with report.collect_errors():
             if not _is_plain_name(name):
-                raise DataError(f"{lists[entry]}:{number}: {name!r} is not a picture's name")
+                raise DataError(f"{lists[entry]}:{number}: {name!r} is not an image's name")
             yield (year / "Annotations" / name).as_posix()
 
 

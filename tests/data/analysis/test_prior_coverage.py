@@ -48,7 +48,7 @@ def test_best_iou_is_that_with_every_prior(vgg16_300: PriorSpec, clip: str) -> N
 
 
 def squares(side_px: float) -> np.ndarray:
-    """Anywhere in the picture."""
+    """Anywhere in the image."""
     corners = np.random.default_rng(0).uniform(0, 1 - side_px / 300, (3000, 2))
     return np.column_stack((corners, corners + side_px / 300))
 
@@ -134,4 +134,4 @@ def test_platelets_become_matchable(
     assert (tmp_path / "priors" / "cells.yaml").is_file()
     problems = (tmp_path / "problems.txt").read_text()
     assert problems.count("box without area") == 2
-    assert "BloodImage_00037.jpg: nearly the same picture" in problems
+    assert "BloodImage_00037.jpg: nearly the same image" in problems

@@ -328,7 +328,7 @@ def test_the_meter_tells_files_bytes_a_second_and_the_time_left(
     now = [0.0]
     monkeypatch.setattr("ssd.common.progress.time.monotonic", lambda: now[0])
     monkeypatch.setattr("ssd.common.progress._PLAIN_SECONDS", 0.0)
-    meter = TransferMeter("pictures", total=4)
+    meter = TransferMeter("images", total=4)
     with meter:
         now[0] = 2.0
         meter.received(Path("a"), count=3_000_000, share=0.5)
@@ -337,7 +337,7 @@ def test_the_meter_tells_files_bytes_a_second_and_the_time_left(
         now[0] = 6.0
         meter.finished(Path("b"))
     assert capsys.readouterr().out.splitlines() == [
-        "pictures: 0/4 files  0.0/s  1.5 MB/s  ETA 0:00:14",
-        "pictures: 1/4 files  0.2/s  0.8 MB/s  ETA 0:00:12",
-        "pictures: 2/4 files  0.3/s  0.5 MB/s  ETA 0:00:06",
+        "images: 0/4 files  0.0/s  1.5 MB/s  ETA 0:00:14",
+        "images: 1/4 files  0.2/s  0.8 MB/s  ETA 0:00:12",
+        "images: 2/4 files  0.3/s  0.5 MB/s  ETA 0:00:06",
     ]

@@ -16,7 +16,7 @@ import pytest
 from http_server import PASSING, FaultyServer, serve
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from openimages_site import MIDS, OFFICIAL, picture_id, publish, settings
+from openimages_site import MIDS, OFFICIAL, image_id, publish, settings
 
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.data.download.openimages import OpenImagesDownload
@@ -53,12 +53,12 @@ def read(root: Path, classes: list[str] | None = None) -> Splits:
     )
 
 
-def pictures(root: Path) -> set[str]:
+def images(root: Path) -> set[str]:
     return {path.relative_to(root).as_posix() for path in root.rglob("*.jpg")}
 
 
-def asked_for_pictures(server: FaultyServer) -> list[str]:
-    return [path for path, _ in server.requests if path.startswith("/pictures/")]
+def asked_for_images(server: FaultyServer) -> list[str]:
+    return [path for path, _ in server.requests if path.startswith("/images/")]
 
 
 # What comes
@@ -68,21 +68,21 @@ def test_everything_comes_as_it_is_served_and_a_second_run_asks_for_nothing(
     server: FaultyServer, tmp_path: Path
 ) -> None:
     source(server, tmp_path).run()
-    for name in pictures(tmp_path):
-        assert (tmp_path / name).read_bytes() == server.files[f"/pictures/{name}"]
-    assert {len(index) > 0 for _, index in read(tmp_path).named()} == {True}
-    assert [name for name, _ in read(tmp_path).named()] == ["train", "val", "test"]
+    for name in images(tmp_path):
+        assert (tmp_path / name).read_bytes() == server.files[f"/images/{name}"]
+    assert {len(index) > 0 for _, index in read(tmp_path).items()} == {True}
+    assert [name for name, _ in read(tmp_path).items()] == ["train", "val", "test"]
     server.requests.clear()
     source(server, tmp_path).run()
     source(server, tmp_path).prepare()
     assert server.requests == []
 
 
-def test_a_limit_is_of_pictures_and_never_of_boxes(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_limit_is_of_images_and_never_of_boxes(server: FaultyServer, tmp_path: Path) -> None:
     source(server, tmp_path / "all").run()
     source(server, tmp_path / "few", max_images=10).run()
-    assert len(pictures(tmp_path / "few")) == 10
-    assert pictures(tmp_path / "few") < pictures(tmp_path / "all")
+    assert len(images(tmp_path / "few")) == 10
+    assert images(tmp_path / "few") < images(tmp_path / "all")
     everything, few = read(tmp_path / "all").train, read(tmp_path / "few").train
     boxes = {
         everything.ids[place]: everything.boxes[everything.rows(place)].tolist() for place in range(len(everything))
@@ -96,7 +96,7 @@ def test_classes_are_found_in_any_case_and_decide_what_comes(server: FaultyServe
     assert read(tmp_path, ["Bus"]).class_names == ("Bus",)
     rows = server.files["/boxes/train/train-annotations-bbox.csv"].decode().splitlines()[1:]
     with_bus = {row.split(",")[0] for row in rows if MIDS[row.split(",")[2]] == "Bus"}
-    assert {Path(name).stem for name in pictures(tmp_path) if name.startswith("train/")} == with_bus
+    assert {Path(name).stem for name in images(tmp_path) if name.startswith("train/")} == with_bus
 
 
 def test_a_typo_gets_a_suggestion_before_the_large_files_come(server: FaultyServer, tmp_path: Path) -> None:
@@ -105,18 +105,16 @@ def test_a_typo_gets_a_suggestion_before_the_large_files_come(server: FaultyServ
     assert [path for path, _ in server.requests] == ["/boxes/class-descriptions-boxable.csv"]
 
 
-def test_statistics_come_before_any_picture(
-    server: FaultyServer, tmp_path: Path, said: pytest.LogCaptureFixture
-) -> None:
+def test_statistics_come_before_any_image(server: FaultyServer, tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     source(server, tmp_path, max_images=10).statistics()
-    assert asked_for_pictures(server) == []
+    assert asked_for_images(server) == []
     table = "\n".join(said.messages)
     rows = server.files["/boxes/train/train-annotations-bbox.csv"].decode().splitlines()[1:]
     cars = [row.split(",")[0] for row in rows if MIDS[row.split(",")[2]] == "Car"]
     assert re.search(rf"train +│ Car +│ +\d+ / {len(set(cars))} │ +\d+ / {len(cars)} │", table), table
-    assert re.search(r"validation +│ pictures in all +│ +1 ", table), table
+    assert re.search(r"validation +│ images in all +│ +1 ", table), table
     source(server, tmp_path, max_images=10).prepare()  # such a folder is still to be filled
-    assert len(pictures(tmp_path)) == 10
+    assert len(images(tmp_path)) == 10
 
 
 def test_kinds_of_a_class_are_chosen_fetched_and_read_where_asked_for(server: FaultyServer, tmp_path: Path) -> None:
@@ -127,14 +125,14 @@ def test_kinds_of_a_class_are_chosen_fetched_and_read_where_asked_for(server: Fa
         splits = read_openimages(
             str(root), classes=["Car"], expand_hierarchy=expand, include_depictions=False, strict=True
         )
-        counted[expand] = {name: len(index.boxes) for name, index in splits.named()}
+        counted[expand] = {name: len(index.boxes) for name, index in splits.items()}
     expected = {}
     for split, theirs in OFFICIAL.items():
         rows = server.files[f"/boxes/{theirs}/{theirs}-annotations-bbox.csv"].decode().splitlines()[1:]
         expected[split] = sum(MIDS[row.split(",")[2]] in ("Car", "Dog") for row in rows)
     assert counted[True] == expected
     assert counted[False]["train"] < expected["train"]
-    assert pictures(tmp_path / "False") < pictures(tmp_path / "True")
+    assert images(tmp_path / "False") < images(tmp_path / "True")
     assert server.count("/boxes/bbox_labels_600_hierarchy.json") == 1
 
 
@@ -148,12 +146,12 @@ def test_a_hierarchy_that_is_none_ends_it(server: FaultyServer, tmp_path: Path, 
 
 def test_a_file_of_no_bytes_is_fetched_again(server: FaultyServer, tmp_path: Path) -> None:
     source(server, tmp_path).run()
-    name = min(pictures(tmp_path))
+    name = min(images(tmp_path))
     (tmp_path / name).write_bytes(b"")
     server.requests.clear()
     source(server, tmp_path).run()
-    assert asked_for_pictures(server) == [f"/pictures/{name}"]
-    assert (tmp_path / name).read_bytes() == server.files[f"/pictures/{name}"]
+    assert asked_for_images(server) == [f"/images/{name}"]
+    assert (tmp_path / name).read_bytes() == server.files[f"/images/{name}"]
 
 
 def test_names_from_strangers_are_shown_as_they_are(
@@ -174,7 +172,7 @@ def test_tables_that_do_not_come_end_it(server: FaultyServer, tmp_path: Path, mi
     with pytest.raises(MachineError, match=rf"{Path(missing).name}: .*see download\.annotations_url="):
         source(server, tmp_path).run()
     assert not (tmp_path / Path(missing).name).exists()
-    assert asked_for_pictures(server) == []
+    assert asked_for_images(server) == []
 
 
 @pytest.mark.parametrize("splits", [["train", "val"], []])
@@ -191,7 +189,7 @@ def test_a_hostile_id_never_becomes_a_path(server: FaultyServer, tmp_path: Path,
     root = tmp_path / "deep" / "root"
     with pytest.raises(DataError, match=rf"train-annotations-bbox\.csv:{len(text.splitlines()) + 1}: ImageID is"):
         source(server, root).run()
-    assert asked_for_pictures(server) == []
+    assert asked_for_images(server) == []
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
         "class-descriptions-boxable.csv",
         "train-annotations-bbox.csv",
@@ -205,50 +203,50 @@ def test_a_hostile_id_never_becomes_a_path(server: FaultyServer, tmp_path: Path,
 # What does not come
 
 
-def test_missing_pictures_are_counted_listed_and_tried_again(server: FaultyServer, tmp_path: Path) -> None:
+def test_missing_images_are_counted_listed_and_tried_again(server: FaultyServer, tmp_path: Path) -> None:
     source(server, tmp_path / "all").run()
-    first, second, *_ = sorted(pictures(tmp_path / "all"))
-    server.fail(f"/pictures/{first}", ["404"])
-    server.fail(f"/pictures/{second}", ["html"] * 5)
+    first, second, *_ = sorted(images(tmp_path / "all"))
+    server.fail(f"/images/{first}", ["404"])
+    server.fail(f"/images/{second}", ["html"] * 5)
     with pytest.raises(
-        PartialError, match=r"^2 of \d+ pictures are missing \(.*: 1, .*: 1\), see .*missing\.csv; the same"
+        PartialError, match=r"^2 of \d+ images are missing \(.*: 1, .*: 1\), see .*missing\.csv; the same"
     ):
         source(server, tmp_path / "some").run()
     with (tmp_path / "some" / "missing.csv").open() as file:
         assert list(csv.reader(file)) == [
             ["file", "reason"],
             [first, "404 Not Found"],
-            [second, "not a picture (it looks like a web page)"],
+            [second, "not an image (it looks like a web page)"],
         ]
     server.requests.clear()
     source(server, tmp_path / "some").run()
-    assert sorted(asked_for_pictures(server)) == [f"/pictures/{first}", f"/pictures/{second}"]
+    assert sorted(asked_for_images(server)) == [f"/images/{first}", f"/images/{second}"]
     assert not (tmp_path / "some" / "missing.csv").exists()
 
 
-def test_five_hundred_pictures_with_faults_in_a_fifth(server: FaultyServer, tmp_path: Path) -> None:
+def test_five_hundred_images_with_faults_in_a_fifth(server: FaultyServer, tmp_path: Path) -> None:
     publish(server, train=450, val=50, test=50)
-    served = {path.removeprefix("/pictures/"): body for path, body in server.files.items() if path.endswith(".jpg")}
+    served = {path.removeprefix("/images/"): body for path, body in server.files.items() if path.endswith(".jpg")}
     rng = random.Random(1)
     faulty = rng.sample(sorted(served), len(served) // 5)
     passing, staying = faulty[20:], faulty[:20]
     for name in passing:
-        server.fail(f"/pictures/{name}", rng.choices([*PASSING, "shorter"], k=rng.randrange(1, 4)))
+        server.fail(f"/images/{name}", rng.choices([*PASSING, "shorter"], k=rng.randrange(1, 4)))
     for name in staying:
-        server.fail(f"/pictures/{name}", repeat(rng.choice(["404", "403", "500", "html", "truncated"])))
+        server.fail(f"/images/{name}", repeat(rng.choice(["404", "403", "500", "html", "truncated"])))
     with pytest.raises(PartialError):
         source(server, tmp_path, classes=None, network={"read_timeout_s": 0.3}).run()
-    wanted = {path.removeprefix("/pictures/") for path in asked_for_pictures(server)}
+    wanted = {path.removeprefix("/images/") for path in asked_for_images(server)}
     assert len(wanted) > 500
     with (tmp_path / "missing.csv").open() as file:
         assert {row["file"] for row in csv.DictReader(file)} == set(staying) & wanted
-    assert pictures(tmp_path) == wanted - set(staying)
-    assert all((tmp_path / name).read_bytes() == served[name] for name in pictures(tmp_path))
+    assert images(tmp_path) == wanted - set(staying)
+    assert all((tmp_path / name).read_bytes() == served[name] for name in images(tmp_path))
 
 
 def test_no_cell_of_the_list_is_a_formula(server: FaultyServer, tmp_path: Path) -> None:
     text = server.files["/boxes/train/train-annotations-bbox.csv"].decode()
-    server.files["/boxes/train/train-annotations-bbox.csv"] = text.replace(picture_id("train", 1), "-1").encode()
+    server.files["/boxes/train/train-annotations-bbox.csv"] = text.replace(image_id("train", 1), "-1").encode()
     with pytest.raises(PartialError):
         source(server, tmp_path, classes=None).run()
     with (tmp_path / "missing.csv").open() as file:
@@ -257,10 +255,10 @@ def test_no_cell_of_the_list_is_a_formula(server: FaultyServer, tmp_path: Path) 
     assert all(cell[0].isalnum() for cell in cells)
 
 
-def test_no_picture_at_all_is_an_error_of_the_address(server: FaultyServer, tmp_path: Path) -> None:
+def test_no_image_at_all_is_an_error_of_the_address(server: FaultyServer, tmp_path: Path) -> None:
     for start in (OpenImagesDownload.run, OpenImagesDownload.prepare):
-        with pytest.raises(MachineError, match=r"404 Not Found; no picture came: see download\.pictures_url"):
-            start(source(server, tmp_path, pictures_url=f"{server.url}/elsewhere"))
+        with pytest.raises(MachineError, match=r"404 Not Found; no image came: see download\.images_url"):
+            start(source(server, tmp_path, images_url=f"{server.url}/elsewhere"))
 
 
 def test_without_a_network_training_says_how_to_do_without_it(server: FaultyServer, tmp_path: Path) -> None:
@@ -274,10 +272,10 @@ def test_without_a_network_training_says_how_to_do_without_it(server: FaultyServ
 def test_training_goes_on_without_some_and_does_not_ask_again(
     server: FaultyServer, tmp_path: Path, said: pytest.LogCaptureFixture
 ) -> None:
-    server.fail(f"/pictures/train/{picture_id('train', 1)}.jpg", repeat("404"))
+    server.fail(f"/images/train/{image_id('train', 1)}.jpg", repeat("404"))
     source(server, tmp_path, classes=None).prepare()
     assert any(
-        re.match(r"warning: 1 of \d+ pictures are missing .*; training goes on without", line) for line in said.messages
+        re.match(r"warning: 1 of \d+ images are missing .*; training goes on without", line) for line in said.messages
     )
     server.requests.clear()
     source(server, tmp_path, classes=None).prepare()
@@ -287,15 +285,15 @@ def test_training_goes_on_without_some_and_does_not_ask_again(
 # Whose folder it is
 
 
-@pytest.mark.parametrize("kind", ["pictures", "pictures and tables", "of another downloader", "something else", "file"])
+@pytest.mark.parametrize("kind", ["images", "images and tables", "of another downloader", "something else", "file"])
 def test_training_leaves_a_folder_of_others_alone(server: FaultyServer, tmp_path: Path, kind: str) -> None:
     root = tmp_path / "root"
     if kind == "file":
         root.write_text("")
     else:
         names = {
-            "pictures": ["train/a.jpg"],
-            "pictures and tables": ["train/a.jpg", "train-annotations-bbox.csv"],
+            "images": ["train/a.jpg"],
+            "images and tables": ["train/a.jpg", "train-annotations-bbox.csv"],
             "of another downloader": ["sub-train-annotations-bbox.csv", "class-descriptions-boxable.csv"],
             "something else": ["notes.txt"],
         }
@@ -311,11 +309,11 @@ def test_training_leaves_a_folder_of_others_alone(server: FaultyServer, tmp_path
 def test_the_command_completes_a_folder_of_others_but_not_of_another_downloader(
     server: FaultyServer, tmp_path: Path
 ) -> None:
-    kept = tmp_path / "train" / f"{picture_id('train', 1)}.jpg"
+    kept = tmp_path / "train" / f"{image_id('train', 1)}.jpg"
     kept.parent.mkdir()
     kept.write_bytes(b"as it was")
     source(server, tmp_path, classes=None).run()
-    assert len(pictures(tmp_path)) > 1
+    assert len(images(tmp_path)) > 1
     assert kept.read_bytes() == b"as it was"
     (tmp_path / "sub-train-annotations-bbox.csv").write_text("")
     for start in (OpenImagesDownload.run, OpenImagesDownload.statistics):
@@ -326,17 +324,17 @@ def test_the_command_completes_a_folder_of_others_but_not_of_another_downloader(
 def test_training_fetches_what_another_choice_lacks(server: FaultyServer, tmp_path: Path) -> None:
     source(server, tmp_path, max_images=10).prepare()
     source(server, tmp_path, max_images=20).prepare()
-    assert len(pictures(tmp_path)) == 20
-    assert len(asked_for_pictures(server)) == 20
+    assert len(images(tmp_path)) == 20
+    assert len(asked_for_images(server)) == 20
     (tmp_path / ".download.json").write_text("{")
     source(server, tmp_path, max_images=20).prepare()
-    assert len(asked_for_pictures(server)) == 20
+    assert len(asked_for_images(server)) == 20
 
 
-def test_pictures_below_images_stay_there(server: FaultyServer, tmp_path: Path) -> None:
+def test_images_below_images_stay_there(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / "images" / "train").mkdir(parents=True)
     source(server, tmp_path).run()
-    assert {Path(name).parent.as_posix() for name in pictures(tmp_path)} == {"images/train", "validation", "test"}
+    assert {Path(name).parent.as_posix() for name in images(tmp_path)} == {"images/train", "validation", "test"}
     assert len(read(tmp_path).train) > 0
 
 

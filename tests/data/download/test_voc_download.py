@@ -26,7 +26,7 @@ from ssd.data.splits import Splits
 
 ROOT = Path(__file__).parents[3]
 NAMES = {"VOCtrainval_a.tar": ("voc2007", "trainval"), "VOCtest_a.tar": ("voc2007", "test")}
-PICTURES = {"trainval": [f"{number:06}" for number in range(12)], "test": ["100000", "100001"]}
+IMAGES = {"trainval": [f"{number:06}" for number in range(12)], "test": ["100000", "100001"]}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def archives(server: FaultyServer, tmp_path_factory: pytest.TempPathFactory) -> 
     made = []
     for name, (folder, split) in NAMES.items():
         root = tmp_path_factory.mktemp("made") / "VOCdevkit" / "VOC2007"
-        write_voc(root, {split: PICTURES[split]})
+        write_voc(root, {split: IMAGES[split]})
         (root / "SegmentationClass").mkdir()
         (root / "SegmentationClass" / "000000.png").write_bytes(b"large")
         buffer = io.BytesIO()
@@ -72,7 +72,7 @@ def paths(root: Path) -> set[str]:
 
 
 def sizes(splits: Splits) -> dict[str, int]:
-    return {name: len(index) for name, index in splits.named()}
+    return {name: len(index) for name, index in splits.items()}
 
 
 def dead_host() -> str:

@@ -1,4 +1,4 @@
-"""COCO format: what stands in the JSON, right and wrong, and where files and pictures are found."""
+"""COCO format: what stands in the JSON, right and wrong, and where files and images are found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from voc_files import HEIGHT, WIDTH, rules, write_picture
+from voc_files import HEIGHT, WIDTH, rules, write_image
 
 from ssd.common.errors import ConfigError, DataError
 from ssd.data.formats.coco import read_coco
@@ -42,14 +42,14 @@ def read(root: Path, **settings: Any) -> Splits:
 
 
 def read_one(root: Path, *boxes: dict[str, Any], **settings: Any) -> Splits:
-    """A dataset of one picture, the id of which is 1, with these boxes."""
-    write_picture(root / "1.jpg")
+    """A dataset of one image, the id of which is 1, with these boxes."""
+    write_image(root / "1.jpg")
     write(root / TRAIN, [image(1)], list(boxes))
     return read(root, **(ONLY_TRAIN | settings))
 
 
 def paths(splits: Splits) -> dict[str, list[str]]:
-    return {name: [index.paths[position] for position in range(len(index))] for name, index in splits.named()}
+    return {name: [index.paths[position] for position in range(len(index))] for name, index in splits.items()}
 
 
 # Boxes and classes
@@ -60,7 +60,7 @@ def test_boxes_are_xywh_and_the_first_pixel_is_zero(tmp_path: Path) -> None:
     assert np.array_equal(index.boxes, np.array([[10 / 50, 20 / 40, 30.5 / 50, 1]], dtype=np.float32))
 
 
-def test_whole_picture_needs_no_mending(tmp_path: Path) -> None:
+def test_whole_image_needs_no_mending(tmp_path: Path) -> None:
     splits = read_one(tmp_path, box(1, bbox=[0, 0, WIDTH, HEIGHT]), strict=True)
     assert splits.train.boxes.tolist() == [[0, 0, 1, 1]]
 
@@ -73,11 +73,11 @@ def test_ids_with_gaps_become_labels_in_alphabetical_order(tmp_path: Path) -> No
 
 def test_each_file_may_number_its_classes_differently(tmp_path: Path) -> None:
     for number, path in enumerate((TRAIN, VAL)):
-        write_picture(tmp_path / f"{number}.jpg")
+        write_image(tmp_path / f"{number}.jpg")
         write(tmp_path / path, [image(number)], [box(number, category_id=3)], [{"id": 3, "name": "ab"[number]}])
     splits = read(tmp_path)
-    assert [index.class_names for _, index in splits.named()] == [("a", "b")] * 2
-    assert [index.labels.tolist() for _, index in splits.named()] == [[0], [1]]
+    assert [index.class_names for _, index in splits.items()] == [("a", "b")] * 2
+    assert [index.labels.tolist() for _, index in splits.items()] == [[0], [1]]
 
 
 def test_crowds_are_ignored(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_crowds_are_ignored(tmp_path: Path) -> None:
     assert read_one(tmp_path, *boxes).train.ignore.tolist() == [False, True, False]
 
 
-def test_picture_without_boxes_is_a_negative(tmp_path: Path) -> None:
+def test_image_without_boxes_is_a_negative(tmp_path: Path) -> None:
     splits = read_one(tmp_path)
     assert (len(splits.train), len(splits.train.boxes), splits.class_names) == (1, 0, ("cat", "dog"))
 
@@ -112,16 +112,16 @@ def test_boxes_without_area_are_dropped_or_refused(tmp_path: Path) -> None:
         read_one(tmp_path, inverted, strict=True)
 
 
-def test_size_of_the_picture_counts_not_the_one_written(tmp_path: Path) -> None:
+def test_size_of_the_image_counts_not_the_one_written(tmp_path: Path) -> None:
     for number in (1, 2, 3):
-        write_picture(tmp_path / f"{number}.jpg")
+        write_image(tmp_path / f"{number}.jpg")
     without = image(3)
     del without["width"]
     write(tmp_path / TRAIN, [image(1, width=999), image(2), without], [box(1), box(2), box(3)])
     splits = read(tmp_path, **ONLY_TRAIN)
     assert (splits.train.boxes == splits.train.boxes[1]).all()
     assert [problem.file for problem in splits.report.problems] == ["1.jpg"]
-    assert rules(splits) == ["size in the annotation differs from the picture's, which is used"]
+    assert rules(splits) == ["size in the annotation differs from the image's, which is used"]
 
 
 # Files and splits
@@ -130,17 +130,17 @@ def test_size_of_the_picture_counts_not_the_one_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "folder", ["", "images", "train", "images/train", "train2017", "images/train2017", "annotations"]
 )
-def test_pictures_are_found_below_root(tmp_path: Path, folder: str) -> None:
-    write_picture(tmp_path / folder / "1.jpg")
+def test_images_are_found_below_root(tmp_path: Path, folder: str) -> None:
+    write_image(tmp_path / folder / "1.jpg")
     write(tmp_path / "annotations" / "instances_train2017.json", [image(1)], [box(1)])
     splits = read(tmp_path, **ONLY_TRAIN)
     assert paths(splits) == {"train": [(Path(folder) / "1.jpg").as_posix()]}
     assert splits.train.load(splits.train.paths[0]).shape == (HEIGHT, WIDTH, 3)
 
 
-def test_folder_of_the_pictures_can_be_given(tmp_path: Path) -> None:
-    write_picture(tmp_path / "root" / "1.jpg")
-    write_picture(tmp_path / "elsewhere" / "deep" / "1.jpg")
+def test_folder_of_the_images_can_be_given(tmp_path: Path) -> None:
+    write_image(tmp_path / "root" / "1.jpg")
+    write_image(tmp_path / "elsewhere" / "deep" / "1.jpg")
     write(tmp_path / "root" / TRAIN, [image(1, "deep/1.jpg")], [box(1)])
     splits = read(tmp_path / "root", images=str(tmp_path / "elsewhere"), **ONLY_TRAIN)
     assert paths(splits) == {"train": [f"{tmp_path}/elsewhere/deep/1.jpg"]}
@@ -149,7 +149,7 @@ def test_folder_of_the_pictures_can_be_given(tmp_path: Path) -> None:
 
 def three_splits(root: Path, pattern: str) -> None:
     for number, split in enumerate(("train", "valid", "test")):
-        write_picture(root / split / "0.jpg")  # the same name, another picture
+        write_image(root / split / "0.jpg")  # the same name, another image
         write(root / pattern.format(split), [image(number, "0.jpg")], [box(number)])
 
 
@@ -169,7 +169,7 @@ def test_captions_and_keypoints_beside_the_boxes_are_passed_over(tmp_path: Path)
 
 def test_one_file_is_split_by_the_seed(tmp_path: Path) -> None:
     for number in range(20):
-        write_picture(tmp_path / f"{number}.jpg")
+        write_image(tmp_path / f"{number}.jpg")
     write(tmp_path / "annotations" / "all.json", [image(n) for n in range(20)], [box(n) for n in range(20)])
     found = paths(read(tmp_path))
     assert {name: len(items) for name, items in found.items()} == {"train": 16, "val": 2, "test": 2}
@@ -181,7 +181,7 @@ def test_one_file_is_split_by_the_seed(tmp_path: Path) -> None:
 
 def test_validation_is_held_out_where_it_is_missing(tmp_path: Path) -> None:
     for number in range(11):
-        write_picture(tmp_path / f"{number}.jpg")
+        write_image(tmp_path / f"{number}.jpg")
     write(tmp_path / TRAIN, [image(n) for n in range(10)], [])
     write(tmp_path / TEST, [image(10)], [])
     assert {name: len(items) for name, items in paths(read(tmp_path)).items()} == {"train": 9, "val": 1, "test": 1}
@@ -190,7 +190,7 @@ def test_validation_is_held_out_where_it_is_missing(tmp_path: Path) -> None:
 def test_files_can_be_given(tmp_path: Path) -> None:
     three_splits(tmp_path, "annotations/instances_{}2017.json")
     given = {"train_json": "annotations/instances_valid2017.json", "val_json": "", "test_json": ""}
-    write_picture(tmp_path / "instances_valid2017" / "0.jpg")
+    write_image(tmp_path / "instances_valid2017" / "0.jpg")
     assert list(paths(read(tmp_path, **given))) == ["train"]
     with pytest.raises(ConfigError, match=r"dataset\.val_json=none\.json: no such file"):
         read(tmp_path, val_json="none.json")
@@ -203,8 +203,8 @@ def test_several_files_for_a_split_are_named(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_picture_in_two_splits_is_refused(tmp_path: Path) -> None:
-    write_picture(tmp_path / "1.jpg")
+def test_image_in_two_splits_is_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "1.jpg")
     for path in (TRAIN, VAL):
         write(tmp_path / path, [image(1)], [box(1)])
     with pytest.raises(DataError, match=r"1\.jpg: is in the train and in the val split"):
@@ -218,19 +218,19 @@ def test_folder_without_json_says_what_to_get(tmp_path: Path) -> None:
         read(tmp_path / "none")
 
 
-def test_missing_and_broken_pictures_are_listed(tmp_path: Path) -> None:
-    write_picture(tmp_path / "1.jpg")
+def test_missing_and_broken_images_are_listed(tmp_path: Path) -> None:
+    write_image(tmp_path / "1.jpg")
     (tmp_path / "2.jpg").write_bytes(b"<html></html>")
     write(tmp_path / TRAIN, [image(1), image(2), image(3)], [box(1)])
-    with pytest.raises(DataError, match="2 of 3 pictures cannot be used") as caught:
+    with pytest.raises(DataError, match="2 of 3 images cannot be used") as caught:
         read(tmp_path, **ONLY_TRAIN)
-    assert "2.jpg: not a picture" in str(caught.value)
-    assert "3.jpg: no such picture" in str(caught.value)
+    assert "2.jpg: not an image" in str(caught.value)
+    assert "3.jpg: no such image" in str(caught.value)
 
 
-def test_one_missing_picture_of_a_thousand_is_set_aside(tmp_path: Path) -> None:
+def test_one_missing_image_of_a_thousand_is_set_aside(tmp_path: Path) -> None:
     for number in range(1, 1000):
-        write_picture(tmp_path / f"{number}.jpg")
+        write_image(tmp_path / f"{number}.jpg")
     write(tmp_path / TRAIN, [image(number) for number in range(1000)], [box(0), box(999)])
     splits = read(tmp_path, **ONLY_TRAIN)
     assert (len(splits.train), len(splits.train.boxes)) == (999, 1)
@@ -311,7 +311,7 @@ def test_text_that_is_no_coco_is_refused(tmp_path: Path, text: str | bytes, mess
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret.jpg", "a/../../secret.jpg", "a\0.jpg"])
 def test_hostile_file_name_is_refused(tmp_path: Path, name: str) -> None:
-    write_picture(tmp_path / "secret.jpg")
+    write_image(tmp_path / "secret.jpg")
     refused(
         tmp_path / "root", json.dumps(GOOD | {"images": [image(1), image(2, name)]}), "image 2: file_name .* refused"
     )
@@ -322,9 +322,9 @@ def test_hostile_file_name_of_windows_is_refused(tmp_path: Path, name: str) -> N
     refused(tmp_path, json.dumps(GOOD | {"images": [image(1), image(2, name)]}), "image 2: file_name .* refused")
 
 
-def test_name_that_is_too_long_is_a_missing_picture(tmp_path: Path) -> None:
+def test_name_that_is_too_long_is_a_missing_image(tmp_path: Path) -> None:
     write(tmp_path / TRAIN, [image(1, "a" * 5000 + ".jpg")], [])
-    with pytest.raises(DataError, match="1 of 1 pictures cannot be used"):
+    with pytest.raises(DataError, match="1 of 1 images cannot be used"):
         read(tmp_path, **ONLY_TRAIN)
 
 
@@ -333,7 +333,7 @@ def refused(root: Path, text: str | bytes, message: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     for number in (1, 2):
-        write_picture(root / f"{number}.jpg")
+        write_image(root / f"{number}.jpg")
     with pytest.raises(DataError, match=message) as caught:
         read(root, **ONLY_TRAIN)
     assert str(caught.value).startswith(f"{path}:")
@@ -355,8 +355,8 @@ def test_configuration_names_the_arguments() -> None:
 @pytest.mark.skipif(not COCO128.is_dir(), reason=f"no {COCO128}")
 def test_coco128() -> None:
     splits = read(COCO128)
-    indexes = [index for _, index in splits.named()]
-    assert {name: len(index) for name, index in splits.named()} == {"train": 102, "val": 13, "test": 13}
+    indexes = [index for _, index in splits.items()]
+    assert {name: len(index) for name, index in splits.items()} == {"train": 102, "val": 13, "test": 13}
     assert sum(len(index.boxes) for index in indexes) == 939
     assert sum(int(index.ignore.sum()) for index in indexes) == 10
     assert sum(int((np.diff(index.box_offsets) == 0).sum()) for index in indexes) == 2

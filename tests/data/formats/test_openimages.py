@@ -1,4 +1,4 @@
-"""Open Images: columns, flags, classes and ids, right and wrong, and pictures that are not there."""
+"""Open Images: columns, flags, classes and ids, right and wrong, and images that are not there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from voc_files import HEIGHT, WIDTH, rules, write_picture
+from voc_files import HEIGHT, WIDTH, rules, write_image
 
 from ssd.common.errors import ConfigError, DataError
 from ssd.data.formats.openimages import read_openimages
@@ -36,12 +36,12 @@ def csv_text(rows: list[dict[str, object]], columns: list[str] = COLUMNS) -> str
     return "\n".join([",".join(columns), *(",".join(str(item[name]) for name in columns) for item in rows)]) + "\n"
 
 
-def write(root: Path, split: str, rows: list[dict[str, object]], *, pictures: bool = True, **how: Any) -> Path:
+def write(root: Path, split: str, rows: list[dict[str, object]], *, images: bool = True, **how: Any) -> Path:
     path = root / f"{split}-annotations-bbox.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(csv_text(rows, **how))
-    for item in rows if pictures else []:
-        write_picture(root / split / f"{item['ImageID']}.jpg")
+    for item in rows if images else []:
+        write_image(root / split / f"{item['ImageID']}.jpg")
     write_classes(root)
     return path
 
@@ -62,7 +62,7 @@ def read_one(root: Path, *rows: dict[str, object], **settings: Any) -> Splits:
 
 
 def ids(splits: Splits) -> dict[str, list[str]]:
-    return {name: [index.ids[position] for position in range(len(index))] for name, index in splits.named()}
+    return {name: [index.ids[position] for position in range(len(index))] for name, index in splits.items()}
 
 
 # Columns and values
@@ -121,7 +121,7 @@ def test_flags_may_be_absent(tmp_path: Path) -> None:
     assert read(tmp_path).train.ignore.tolist() == [False]
 
 
-def test_rows_of_a_picture_need_not_lie_together(tmp_path: Path) -> None:
+def test_rows_of_a_image_need_not_lie_together(tmp_path: Path) -> None:
     order = ["b", "a", "b", "c", "a"]
     index = read_one(tmp_path, *(row(id, XMin=0.1 + 0.01 * place) for place, id in enumerate(order))).train
     assert [index.ids[position] for position in range(3)] == ["b", "a", "c"]
@@ -131,14 +131,12 @@ def test_rows_of_a_picture_need_not_lie_together(tmp_path: Path) -> None:
 
 def test_many_rows_come_in_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssd.data.formats.openimages_csv._BLOCK", 256)
-    path = write(
-        tmp_path, "train", [row(f"{n // 3}", "PCAB"[n % 4], XMin=n / 1000) for n in range(300)], pictures=False
-    )
+    path = write(tmp_path, "train", [row(f"{n // 3}", "PCAB"[n % 4], XMin=n / 1000) for n in range(300)], images=False)
     path.write_text(path.read_text().replace(",P,", f",{MIDS['Person']},").replace(",B,", f",{MIDS['Bus']},"))
     rows = read_rows(path, labels={MIDS["Person"]: 0, MIDS["Bus"]: 5}, report=Report())
     assert rows.labels.tolist() == [0, 5] * 75
     assert np.allclose(rows.boxes[:, 0] * 1000, [n for n in range(300) if n % 4 in (0, 3)], atol=1e-3)
-    assert [rows.ids[number] for number in rows.picture] == [str(n // 3) for n in range(300) if n % 4 in (0, 3)]
+    assert [rows.ids[number] for number in rows.image] == [str(n // 3) for n in range(300) if n % 4 in (0, 3)]
 
 
 def test_inverted_boxes_are_dropped_or_refused(tmp_path: Path) -> None:
@@ -158,8 +156,8 @@ def test_one_class_list_for_all_splits(tmp_path: Path) -> None:
     write(tmp_path, "validation", [row("b", "Bus")])
     write(tmp_path, "test", [row("c", "Car")])
     splits = read(tmp_path)
-    assert [index.class_names for _, index in splits.named()] == [("Person", "Car", "Bus")] * 3
-    assert [index.labels.tolist() for _, index in splits.named()] == [[0, 1, 2], [2], [1]]
+    assert [index.class_names for _, index in splits.items()] == [("Person", "Car", "Bus")] * 3
+    assert [index.labels.tolist() for _, index in splits.items()] == [[0, 1, 2], [2], [1]]
 
 
 def test_classes_keep_their_order_and_are_found_in_any_case(tmp_path: Path) -> None:
@@ -175,7 +173,7 @@ def test_all_classes_that_have_a_box(tmp_path: Path) -> None:
     settings = {"expand_hierarchy": False, "include_depictions": False, "strict": False}
     splits = read_openimages(str(tmp_path), classes=None, **settings)
     assert splits.class_names == ("Airplane", "Bus", "Person")
-    assert [index.labels.tolist() for _, index in splits.named()] == [[2, 0], [1]]
+    assert [index.labels.tolist() for _, index in splits.items()] == [[2, 0], [1]]
 
 
 @pytest.mark.parametrize(
@@ -241,39 +239,39 @@ def test_missing_files_say_what_to_get(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_missing_pictures_are_dropped_and_counted(tmp_path: Path) -> None:
+def test_missing_images_are_dropped_and_counted(tmp_path: Path) -> None:
     write(tmp_path, "train", [row("a"), row("b"), row("c", "Car"), row("b", "Bus")])
-    write(tmp_path, "test", [row("d")], pictures=False)
+    write(tmp_path, "test", [row("d")], images=False)
     (tmp_path / "train" / "b.jpg").unlink()
     splits = read(tmp_path)
     assert ids(splits) == {"train": ["a", "c"]}
     assert splits.train.labels.tolist() == [0, 1]
     assert [str(problem) for problem in splits.report.problems] == [
-        f"train-annotations-bbox.csv: 1 of 3 pictures left out: not in {tmp_path}/train",
-        f"test-annotations-bbox.csv: 1 of 1 pictures left out: not in {tmp_path}/test",
+        f"train-annotations-bbox.csv: 1 of 3 images left out: not in {tmp_path}/train",
+        f"test-annotations-bbox.csv: 1 of 1 images left out: not in {tmp_path}/test",
     ]
 
 
-def test_no_picture_at_all_is_an_error(tmp_path: Path) -> None:
-    write(tmp_path, "train", [row("a"), row("b")], pictures=False)
-    with pytest.raises(DataError, match=r"no picture to train on: .*2 of 2 pictures left out: not in .*/train"):
+def test_no_image_at_all_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, "train", [row("a"), row("b")], images=False)
+    with pytest.raises(DataError, match=r"no image to train on: .*2 of 2 images left out: not in .*/train"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("rows", [[], [row("a", "Airplane")], [row("a", IsDepiction=1)]])
 def test_no_box_of_the_classes_is_an_error(tmp_path: Path, rows: list[dict[str, object]]) -> None:
-    with pytest.raises(DataError, match=r"no picture to train on: .*no box of the classes"):
+    with pytest.raises(DataError, match=r"no image to train on: .*no box of the classes"):
         read_one(tmp_path, *rows)
 
 
-def test_broken_picture_is_an_error(tmp_path: Path) -> None:
+def test_broken_image_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, "train", [row("a"), row("b")])
     (tmp_path / "train" / "b.jpg").write_bytes(b"<html></html>")
-    with pytest.raises(DataError, match=r"1 of 2 pictures cannot be used.*train/b\.jpg: not a picture"):
+    with pytest.raises(DataError, match=r"1 of 2 images cannot be used.*train/b\.jpg: not an image"):
         read(tmp_path)
 
 
-def test_picture_in_two_splits_is_refused(tmp_path: Path) -> None:
+def test_image_in_two_splits_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "train", [row("a")])
     write(tmp_path, "test", [row("a")])
     with pytest.raises(DataError, match="a: is in the train and in the test split"):
@@ -343,11 +341,11 @@ def test_configuration_names_the_arguments() -> None:
 @real
 def test_person_car_bus() -> None:
     splits = read(DATA / "person_car_bus")
-    assert {name: len(index) for name, index in splits.named()} == {"train": 48, "val": 10, "test": 11}
-    assert [index.class_names for _, index in splits.named()] == [("Person", "Car", "Bus")] * 3
-    counts = [index.class_counts().tolist() for _, index in splits.named()]
+    assert {name: len(index) for name, index in splits.items()} == {"train": 48, "val": 10, "test": 11}
+    assert [index.class_names for _, index in splits.items()] == [("Person", "Car", "Bus")] * 3
+    counts = [index.class_counts().tolist() for _, index in splits.items()]
     assert counts == [[166, 28, 5], [39, 13, 2], [49, 5, 0]]  # no bus in the test split
-    assert [int(index.ignore.sum()) for _, index in splits.named()] == [5, 1, 0]
+    assert [int(index.ignore.sum()) for _, index in splits.items()] == [5, 1, 0]
     assert splits.report.problems == []
     assert splits.train.load(splits.train.paths[0]).shape[:2] == tuple(splits.train.sizes[0])
 
@@ -359,7 +357,7 @@ def test_files_of_the_downloader_hold_the_same(tmp_path: Path) -> None:
         (tmp_path / path.name).symlink_to(path)
     official, downloaded = read(source), read(tmp_path)
     assert ids(downloaded) == ids(official)
-    for (_, one), (_, other) in zip(official.named(), downloaded.named(), strict=True):
+    for (_, one), (_, other) in zip(official.items(), downloaded.items(), strict=True):
         assert np.array_equal(one.boxes, other.boxes)
         assert np.array_equal(one.labels, other.labels)
 
@@ -380,6 +378,6 @@ def test_genuine_rows(split: str, boxes: int, group_of: int) -> None:
 
 
 @real
-def test_genuine_rows_without_pictures_are_an_error() -> None:
-    with pytest.raises(DataError, match="no picture to train on"):
+def test_genuine_rows_without_images_are_an_error() -> None:
+    with pytest.raises(DataError, match="no image to train on"):
         read(DATA / "genuine_v4_excerpt", classes=["Human foot"])

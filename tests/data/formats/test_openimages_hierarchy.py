@@ -69,7 +69,7 @@ def test_all_classes_are_expanded_too(tmp_path: Path) -> None:
     settings = {"expand_hierarchy": True, "include_depictions": False, "strict": False}
     splits = read_openimages(str(root), classes=None, **settings)
     assert splits.class_names == ("Airplane", "Bus", "Car", "Clothing", "Girl", "Person")
-    assert [index.labels.tolist() for _, index in splits.named()] == [[0, 1, 3], [4, 5], [2]]
+    assert [index.labels.tolist() for _, index in splits.items()] == [[0, 1, 3], [4, 5], [2]]
 
 
 def test_what_is_left_out_is_said_once(tmp_path: Path) -> None:

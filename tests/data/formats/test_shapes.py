@@ -20,15 +20,15 @@ def small() -> Splits:
 
 
 def every_index() -> list[DetectionIndex]:
-    return [index for _, index in small().named()]
+    return [index for _, index in small().items()]
 
 
-def pictures(index: DetectionIndex, count: int) -> list[np.ndarray]:
+def images(index: DetectionIndex, count: int) -> list[np.ndarray]:
     return [index.load(index.paths[position]) for position in range(count)]
 
 
 def test_splits_have_the_sizes_asked_for_and_the_same_classes() -> None:
-    assert {name: len(index) for name, index in small().named()} == {"train": 200, "val": 60, "test": 40}
+    assert {name: len(index) for name, index in small().items()} == {"train": 200, "val": 60, "test": 40}
     assert {index.class_names for index in every_index()} == {CLASS_NAMES}
 
 
@@ -37,7 +37,7 @@ def test_reading_and_rendering_twice_gives_the_same() -> None:
     for first, second in zip(every_index(), (again.train, again.val, again.test), strict=True):
         assert np.array_equal(first.boxes, second.boxes)
         assert np.array_equal(first.labels, second.labels)
-        for one, other in zip(pictures(first, 10), pictures(second, 10), strict=True):
+        for one, other in zip(images(first, 10), images(second, 10), strict=True):
             assert np.array_equal(one, other)
 
 
@@ -46,12 +46,12 @@ def test_a_longer_split_starts_with_the_shorter_one() -> None:
     assert np.array_equal(shorter.boxes, small().train.take(range(20)).boxes)
 
 
-def test_another_seed_gives_other_pictures() -> None:
+def test_another_seed_gives_other_images() -> None:
     other = read_shapes(train=10, val=0, test=0, side_px=SIDE, seed=1).train
     assert not np.array_equal(other.sizes, small().train.sizes[:10])
 
 
-def test_no_picture_is_in_two_splits() -> None:
+def test_no_image_is_in_two_splits() -> None:
     scenes = [index.load(index.paths[position]).tobytes() for index in every_index() for position in range(40)]
     assert len(set(scenes)) == len(scenes)
 
@@ -62,7 +62,7 @@ def test_every_class_is_common_in_every_split() -> None:
         assert counts.min() > 0.4 * counts.mean()
 
 
-def test_some_pictures_have_no_object_and_most_have_several() -> None:
+def test_some_images_have_no_object_and_most_have_several() -> None:
     counts = np.concatenate([np.diff(index.box_offsets) for index in every_index()])
     assert 0.01 < (counts == 0).mean() < 0.15
     assert (counts > 1).mean() > 0.5
@@ -79,11 +79,11 @@ def test_boxes_are_inside_and_vary_in_size_and_place() -> None:
     assert (boxes[:, 2:] > 0.95).any(axis=0).all()
 
 
-def test_pictures_have_the_size_in_the_index_and_sizes_vary() -> None:
+def test_images_have_the_size_in_the_index_and_sizes_vary() -> None:
     index = small().train
-    for position, picture in enumerate(pictures(index, 20)):
-        assert picture.dtype == np.uint8
-        assert picture.shape == (*index.sizes[position], 3)
+    for position, image in enumerate(images(index, 20)):
+        assert image.dtype == np.uint8
+        assert image.shape == (*index.sizes[position], 3)
     assert 0.7 * SIDE < index.sizes.min() < 0.9 * SIDE
     assert 1.1 * SIDE < index.sizes.max() < 1.3 * SIDE
 
@@ -115,14 +115,14 @@ def test_objects_can_be_seen() -> None:
     index = small().train
     single = [row for row in range(len(index)) if index.box_offsets[row + 1] - index.box_offsets[row] == 1]
     for position in single[:20]:
-        picture = index.load(index.paths[position]).astype(int)
-        height, width = picture.shape[:2]
+        image = index.load(index.paths[position]).astype(int)
+        height, width = image.shape[:2]
         box = index.boxes[index.rows(position)][0] * (width, height, width, height)
         x1, y1, x2, y2 = np.round(box).astype(int)
-        centre = picture[(y1 + y2) // 2 - 2 : (y1 + y2) // 2 + 3, (x1 + x2) // 2 - 2 : (x1 + x2) // 2 + 3]
+        centre = image[(y1 + y2) // 2 - 2 : (y1 + y2) // 2 + 3, (x1 + x2) // 2 - 2 : (x1 + x2) // 2 + 3]
         outside = np.ones((height, width), dtype=bool)
         outside[y1:y2, x1:x2] = False
-        assert np.abs(picture[outside] - centre.mean(axis=(0, 1))).sum(axis=1).max() > 40
+        assert np.abs(image[outside] - centre.mean(axis=(0, 1))).sum(axis=1).max() > 40
 
 
 def test_render_needs_nothing_but_the_path_and_the_seed() -> None:
@@ -130,6 +130,6 @@ def test_render_needs_nothing_but_the_path_and_the_seed() -> None:
     assert np.array_equal(render(index.paths[3], side_px=SIDE, seed=0), index.load(index.paths[3]))
 
 
-def test_no_picture_to_train_on_is_an_error() -> None:
+def test_no_image_to_train_on_is_an_error() -> None:
     with pytest.raises(DataError, match=r"dataset\.train=0"):
         read_shapes(train=0, val=1, test=1, side_px=SIDE, seed=0)

@@ -48,7 +48,7 @@ def test_edges_count_from_zero_in_some_files_and_are_clipped_silently(tmp_path: 
     assert rules(splits) == []
 
 
-def test_size_of_the_picture_counts_not_the_one_written(tmp_path: Path) -> None:
+def test_size_of_the_image_counts_not_the_one_written(tmp_path: Path) -> None:
     for name, size in (("a", (1000, 999)), ("b", (0, 0)), ("c", (HEIGHT, WIDTH))):
         add(tmp_path, name)
         write_annotation(tmp_path / "Annotations" / f"{name}.xml", [CAT], size=size)
@@ -57,7 +57,7 @@ def test_size_of_the_picture_counts_not_the_one_written(tmp_path: Path) -> None:
     assert (splits.train.boxes == splits.train.boxes[2]).all()
     assert splits.train.sizes.tolist() == [[HEIGHT, WIDTH]] * 3
     assert [problem.file for problem in splits.report.problems] == ["JPEGImages/a.jpg", "JPEGImages/b.jpg"]
-    assert set(rules(splits)) == {"size in the annotation differs from the picture's, which is used"}
+    assert set(rules(splits)) == {"size in the annotation differs from the image's, which is used"}
 
 
 @pytest.mark.parametrize("size", ["", "<size/>", "<size><width>?</width><height>1e999</height></size>"])
@@ -84,7 +84,7 @@ def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:
     assert len(index.boxes) == 1
 
 
-def test_picture_without_objects_is_kept(tmp_path: Path) -> None:
+def test_image_without_objects_is_kept(tmp_path: Path) -> None:
     add(tmp_path, "empty")
     add(tmp_path, "full", CAT)
     add_list(tmp_path, "train", ["empty", "full"])
@@ -104,8 +104,8 @@ def test_classes_are_found_in_all_splits_and_sorted(tmp_path: Path) -> None:
         add_list(tmp_path, split, [name])
     splits = read(tmp_path)
     assert splits.class_names == ("ant", "cat", "dog")
-    assert [index.class_names for _, index in splits.named()] == [splits.class_names] * 3
-    assert [index.labels.tolist() for _, index in splits.named()] == [[2], [1], [0]]
+    assert [index.class_names for _, index in splits.items()] == [splits.class_names] * 3
+    assert [index.labels.tolist() for _, index in splits.items()] == [[2], [1], [0]]
 
 
 def test_given_classes_keep_their_order(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_external_entity_is_refused_and_not_read(tmp_path: Path) -> None:
     refused(tmp_path, attack, None, r"refused: (?!.*the secret)")
 
 
-# Pictures that cannot be used
+# Images that cannot be used
 
 
 def test_annotation_that_is_listed_must_exist(tmp_path: Path) -> None:
@@ -226,17 +226,17 @@ def test_annotation_that_is_listed_must_exist(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_missing_and_broken_pictures_are_listed(tmp_path: Path) -> None:
+def test_missing_and_broken_images_are_listed(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": ["a", "b", "c"]})
     (tmp_path / "JPEGImages" / "a.jpg").unlink()
     (tmp_path / "JPEGImages" / "b.jpg").write_bytes(b"<html></html>")
-    with pytest.raises(DataError, match="2 of 3 pictures cannot be used") as caught:
+    with pytest.raises(DataError, match="2 of 3 images cannot be used") as caught:
         read(tmp_path, val_splits=[])
-    assert f"{tmp_path}/JPEGImages/a.jpg: no such picture" in str(caught.value)
-    assert f"{tmp_path}/JPEGImages/b.jpg: not a picture" in str(caught.value)
+    assert f"{tmp_path}/JPEGImages/a.jpg: no such image" in str(caught.value)
+    assert f"{tmp_path}/JPEGImages/b.jpg: not an image" in str(caught.value)
 
 
-def test_one_missing_picture_of_a_thousand_is_set_aside_and_reported(tmp_path: Path) -> None:
+def test_one_missing_image_of_a_thousand_is_set_aside_and_reported(tmp_path: Path) -> None:
     names = [f"{number:04d}" for number in range(1000)]
     write_voc(tmp_path, {"train": names})
     (tmp_path / "JPEGImages" / "0500.jpg").unlink()
@@ -244,5 +244,5 @@ def test_one_missing_picture_of_a_thousand_is_set_aside_and_reported(tmp_path: P
     assert stems(splits.train) == [name for name in names if name != "0500"]
     assert [problem.file for problem in splits.report.problems] == ["JPEGImages/0500.jpg"]
     (tmp_path / "JPEGImages" / "0501.jpg").unlink()
-    with pytest.raises(DataError, match="2 of 1000 pictures cannot be used"):
+    with pytest.raises(DataError, match="2 of 1000 images cannot be used"):
         read(tmp_path, val_splits=[])

@@ -12,7 +12,7 @@ from voc_files import (
     read,
     stems,
     write_annotation,
-    write_picture,
+    write_image,
     write_voc,
 )
 
@@ -23,15 +23,15 @@ NAMES = [f"{number:03d}" for number in range(40)]
 
 
 def sizes(splits: Splits) -> dict[str, int]:
-    return {name: len(index) for name, index in splits.named()}
+    return {name: len(index) for name, index in splits.items()}
 
 
 def paths(splits: Splits) -> dict[str, list[str]]:
-    return {name: [index.paths[position] for position in range(len(index))] for name, index in splits.named()}
+    return {name: [index.paths[position] for position in range(len(index))] for name, index in splits.items()}
 
 
 def readable(splits: Splits) -> bool:
-    return all(index.load(index.paths[0]).shape == (40, 50, 3) for _, index in splits.named())
+    return all(index.load(index.paths[0]).shape == (40, 50, 3) for _, index in splits.items())
 
 
 # ImageSets/Main
@@ -40,7 +40,7 @@ def readable(splits: Splits) -> bool:
 def test_train_val_and_test_are_taken_as_listed(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": NAMES[:5], "val": NAMES[5:8], "trainval": NAMES[:8], "test": NAMES[8:9]})
     splits = read(tmp_path)
-    assert [stems(index) for _, index in splits.named()] == [NAMES[:5], NAMES[5:8], NAMES[8:9]]
+    assert [stems(index) for _, index in splits.items()] == [NAMES[:5], NAMES[5:8], NAMES[8:9]]
     assert readable(splits)
 
 
@@ -80,25 +80,25 @@ def test_unknown_split_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> 
         read(tmp_path, train_splits=["minitrain"])
 
 
-def test_lists_of_a_class_leave_out_the_pictures_without_it(tmp_path: Path) -> None:
+def test_lists_of_a_class_leave_out_the_images_without_it(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": NAMES[:4]})
     add_list(tmp_path, "cat_train", ["000  1", "001 -1", "002  0", ""])
     assert stems(read(tmp_path, train_splits=["cat_train"], val_splits=[]).train) == ["000", "002"]
 
 
-def test_no_training_picture_is_an_error(tmp_path: Path) -> None:
+def test_no_training_image_is_an_error(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": [], "test": NAMES[:2]})
-    with pytest.raises(DataError, match="no picture in the training split"):
+    with pytest.raises(DataError, match="no image in the training split"):
         read(tmp_path)
 
 
-def test_one_picture_in_two_splits_is_an_error(tmp_path: Path) -> None:
+def test_one_image_in_two_splits_is_an_error(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": NAMES[:4], "val": NAMES[4:5], "test": NAMES[3:4]})
     with pytest.raises(DataError, match="Annotations/003: is in the train and in the test split"):
         read(tmp_path)
 
 
-def test_one_picture_in_two_chosen_lists_is_taken_once(tmp_path: Path) -> None:
+def test_one_image_in_two_chosen_lists_is_taken_once(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": NAMES[:3], "trainval": NAMES[:4]})
     assert stems(read(tmp_path, train_splits=["train", "trainval"], val_splits=[]).train) == NAMES[:4]
 
@@ -111,7 +111,7 @@ def test_names_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
     path = add_list(root, "train", [NAMES[0], name])
     with pytest.raises(DataError) as caught:
         read(root)
-    assert str(caught.value) == f"{path}:2: {name!r} is not a picture's name"
+    assert str(caught.value) == f"{path}:2: {name!r} is not an image's name"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
@@ -134,7 +134,7 @@ def test_list_that_is_no_text_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("below", ["", "VOCdevkit"])
 def test_2007_and_2012_are_the_recipe_of_the_paper(tmp_path: Path, below: str) -> None:
-    """The same name in both years means two pictures."""
+    """The same name in both years means two images."""
     write_voc(tmp_path / below / "VOC2007", {"trainval": NAMES[:10], "train": NAMES[:5], "test": NAMES[10:13]})
     write_voc(tmp_path / below / "VOC2012", {"trainval": NAMES[:10], "val": NAMES[5:10]})
     splits = read(tmp_path)
@@ -156,14 +156,14 @@ def test_splits_of_a_year_can_be_chosen(tmp_path: Path) -> None:
 
 
 def add_beside(folder: Path, name: str, suffix: str) -> None:
-    write_picture(folder / f"{name}{suffix}")
+    write_image(folder / f"{name}{suffix}")
     write_annotation(folder / f"{name}.xml", [object_xml()])
 
 
-def test_xml_beside_the_picture_in_train_and_test_folders(tmp_path: Path) -> None:
+def test_xml_beside_the_image_in_train_and_test_folders(tmp_path: Path) -> None:
     for name in NAMES[:20]:
         add_beside(tmp_path / "images" / "train", name, ".JPG")
-    for name in NAMES[:3]:  # the same names, but other pictures
+    for name in NAMES[:3]:  # the same names, but other images
         add_beside(tmp_path / "images" / "test", name, ".jpeg")
     splits = read(tmp_path)
     assert sizes(splits) == {"train": 18, "val": 2, "test": 3}
@@ -183,7 +183,7 @@ def test_heap_is_split_by_the_seed(tmp_path: Path) -> None:
         add_beside(tmp_path / ("left" if name < "020" else "right"), name, ".png")
     splits = read(tmp_path)
     assert sizes(splits) == {"train": 32, "val": 4, "test": 4}
-    assert sorted(name for _, index in splits.named() for name in stems(index)) == NAMES
+    assert sorted(name for _, index in splits.items() for name in stems(index)) == NAMES
     assert paths(read(tmp_path)) == paths(splits)
     assert paths(read(tmp_path, seed=1)) != paths(splits)
     assert readable(splits)
@@ -191,12 +191,12 @@ def test_heap_is_split_by_the_seed(tmp_path: Path) -> None:
 
 def test_annotations_and_images_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:
     for name in NAMES[:10]:
-        write_picture(tmp_path / "images" / f"{name}.png")
+        write_image(tmp_path / "images" / f"{name}.png")
         write_annotation(tmp_path / "annotations" / f"{name}.xml", [object_xml()])
     assert sizes(read(tmp_path)) == {"train": 8, "val": 1, "test": 1}
 
 
-def test_picture_is_found_by_its_stem_whatever_filename_says(tmp_path: Path) -> None:
+def test_image_is_found_by_its_stem_whatever_filename_says(tmp_path: Path) -> None:
     for name, suffix in (("a", ".PNG"), ("b", ".Jpeg"), ("c.d", ".jpg")):
         add(tmp_path, name, object_xml(), suffix=suffix)
     add_list(tmp_path, "train", ["a", "b", "c.d"])
@@ -217,6 +217,6 @@ def test_folder_without_lists_has_no_splits_to_choose(tmp_path: Path) -> None:
 def test_folder_that_is_missing_or_has_no_annotation_says_where_to_get_voc(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such folder.*ssd\.download dataset=voc"):
         read(tmp_path / "nowhere")
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"no XML file.*ssd\.download dataset=voc"):
         read(tmp_path)

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}")
 
 
 def sizes(splits: Splits) -> dict[str, int]:
-    return {name: len(index) for name, index in splits.named()}
+    return {name: len(index) for name, index in splits.items()}
 
 
 def boxes(splits: Splits) -> int:
-    return sum(len(index.boxes) for _, index in splits.named())
+    return sum(len(index.boxes) for _, index in splits.items())
 
 
 def test_bccd_has_two_boxes_without_area() -> None:
@@ -49,4 +49,4 @@ def test_cards_have_their_xml_beside_them() -> None:
     assert sum(sizes(splits).values()) == 32
     assert splits.class_names == ("ace", "jack", "king", "nine", "queen", "ten")
     assert boxes(splits) == 74
-    assert all(index.load(index.paths[0]).shape[:2] == tuple(index.sizes[0]) for _, index in splits.named())
+    assert all(index.load(index.paths[0]).shape[:2] == tuple(index.sizes[0]) for _, index in splits.items())
