@@ -58,9 +58,7 @@ def main(command: str | None = None) -> None:
         print(f"error: {command}: no such command{nearest(command, list(COMMANDS))}; see ssd --help", file=sys.stderr)
         sys.exit(ConfigError.exit_code)
     else:
-        name = command.replace("-", "_")
-        module = importlib.import_module(f"ssd.cli.{_MODULES.get(command, name)}")
-        run(getattr(module, name), config_name=name, argv=argv)
+        run(command.replace("-", "_"), argv=argv)
 
 
 def _usage() -> str:
@@ -75,10 +73,10 @@ ssd --version                                  prints the version
 eval "$(ssd --shell-completion install=bash)"  completes commands and settings in bash (or zsh, fish)"""
 
 
-def run(main: Callable[[DictConfig], object], *, config_name: str, argv: list[str]) -> None:
-    """Composes `config_name` with the command line's overrides and calls `main` (for each job of a sweep).
+def run(name: str, *, argv: list[str]) -> None:
+    """Composes the configuration `name` with the overrides of sys.argv and calls its command (for each job of a sweep).
 
-    While `main` runs, sys.argv is `argv`: Lightning starts the other processes of a machine with it.
+    Meanwhile sys.argv is `argv`: Lightning starts the other processes of a machine with it.
     """
     OmegaConf.register_new_resolver("free_folder", free_folder, replace=True)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own handler, which always exits with 1
@@ -87,27 +85,34 @@ def run(main: Callable[[DictConfig], object], *, config_name: str, argv: list[st
         try:
             check(config, texts(list(HydraConfig.get().overrides.task)))
             sys.argv = argv
-            return main(config)
+            return _command(name)(config)
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs still run; Hydra raises again at the end
                 raise
-            _exit(error, config_name, arguments)
+            _exit(error, name, arguments)
 
     checked.__module__ = "__main__"
     arguments: list[str] = []
     try:
         arguments[:] = map(quoted, sys.argv[1:])
-        if config_name == "train":
+        if name == "train":
             arguments[:] = map(quoted, with_quickstart(with_saved_overrides(arguments)))
         sys.argv = [argv[0], *arguments]
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(checked)()
         sys.stdout.flush()  # where nobody reads it, notice here
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except SystemExit as stop:
         sys.exit(_exit_code(stop))
     except Exception as error:
-        _exit(error, config_name, arguments)
+        _exit(error, name, arguments)
+
+
+def _command(name: str) -> Callable[[DictConfig], object]:
+    """The function of a command; its module imports what is heavy, such as torch."""
+    module = importlib.import_module(f"ssd.cli.{_MODULES.get(name, name)}")
+    command: Callable[[DictConfig], object] = getattr(module, name)
+    return command
 
 
 def explicit_overrides(group: str) -> list[str]:

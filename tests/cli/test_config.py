@@ -25,12 +25,8 @@ from ssd.cli.overrides import quoted, texts, with_quickstart
 from ssd.common.errors import ConfigError
 
 GROUPS = {
-    "backbone": ("mobilenet_v1", "mobilenet_v1_half", "vgg16", "vgg16_512"),
-    "dataset": ("shapes", "voc", "coco", "openimages", "none"),
-    "augmentation": ("ssd", "light", "none"),
-    "optimizer": ("adamw", "sgd"),
-    "scheduler": ("cosine", "multistep"),
-    "trainer": ("default", "cpu", "gpu", "ddp"),
+    group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    for group in ("backbone", "dataset", "augmentation", "optimizer", "scheduler", "loss", "trainer")
 }
 PAIRS = [
     (f"{first}={a}", f"{second}={b}")
@@ -44,11 +40,6 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.chdir(tmp_path)
     yield
     GlobalHydra.instance().clear()
-
-
-def test_the_groups_tested_are_all_there_are() -> None:
-    on_disk = {group: {path.stem for path in (CONF / group).glob("*.yaml")} for group in GROUPS}
-    assert on_disk == {group: set(options) for group, options in GROUPS.items()}
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
