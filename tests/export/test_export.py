@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from composed import CONF, register
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from onnx import numpy_helper
@@ -25,7 +26,6 @@ from torchvision_ssd import assert_same_in_any_order, rows
 from voc_files import add, object_xml
 
 from ssd.cli.benchmark import benchmark, show
-from ssd.cli.config import CONF, register
 from ssd.cli.export import check, export
 from ssd.common.errors import ConfigError, DataError, MachineError, SSDError
 from ssd.common.images import ImageArray, warp

@@ -9,11 +9,11 @@ import hydra
 import pytest
 import pytorch_lightning as pl
 import torch
+from composed import CONF, register
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from ssd.cli import build
-from ssd.cli.config import CONF, register
 from ssd.training.resume import RecoveryPoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:You're resuming from a checkpoint")

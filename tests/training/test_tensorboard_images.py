@@ -11,13 +11,13 @@ import hydra
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+from composed import CONF, register
 from hydra.core.global_hydra import GlobalHydra
 from pytorch_lightning.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import Dataset
 
 from ssd.cli import build
-from ssd.cli.config import CONF, register
 from ssd.data.datamodule import TimedLoader
 from ssd.data.formats.shapes import read_shapes
 from ssd.evaluation.tide import ERRORS
