@@ -10,9 +10,8 @@ import legacy_reference as reference
 import pytest
 import torch
 from composed import CONF, register
-from forked import run
+from forked import TINY, run
 from hydra.core.global_hydra import GlobalHydra
-from test_train import TINY
 from torch import Tensor
 
 from ssd.cli import build
@@ -144,8 +143,10 @@ def test_a_base_net_fills_the_base(tmp_path: Path, vgg16_300: PriorSpec) -> None
 def test_training_starts_from_the_weights_of_another_program(tmp_path: Path) -> None:
     torch.save(reference.random_weights(reference.QFGAOHAO_MB1, outputs=3), tmp_path / "mb1.pth")
     (tmp_path / "labels.txt").write_text("BACKGROUND\nTriangle\nlorry\n")
-    small = ["dataset.train=4", "dataset.val=2", "dataset.test=2", "batch_size=2", "backbone.width_multiplier=1.0"]
-    done = run(tmp_path, "train.py", *TINY, *small, "init_from=mb1.pth", "hydra.run.dir=run")
+    small = ["dataset.train=4", "dataset.val=2", "dataset.test=2", "batch_size=2", "epochs=1"]
+    done = run(
+        tmp_path, "train.py", *TINY, *small, "backbone.width_multiplier=1.0", "init_from=mb1.pth", "hydra.run.dir=run"
+    )
     assert done.returncode == 0, done.stderr
     assert "mb1.pth: format: qfgaohao/pytorch-ssd mb1-ssd, 300x300 pixels" in done.stdout
     assert "classes: kept triangle; fresh: " in done.stdout
