@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import hydra
-import legacy_reference as reference
+import third_party_reference as reference
 import pytest
 import torch
 from composed import CONF, register

@@ -5,12 +5,14 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ssd.model import backbones
 from ssd.model.backbones import BACKBONES, VGG16, Backbone, MobileNetV1, PretrainedBackbone, find_backbones
 from ssd.model.priors import PriorSpec
 from ssd.model.ssd import SSD, build
 
+OPTIONS = Path(__file__).parents[2] / "conf" / "backbone"
 SOURCE = """
 from torch import nn
 from ssd.model.backbones import vgg16  # an imported backbone is not defined here
@@ -73,3 +75,15 @@ def test_default_priors_are_the_published_ones_and_fit(
     assert backbone.default_priors == request.getfixturevalue(fixture)
     assert backbone.default_image_size == image_size
     SSD(backbone, backbone.default_priors, class_names=["thing"], image_size=image_size)
+
+
+@pytest.mark.parametrize("option", ["mobilenet_v1", "vgg16", "vgg16_512"])
+def test_the_config_of_a_backbone_holds_its_own_defaults(option: str) -> None:
+    config = yaml.safe_load((OPTIONS / f"{option}.yaml").read_text())
+    arguments = {key: value for key, value in config["backbone"].items() if key not in ("_target_", "weights")}
+    backbone = BACKBONES[option.removesuffix("_512")](**arguments)
+    assert backbone.arguments == arguments
+    assert config["image_size"] == backbone.default_image_size
+    assert PriorSpec(**{key: value for key, value in config["priors"].items() if key != "_target_"}) == (
+        backbone.default_priors
+    )

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written comes back; what is damaged, foreign or hostile is refused in one line."""
+"""Checkpoints: round trip; damaged, foreign and hostile files are refused in one line."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def refused(path: Path, message: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 half a zip", os.urandom(1000)])
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_bytes(content)
     refused(path, "damaged|refused")
 
 
-def test_a_text_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_text_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# Read me\n")
     refused(tmp_path / "README.md", r"not a checkpoint, or damaged: give model\.safetensors or a \.ckpt of a run")
 
@@ -121,8 +121,8 @@ def test_files_without_a_recipe_are_refused(model: SSD, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
-def test_a_flipped_bit_is_noticed_wherever_it_is(model: SSD, release: Path, tmp_path: Path, suffix: str) -> None:
-    """Or it is in what nobody reads: names and dates in the archive, spaces of the header."""
+def test_a_flipped_bit_is_noticed(model: SSD, release: Path, tmp_path: Path, suffix: str) -> None:
+    """Except in parts that are not read: names and dates in the archive, padding of the header."""
     path = release if suffix == ".safetensors" else lightning_file(model, tmp_path / "a.ckpt")
     whole = path.read_bytes()
     intact = checkpoint.load(path)
@@ -142,7 +142,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(model: SSD, release: Path, tmp_
     assert noticed > 100 if suffix == ".safetensors" else noticed > 60
 
 
-def test_a_release_of_before_the_recipe_had_a_checksum_loads(model: SSD, tmp_path: Path) -> None:
+def test_a_release_without_a_recipe_checksum_loads(model: SSD, tmp_path: Path) -> None:
     metadata = {"recipe": json.dumps(model.recipe()), "sha256": checkpoint._checksum(model.state_dict())}
     save_file(model.state_dict(), tmp_path / "old.safetensors", metadata=metadata)
     assert checkpoint.load(tmp_path / "old.safetensors").class_names == ("cat", "dog")

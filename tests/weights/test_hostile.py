@@ -1,4 +1,4 @@
-"""Files from strangers: refused in one line, nothing run, nothing written, no memory taken."""
+"""Untrusted files are refused in one line; nothing is run or written, and no memory is allocated for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ssd.weights import checkpoint
 
 @pytest.fixture
 def limited_memory() -> object:
-    """8 GiB of address space above what is in use: taking a bomb's memory fails."""
+    """Limits address space to 8 GiB above current use, so that a decompression bomb fails."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + 8 * 2**30, before[1]))
@@ -30,7 +30,7 @@ def limited_memory() -> object:
 def test_hostile_checkpoints_are_refused(tmp_path: Path, limited_memory: None) -> None:
     folder, canary = tmp_path / "files", tmp_path / "canary"
     folder.mkdir()
-    with warnings.catch_warnings(action="ignore"):  # of torch.jit, while they are made
+    with warnings.catch_warnings(action="ignore"):  # torch.jit's, when the files are created
         files = list(write_all(folder, canary))
     assert len(files) >= 50
     before = sorted(path for path in tmp_path.rglob("*"))
@@ -68,7 +68,7 @@ def test_hostile_checkpoints_are_refused(tmp_path: Path, limited_memory: None) -
         "optimizer.lr=${oc.env:HOME}",
     ],
 )
-def test_saved_overrides_that_name_code_or_places_are_refused(tmp_path: Path, line: str) -> None:
+def test_saved_overrides_that_name_code_or_paths_are_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(OmegaConf.create(["epochs=3", line]), tmp_path / OVERRIDES_FILE)
     with pytest.raises(ConfigError, match="give it on the command line"):
@@ -91,14 +91,14 @@ def test_saved_overrides_that_name_code_or_places_are_refused(tmp_path: Path, li
         "init_from=../other/model.safetensors",
     ],
 )
-def test_saved_overrides_that_set_values_are_taken(tmp_path: Path, line: str) -> None:
+def test_saved_overrides_that_set_values_are_accepted(tmp_path: Path, line: str) -> None:
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(OmegaConf.create([line]), tmp_path / OVERRIDES_FILE)
     assert with_saved_overrides([f"resume={tmp_path}"])[0] == line
 
 
 @pytest.mark.parametrize("text", ["epochs: 3", "", "3"])
-def test_saved_overrides_that_are_no_list_are_refused(tmp_path: Path, text: str) -> None:
+def test_saved_overrides_must_be_a_list(tmp_path: Path, text: str) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / OVERRIDES_FILE).write_text(text)
     with pytest.raises(ConfigError, match="not a list of overrides"):

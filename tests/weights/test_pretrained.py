@@ -1,4 +1,4 @@
-"""ImageNet weights in the layouts that people have."""
+"""ImageNet weights in all known layouts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def stored(state: dict[str, Tensor], path: Path) -> str:
 
 
 def randomised(module: nn.Module) -> dict[str, Tensor]:
-    """A state with no two tensors alike, running statistics included."""
+    """A random state, running statistics included."""
     return {
         name: torch.rand_like(value) + 0.5 if "running" in name else torch.randn_like(value) / 20
         for name, value in module.state_dict().items()
@@ -89,7 +89,7 @@ def test_mobilenet_layouts(tmp_path: Path, prefix: str) -> None:
     assert torch.equal(backbone.base[5][3].weight, source["5.3.weight"])
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     state = {f"model.{key}": value for key, value in randomised(mobilenet(0.5).base).items()}
     with pytest.raises(CheckpointError, match=r"0\.0\.weight is \(16, 3, 3, 3\), mobilenet_v1 needs \(8, 3, 3, 3\)"):
         load_base(mobilenet(0.25), stored(state, tmp_path / "a.pth"))
@@ -108,7 +108,7 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
     folder = tmp_path / "served"
     folder.mkdir()
@@ -135,7 +135,7 @@ def test_imagenet_weights_are_downloaded_checked_and_kept(
     assert load_base(vgg(), "imagenet").endswith(" 4 fresh")  # from the cache
 
 
-def test_a_failed_download_says_what_to_do(
+def test_a_failed_download_suggests_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[Path, str]
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))

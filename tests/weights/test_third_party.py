@@ -1,6 +1,6 @@
-"""Weights of other SSD programs: the same boxes and scores as there, or a refusal that says why.
+"""Weights of other SSD programs give the same boxes and scores as there, or are refused with a reason.
 
-torchvision's network, imported from its file, is compared with torchvision itself in test_model.py.
+torchvision's network, imported from its file, is compared with torchvision itself in test_ssd.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import legacy_reference as reference
+import third_party_reference as reference
 import pytest
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ NAMES = ["cat", "dog"]
 
 
 def constant(sheet: reference.Sheet, *, outputs: int, value: float = 0.5) -> dict[str, Tensor]:
-    """Weights that are views of one number: a small file."""
+    """Weights that are views of one number, so that the file is small."""
     one = torch.tensor([value])
     return {key: one.expand(shape) if shape else one[0] for key, shape in reference.shapes(sheet, outputs=outputs)}
 
@@ -46,14 +46,14 @@ def image(side: int) -> Tensor:
     return torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
 
 
-# The same numbers
+# Same numbers
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
     "name", [*list(SHEETS)[:3], *(pytest.param(name, marks=pytest.mark.slow) for name in ("lufficc", "lufficc 512"))]
 )
-def test_a_network_predicts_what_it_did(name: str, tmp_path: Path) -> None:
+def test_an_imported_network_gives_the_same_predictions(name: str, tmp_path: Path) -> None:
     sheet = SHEETS[name]
     weights = reference.random_weights(sheet, outputs=21)
     model = checkpoint.load(stored({"model": weights} if "lufficc" in name else weights, tmp_path / "a.pth"))
@@ -70,7 +70,7 @@ def test_a_network_predicts_what_it_did(name: str, tmp_path: Path) -> None:
     assert model.class_names == third_party.VOC_NAMES
 
 
-def test_lufficcs_keys_are_amdegroots_under_other_names() -> None:
+def test_lufficcs_layout_is_amdegroots_with_other_names() -> None:
     amdegroot, lufficc = reference.AMDEGROOT, reference.LUFFICC
     weights = reference.random_weights(amdegroot, outputs=21)
     keys = zip(weights, reference.shapes(lufficc, outputs=21), strict=True)
@@ -105,7 +105,7 @@ def test_torchvisions_coco_network_keeps_its_numbers_and_names(tmp_path: Path) -
 
 
 @torch.no_grad()
-def test_weights_for_bgr_see_the_colours_that_they_know(tmp_path: Path) -> None:
+def test_weights_for_bgr_give_the_same_predictions_on_rgb(tmp_path: Path) -> None:
     weights = reference.random_weights(reference.QFGAOHAO_MB1, outputs=3)
     imported = third_party.convert(weights, source=tmp_path / "a.pth", class_names=NAMES, channel_order="bgr")
     model = checkpoint.build(imported.recipe).eval()
@@ -116,7 +116,7 @@ def test_weights_for_bgr_see_the_colours_that_they_know(tmp_path: Path) -> None:
 
 
 def test_mobilenet_of_another_side_has_the_priors_of_the_jetson_forks(tmp_path: Path) -> None:
-    """10 and 20 to 88 percent in steps of 17; cells of ceil(side / grid) pixels."""
+    """Scales of 10%, then 20% to 88% in steps of 17%; cells of ceil(side / grid) pixels."""
     weights = constant(reference.QFGAOHAO_MB1, outputs=3)
     recipe = third_party.convert(weights, source=tmp_path / "a.pth", class_names=NAMES, image_size=512).recipe
     model = checkpoint.build(recipe)
@@ -133,7 +133,7 @@ def test_mobilenet_of_another_side_has_the_priors_of_the_jetson_forks(tmp_path: 
 def test_files_of_old_torch_load(tmp_path: Path, on_gpu: bool) -> None:
     weights = constant(reference.QFGAOHAO_MB1, outputs=21)
     path = stored(weights, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
-    if on_gpu:  # as a machine with a GPU would have written it
+    if on_gpu:  # as written on a machine with a GPU
         data = path.read_bytes().replace(b"ctorch\nFloatStorage\n", b"ctorch.cuda\nFloatStorage\n")
         path.write_bytes(data.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"))
     assert checkpoint.load(path).class_names[0] == "aeroplane"
@@ -163,7 +163,7 @@ def test_classes_without_names_are_numbered_with_a_warning(tmp_path: Path, caplo
     assert "a.pth: warning: the file does not name its classes" in caplog.text
 
 
-def test_the_report_tells_format_classes_priors_pixels_and_keys(tmp_path: Path) -> None:
+def test_the_report_has_format_classes_priors_pixels_and_tensors(tmp_path: Path) -> None:
     weights = constant(reference.AMDEGROOT, outputs=21) | {"priors": torch.zeros(8732, 4)}
     assert third_party.convert(weights, source=tmp_path / "a.pth").report == [
         "format: amdegroot/ssd.pytorch, PyTorch Advanced, 300x300 pixels",
@@ -178,7 +178,7 @@ def test_the_report_tells_format_classes_priors_pixels_and_keys(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", SHEETS)
-def test_what_does_not_fit_its_layout_is_listed(name: str, tmp_path: Path) -> None:
+def test_keys_that_do_not_fit_the_layout_are_listed(name: str, tmp_path: Path) -> None:
     sheet = SHEETS[name]
     whole = constant(sheet, outputs=21)
     gone, wide = sheet.extra(0, 0) + ".weight", sheet.boxes + ".1.bias"

@@ -1,4 +1,4 @@
-"""Starting from other weights: what fits is taken, classes by name, and the report says so."""
+"""Initialisation from other weights: what fits is copied, classes by name, and reported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import hydra
-import legacy_reference as reference
+import third_party_reference as reference
 import pytest
 import torch
 from composed import CONF, register
@@ -28,8 +28,8 @@ def mobilenet(priors: PriorSpec, *class_names: str, width: float = 0.25, mean: f
     return SSD(backbone, priors, class_names=class_names, image_size=96)
 
 
-def scrambled(model: SSD) -> SSD:
-    """With no two weights alike, biases and statistics included."""
+def randomised(model: SSD) -> SSD:
+    """With random weights, biases and statistics."""
     for key, value in model.state_dict().items():
         if value.is_floating_point() and "pixel_norm" not in key:
             value.copy_(torch.rand_like(value))
@@ -38,7 +38,7 @@ def scrambled(model: SSD) -> SSD:
 
 @pytest.fixture
 def source(mobilenet_v1: PriorSpec) -> SSD:
-    return scrambled(mobilenet(mobilenet_v1, "cat", "Dog", "bird"))
+    return randomised(mobilenet(mobilenet_v1, "cat", "Dog", "bird"))
 
 
 @pytest.fixture
@@ -49,16 +49,16 @@ def release(source: SSD, tmp_path: Path) -> str:
 
 
 def rows(head: torch.nn.Module, column: int, *, columns: int) -> list[Tensor]:
-    """What one class has in a head of six anchors: weights and biases."""
-    places = [anchor * columns + column for anchor in range(6)]
-    return [parameter[places] for parameter in head.parameters()]
+    """Weights and biases of one class in a head with six anchors."""
+    indices = [anchor * columns + column for anchor in range(6)]
+    return [parameter[indices] for parameter in head.parameters()]
 
 
 def equal(first: list[Tensor], second: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_heads_are_taken_class_by_class(source: SSD, release: str, mobilenet_v1: PriorSpec) -> None:
+def test_heads_are_copied_class_by_class(source: SSD, release: str, mobilenet_v1: PriorSpec) -> None:
     model = mobilenet(mobilenet_v1, "fish", "dog", "CAT")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     lines = init_from(model, release)
@@ -84,7 +84,7 @@ def test_the_same_classes_give_the_same_network(source: SSD, release: str, mobil
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
 
 
-def test_the_pixel_normalisation_comes_with_the_weights(release: str, mobilenet_v1: PriorSpec) -> None:
+def test_the_pixel_normalisation_is_copied_with_the_weights(release: str, mobilenet_v1: PriorSpec) -> None:
     model = mobilenet(mobilenet_v1, "cat", mean=100.0)
     lines = init_from(model, release)
     assert "pixel mean: [127.0, 127.0, 127.0] from the weights replaces [100.0, 100.0, 100.0]" in lines
@@ -92,7 +92,7 @@ def test_the_pixel_normalisation_comes_with_the_weights(release: str, mobilenet_
     assert torch.equal(model.backbone.pixel_norm.mean.flatten(), torch.full((3,), 127.0))
 
 
-def test_other_priors_leave_the_heads_fresh_that_do_not_fit(release: str, mobilenet_v1: PriorSpec) -> None:
+def test_with_other_priors_heads_that_do_not_fit_stay_fresh(release: str, mobilenet_v1: PriorSpec) -> None:
     spec = replace(mobilenet_v1, aspect_ratios=[[2], *[[2, 3]] * 5], clip="all")
     model = mobilenet(spec, "cat")
     lines = init_from(model, release)
@@ -104,7 +104,7 @@ def test_other_priors_leave_the_heads_fresh_that_do_not_fit(release: str, mobile
     assert model.prior_spec == spec
 
 
-def test_another_base_net_is_refused_with_the_choice_that_fits(
+def test_another_base_net_is_refused_and_the_fitting_one_named(
     release: str, mobilenet_v1: PriorSpec, vgg16_300: PriorSpec
 ) -> None:
     message = r"does not fit this run; choose backbone=mobilenet_v1 backbone.width_multiplier=0.25"
@@ -115,7 +115,7 @@ def test_another_base_net_is_refused_with_the_choice_that_fits(
         init_from(SSD(vgg, vgg16_300, class_names=["cat"], image_size=128), release)
 
 
-def test_ssd512_takes_what_it_shares_with_ssd300(tmp_path: Path, vgg16_512: PriorSpec) -> None:
+def test_ssd512_copies_what_it_shares_with_ssd300(tmp_path: Path, vgg16_512: PriorSpec) -> None:
     weights = reference.random_weights(reference.AMDEGROOT, outputs=21)
     torch.save(weights, tmp_path / "a.pth")
     vgg = VGG16(extras="512", mean=[123.0, 117.0, 104.0], std=[1.0] * 3)
@@ -129,7 +129,7 @@ def test_ssd512_takes_what_it_shares_with_ssd300(tmp_path: Path, vgg16_512: Prio
     assert lines[2].startswith(f"tensors: {count - 4 - 8} of {count} copied")
 
 
-def test_a_base_net_fills_the_base(tmp_path: Path, vgg16_300: PriorSpec) -> None:
+def test_a_base_net_is_loaded_into_the_base(tmp_path: Path, vgg16_300: PriorSpec) -> None:
     weights = reference.random_weights(reference.AMDEGROOT, outputs=2)
     base = {key.removeprefix("vgg."): value for key, value in weights.items() if key.startswith("vgg.")}
     torch.save(base, tmp_path / "vgg16_reducedfc.pth", _use_new_zipfile_serialization=False)
@@ -140,7 +140,7 @@ def test_a_base_net_fills_the_base(tmp_path: Path, vgg16_300: PriorSpec) -> None
     assert torch.equal(vgg.base[31].weight, base["31.weight"])
 
 
-def test_training_starts_from_the_weights_of_another_program(tmp_path: Path) -> None:
+def test_training_starts_from_weights_of_another_program(tmp_path: Path) -> None:
     torch.save(reference.random_weights(reference.QFGAOHAO_MB1, outputs=3), tmp_path / "mb1.pth")
     (tmp_path / "labels.txt").write_text("BACKGROUND\nTriangle\nlorry\n")
     small = ["dataset.train=4", "dataset.val=2", "dataset.test=2", "batch_size=2", "epochs=1"]
@@ -163,7 +163,7 @@ def test_training_starts_from_the_weights_of_another_program(tmp_path: Path) -> 
         (["init_from=a.pth", "backbone.weights=imagenet"], ConfigError, "give one of the two"),
     ],
 )
-def test_a_wrong_start_is_refused(overrides: list[str], kind: type[Exception], message: str) -> None:
+def test_invalid_initial_weights_are_refused(overrides: list[str], kind: type[Exception], message: str) -> None:
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", overrides=overrides)

@@ -1,7 +1,7 @@
-"""The networks of other SSD programs again, from the facts of their code: plain functions on a table of weights.
+"""Reference implementations of the networks of other SSD programs: plain functions on a dict of weights, without ssd.
 
-`random_weights` makes a table in a program's own key layout; `forward` runs it; `prior_boxes` are its priors.
-Nothing of ssd is used. A sheet (`AMDEGROOT` ...) tells how a program names and joins its layers.
+`random_weights` creates weights in the key layout of a program, `forward` runs them, `prior_boxes` builds its priors.
+A sheet (`AMDEGROOT` ...) describes how a program names and connects its layers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STEPS = {
     "512": (8, 16, 32, 64, 128, 256, 512),
     "mobilenet": (16, 32, 64, 100, 150, 300),
 }
-SIZES = {  # least sides in pixels, and the largest
+SIZES = {  # minimum sides in pixels, and the maximum
     "300": (30, 60, 111, 162, 213, 264, 315),
     "300 coco": (21, 45, 99, 153, 207, 261, 315),
     "512": (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.65),
@@ -50,7 +50,7 @@ EXTRAS["512"] += [(256, 128, 256, 4, 1, 1)]
 
 @dataclass(frozen=True)
 class Sheet:
-    """Names of the parts, and what is subtracted from and divides the RGB pixels."""
+    """Names of the parts, and mean and std of the RGB pixels."""
 
     kind: str
     base: str
@@ -79,7 +79,7 @@ LUFFICC_512 = Sheet("512", "backbone.vgg", "backbone.extras", *_HEADERS, "backbo
 
 
 def shapes(sheet: Sheet, *, outputs: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(key, shape) of every tensor; `outputs` classes with background."""
+    """(key, shape) of every tensor, for `outputs` classes including background."""
     if sheet.kind == "mobilenet":
         yield from _mobilenet_shapes(sheet.base)
     else:
@@ -121,7 +121,7 @@ def _mobilenet_shapes(base: str) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def random_weights(sheet: Sheet, *, outputs: int) -> Weights:
-    """Weights that keep activations and logits at an ordinary size; no two tensors alike."""
+    """Random weights, all different, that keep activations and logits at a realistic scale."""
     return {key: _random(key, shape, sheet) for key, shape in shapes(sheet, outputs=outputs)}
 
 
@@ -158,7 +158,7 @@ def _conv(weights: Weights, name: str, x: Tensor, **how: int) -> Tensor:
 
 
 def _cells(weights: Weights, name: str, x: Tensor, anchors: int) -> Tensor:
-    """One row an anchor: cells row by row, the anchors of a cell side by side."""
+    """One row per anchor: cells row by row, with the anchors of a cell adjacent."""
     out = _conv(weights, name, x, padding=1)
     batch, channels, rows, columns = out.shape
     table = out.view(batch, anchors, channels // anchors, rows, columns)
