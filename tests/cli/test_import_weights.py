@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import hydra
-import third_party_reference as reference
 import pytest
+import third_party_reference as reference
 import torch
 from composed import CONF, register
 from forked import run

@@ -10,8 +10,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import third_party_reference as reference
 import pytest
+import third_party_reference as reference
 import torch
 from torch import Tensor
 from torch.testing import assert_close

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import hydra
-import third_party_reference as reference
 import pytest
+import third_party_reference as reference
 import torch
 from composed import CONF, register
 from forked import TINY, run
