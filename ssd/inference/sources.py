@@ -18,10 +18,10 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image, UnidentifiedImageError
 from urllib3 import BaseHTTPResponse, exceptions
 
+from ssd.common import http
 from ssd.common.errors import ConfigError, DamagedImageError, DataError, MachineError, PartialError
+from ssd.common.http import HEADERS, Network, connection_pool
 from ssd.common.images import IMAGE_SUFFIXES, ImageArray, decode_image, read_bytes
-from ssd.data.download import http
-from ssd.data.download.http import HEADERS, Network, connections
 from ssd.inference.video import VIDEO_SUFFIXES, VideoReader, is_video
 
 _LIMIT_BYTES = 2 * 2**30
@@ -50,7 +50,7 @@ def fetch(url: str, folder: Path, *, limit_bytes: int = _LIMIT_BYTES, silence_s:
     network = Network(workers=1, tries=1, connect_timeout_s=silence_s, read_timeout_s=silence_s)
     request: dict[str, Any] = {"headers": HEADERS, "preload_content": False, "enforce_content_length": False}
     try:
-        with connections(url, network) as pool, pool.request("GET", url, **request) as response:
+        with connection_pool(url, network) as pool, pool.request("GET", url, **request) as response:
             if response.status != 200:
                 raise DataError(f"{url}: the server answers {response.status} {responses.get(response.status, '')}")
             promised = response.length_remaining

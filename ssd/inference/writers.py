@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,7 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
+from ssd.common.atomic_files import write_atomically
 from ssd.common.errors import ConfigError, MachineError
 from ssd.common.images import IMAGE_SUFFIXES, ImageArray
 from ssd.inference.sources import Frame, Medium
@@ -253,13 +254,16 @@ def save_image(image: ImageArray, path: Path) -> None:
     """Writes an image in the format that its suffix names; not flushed to the disk, for that may cost 10 ms each."""
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ConfigError(f"{path}: give a name that ends in .jpg or .png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    Image.fromarray(image).save(partial, quality=_JPEG_QUALITY)
-    partial.replace(path)
+    save = partial(Image.fromarray(image).save, format=_format(path), quality=_JPEG_QUALITY)
+    write_atomically(path, save, durable=False)
+
+
+def _format(path: Path) -> str:
+    return Image.registered_extensions()[path.suffix.lower()]
 
 
 def _partial(path: Path) -> Path:
+    """Unlike the temporary file of `write_atomically`, it stays after an error, to be read as far as it goes."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
