@@ -15,7 +15,7 @@ from ssd.common.images import ImageArray
 from ssd.data.augmentation import Augmentation, Sample
 from ssd.data.index import DetectionIndex
 from ssd.data.sampler import draw
-from ssd.data.validation import MAX_SET_ASIDE, too_many_set_aside
+from ssd.data.validation import MAX_UNREADABLE, too_many_unreadable
 from ssd.model.structures import PADDING_LABEL, Batch
 
 _log = logging.getLogger("ssd")
@@ -25,7 +25,7 @@ Key = tuple[int, int]  # epoch, position in the index (plus its length for each 
 class DetectionDataset(Dataset[Sample]):
     """The samples of an index under an augmentation; a key says which epoch's.
 
-    Damage inside an image shows only now: the next image of the index comes in its place. Up to MAX_SET_ASIDE of
+    Damage inside an image shows only now: the next image of the index comes in its place. Up to MAX_UNREADABLE of
     them are put up with, and told; more are a DataError.
     """
 
@@ -58,8 +58,8 @@ class DetectionDataset(Dataset[Sample]):
             except DataError as error:
                 known = bool(self._set_aside[position])
                 self._set_aside[position] = True
-                if (count := int(self._set_aside.sum())) > MAX_SET_ASIDE * len(self.index):
-                    raise too_many_set_aside(count, len(self.index), [str(error)]) from error
+                if (count := int(self._set_aside.sum())) > MAX_UNREADABLE * len(self.index):
+                    raise too_many_unreadable(count, len(self.index), [str(error)]) from error
                 if not known:
                     _log.warning("warning: set aside: %s", error)
                 position = (position + 1) % len(self.index)

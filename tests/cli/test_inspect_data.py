@@ -226,7 +226,7 @@ def test_the_page_in_a_browser(inspected: tuple[Path, subprocess.CompletedProces
 
 
 def found(report: Report) -> list[tuple[str, bool]]:
-    return [(problem.rule, problem.stops) for problem in report.problems]
+    return [(problem.rule, problem.fatal) for problem in report.problems]
 
 
 def test_all_wrong_rows_of_a_csv_are_listed_by_line(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_all_wrong_rows_of_a_csv_are_listed_by_line(tmp_path: Path) -> None:
     path.write_text("\n" + path.read_text().replace("\n", "\n\n", 1))
     for name in "abcdghi":
         voc_files.write_image(tmp_path / "train" / f"{name}.jpg")
-    report = Report(keep_going=True)
+    report = Report(collect_all=True)
     read_openimages(
         str(tmp_path),
         classes=["Person", "Caar"],
@@ -246,7 +246,7 @@ def test_all_wrong_rows_of_a_csv_are_listed_by_line(tmp_path: Path) -> None:
         strict=False,
         report=report,
     )
-    lines = {problem.file.rpartition(":")[2]: problem.rule for problem in report.problems if problem.stops}
+    lines = {problem.file.rpartition(":")[2]: problem.rule for problem in report.problems if problem.fatal}
     assert [lines[line].split(" is ")[0] for line in ("5", "7", "8", "10")] == ["XMin", "YMin", "ImageID", "IsGroupOf"]
     assert "15 columns" in lines["6"] or "14 columns" in lines["6"]
     assert any("no class 'Caar'; did you mean 'Car'?" in rule for rule, stops in found(report) if stops)
@@ -264,7 +264,7 @@ def test_boxes_of_a_csv_are_told_by_their_own_lines(tmp_path: Path) -> None:
     path = test_openimages.write(tmp_path, "train", rows, images=False)
     for name in "abc":
         voc_files.write_image(tmp_path / "train" / f"{name}.jpg")
-    report = Report(keep_going=True)
+    report = Report(collect_all=True)
     settings = {"expand_hierarchy": False, "include_depictions": False, "strict": False}
     read_openimages(str(tmp_path), classes=["Person"], **settings, report=report)
     told = [
@@ -287,10 +287,10 @@ def test_all_wrong_entries_of_a_coco_file_are_listed(tmp_path: Path) -> None:
         tmp_path / test_coco.TRAIN, images, [box(1), *wrong], [*test_coco.CATEGORIES, {"id": 7, "name": "x"}]
     )
     voc_files.write_image(tmp_path / "1.jpg")
-    report = Report(keep_going=True)
+    report = Report(collect_all=True)
     settings = dict.fromkeys(["classes", "train_json", "images"]) | test_coco.ONLY_TRAIN
     read_coco(str(tmp_path), **settings, strict=False, seed=0, report=report)
-    stopping = " | ".join(str(problem) for problem in report.problems if problem.stops)
+    stopping = " | ".join(str(problem) for problem in report.problems if problem.fatal)
     for text in ("annotation 10: bbox", "annotation 11: image_id 99", "annotation 12: category_id 5"):
         assert text in stopping
     for text in (
@@ -309,7 +309,7 @@ def test_all_wrong_entries_of_a_coco_file_are_listed(tmp_path: Path) -> None:
         assert text in stopping
     assert "annotation 15" not in stopping  # its image is named already
     path = tmp_path / test_coco.TRAIN
-    assert [(str(item), item.stops) for item in report.problems if "without area" in item.rule] == [
+    assert [(str(item), item.fatal) for item in report.problems if "without area" in item.rule] == [
         (f"{path}: annotation 16: {WITHOUT_AREA}bbox [5, 5, -3, 4]; 1.jpg, 50 x 40 px", False)
     ]
 

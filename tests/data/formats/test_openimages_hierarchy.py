@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_openimages import MIDS, read, row, write
+from openimages_files import MIDS, row, write
+from test_openimages import read
 from voc_files import rules
 
 from ssd.common.errors import DataError
