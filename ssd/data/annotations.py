@@ -68,7 +68,7 @@ def _record(root: Path, image: AnnotatedImage, labels: dict[str, int], report: R
     height, width = size = read_size(root / image.path)
     if image.written_size is not None and image.written_size != size:
         written = " x ".join(str(side)[:20] for side in reversed(image.written_size))
-        rule = "size in the annotation differs from that of the image, which is used"
+        rule = "size in the annotation differs from the image's, which is used"
         report.add(image.source, rule, value=f"{written}; {image.path}, {width} x {height} px")
     objects = [item for item in image.objects if item.class_name in labels]
     return ImageRecord(

@@ -101,8 +101,8 @@ def validate(
         "box reaching outside the image clipped": ~bad & _reaches_outside(index, images, clipped),
         "duplicate box dropped": duplicate,
     }
-    hint = " (dataset.strict=true)" if strict else ""
     for rule, rows in rules.items():
+        hint = " (dataset.strict=true)" if strict and rows is not not_finite else ""
         for row in np.flatnonzero(rows).tolist():
             image = int(images[row])
             file = locate(index.ids[image], int(index.source_lines[row])) if locate else index.paths[image]

@@ -24,8 +24,7 @@ real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}")
 
 def read(root: Path, classes: list[str] | None = None, **settings: Any) -> Splits:
     chosen = ["Person", "Car", "Bus"] if classes is None else classes
-    fixed = {"classes": chosen, "expand_hierarchy": False, "include_depictions": False, "strict": False}
-    return read_openimages(str(root), **(fixed | settings))
+    return read_openimages(str(root), **({"classes": chosen} | settings))
 
 
 def read_one(root: Path, *rows: dict[str, object], **settings: Any) -> Splits:
@@ -142,8 +141,7 @@ def test_all_classes_that_have_a_box(tmp_path: Path) -> None:
     write(tmp_path, "validation", [row("b", "Bus")])
     rows = [row("a"), row("a", "Airplane"), row("a", "Car", IsDepiction=1), row("a", "/m/unknown")]
     write(tmp_path, "train", rows)
-    settings = {"expand_hierarchy": False, "include_depictions": False, "strict": False}
-    splits = read_openimages(str(tmp_path), classes=None, **settings)
+    splits = read_openimages(str(tmp_path))
     assert splits.class_names == ("Airplane", "Bus", "Person")
     assert [index.labels.tolist() for _, index in splits.items()] == [[2, 0], [1]]
 
@@ -239,7 +237,7 @@ def test_no_box_of_the_classes_is_an_error(tmp_path: Path, rows: list[dict[str, 
 def test_broken_image_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, "train", [row("a"), row("b")])
     (tmp_path / "train" / "b.jpg").write_bytes(b"<html></html>")
-    with pytest.raises(DataError, match=r"1 of 2 images cannot be used.*train/b\.jpg: not an image"):
+    with pytest.raises(DataError, match=r"1 of 2 images cannot be read.*train/b\.jpg: not an image"):
         read(tmp_path)
 
 
@@ -266,13 +264,13 @@ def refused(root: Path, text: str | bytes, message: str) -> None:
 @pytest.mark.parametrize("value", ["NaN", "nan", "inf", "-Infinity", "1e999", "abc", "", '"0,5"', "0x10", "N/A"])
 def test_number_that_is_none_is_named_with_its_line(tmp_path: Path, value: str) -> None:
     text = csv_text([row("a"), row("b", XMax=value), row("c")])
-    refused(tmp_path, text, r":3: XMax is .*: not a number")
-    refused(tmp_path, text.replace("\n", "\n\n"), r":5: XMax is .*: not a number")
+    refused(tmp_path, text, r":3: XMax is .*not a number")
+    refused(tmp_path, text.replace("\n", "\n\n"), r":5: XMax is .*not a number")
 
 
 def test_wrong_number_of_columns_is_named_with_its_line(tmp_path: Path) -> None:
-    refused(tmp_path, csv_text([row("a"), row("b", XMax="0,5")]), ":3: 14 columns where the header has 13")
-    refused(tmp_path, csv_text([row("a")]) + "b,xclick,/m/0k4j", ":3: 3 columns where the header has 13")
+    refused(tmp_path, csv_text([row("a"), row("b", XMax="0,5")]), ":3: 14 columns.* 13")
+    refused(tmp_path, csv_text([row("a")]) + "b,xclick,/m/0k4j", ":3: 3 columns.* 13")
 
 
 def test_flag_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
@@ -296,7 +294,7 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("id", ["../x", "/etc/passwd", "a/b", "a\0b", "a;rm", "$(x)", "a b", "..", "a.jpg", "=1+1", ""])
 def test_hostile_id_is_refused_with_its_line(tmp_path: Path, id: str) -> None:
-    refused(tmp_path, csv_text([row("a"), row(id)]), ":3: ImageID is .*: refused")
+    refused(tmp_path, csv_text([row("a"), row(id)]), ":3: ImageID is .*only letters, digits")
 
 
 # The configuration
