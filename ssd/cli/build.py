@@ -164,7 +164,7 @@ def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bo
         console.log(transfer.load_base(backbone, config.backbone.weights))
     model = SSD(backbone, build_priors(config), class_names=class_names, image_size=config.image_size)
     if config.init_from is not None and not resumes:
-        for line in transfer.init_from_weights(model, config.init_from):
+        for line in transfer.init_from(model, config.init_from):
             console.log(line)
     model.freeze(config.module.freeze)
     return model

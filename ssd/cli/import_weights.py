@@ -22,7 +22,7 @@ def import_weights(config: DictConfig) -> None:
     source, output = Path(config.source), Path(config.output)
     if output.suffix != ".safetensors":
         raise ConfigError(f"output={output}: must end in .safetensors")
-    recipe, content = checkpoint.contents(source)
+    recipe, content = checkpoint.read_checkpoint(source)
     if recipe is not None:
         raise ConfigError(f"source={source}: is already a checkpoint of this program")
     imported = third_party.convert(
@@ -34,7 +34,7 @@ def import_weights(config: DictConfig) -> None:
         image_size=config.image_size,
     )
     model = build(imported.recipe)
-    checkpoint.fill(model, imported.state, name=str(source))
+    checkpoint.load_strict(model, imported.state, name=str(source))
     checkpoint.save_release(model, output)
     for line in imported.report:
         console.log(line)

@@ -24,6 +24,7 @@ from ssd.model.ssd import SSD
 from ssd.training import ema
 from ssd.training.resume import RecoveryPoint
 from ssd.weights import checkpoint
+from ssd.weights.safe_load import safe_load
 
 OVERRIDES_FILE = ".hydra/overrides.yaml"  # in a run's folder
 
@@ -70,13 +71,13 @@ def _recovery_point(folder: Path, config: DictConfig) -> Resumed | None:
     last = folder / LAST
     if config.resume is None or not last.exists():
         return None
-    content = checkpoint.safe_load(last)
+    content = safe_load(last)
     whole = isinstance(content, dict) and all(content.get(part) for part in _PARTS) and "callbacks" in content
     if not whole or not all(isinstance(content.get(count), int) for count in ("epoch", "global_step")):
         raise CheckpointError(f"{last}: no recovery point of this program, or a part is missing; resume another run")
     model = checkpoint.restore(content["recipe"], checkpoint.strip_prefix(content["state_dict"]), name=str(last))
     if ema.RAW in content:
-        checkpoint.fill(model, checkpoint.strip_prefix(content[ema.RAW]), name=f"{last}: {ema.RAW}")
+        checkpoint.load_strict(model, checkpoint.strip_prefix(content[ema.RAW]), name=f"{last}: {ema.RAW}")
     checkpoint.check_finite(_optimizer_tensors(content["optimizer_states"]), name=f"{last}: optimizer")
     if content["epoch"] > config.epochs:
         raise ConfigError(f"epochs={config.epochs}: the run has ended {content['epoch']} epochs already; give more")

@@ -1,7 +1,8 @@
-"""Checkpoint files: written whole or not at all, read without running anything that they name.
+"""Reads and writes checkpoint files, atomically and without running anything that a file names.
 
-A checkpoint describes itself: beside the weights it has a recipe of plain types (see `SSD.recipe`), so one file is
-enough to predict. `.ckpt` is Lightning's, with optimizer and loops; `model.safetensors` is the release file.
+A checkpoint describes itself: besides the weights it holds a recipe of plain types (see `SSD.recipe`), so one file is
+enough to predict. `.ckpt` files are Lightning's, with optimizer and loop state; the release file is
+`model.safetensors`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import pickle
-import re
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,102 +24,25 @@ from ssd.common.atomic_files import write_atomically
 from ssd.common.errors import CheckpointError, MachineError
 from ssd.model.ssd import SSD, build
 from ssd.weights import third_party
-
-_MAX_BYTES = 16 * 2**30
-_FORBIDDEN = re.compile(r"GLOBAL (\S+)")  # what torch.load says of an object
-DAMAGE = (  # what libraries raise for a file that is none of theirs
-    RuntimeError,  # RecursionError is one
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-    OSError,
-    zipfile.BadZipFile,
-)
-
-
-def safe_load(path: str | Path) -> Any:
-    """What `torch.save` wrote: tensors and plain types only; objects are refused, not run.
-
-    Raises:
-        CheckpointError: damaged, too large, or holds objects.
-    """
-    path = Path(path)
-    try:
-        _check_archive(path)
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # about unusual pickle protocols
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_tensors(content)
-    except pickle.UnpicklingError as error:
-        objects = _FORBIDDEN.search(str(error))
-        what = f"it holds {objects[1]}, and objects are never loaded" if objects else "not what torch.save writes"
-        raise CheckpointError(f"{path}: refused: {what}; give weights only") from error
-    except DAMAGE as error:
-        raise CheckpointError(f"{path}: not a checkpoint, or damaged: {first_line(error)}") from error
-    return content
-
-
-def check_size(path: Path) -> None:
-    """Raises ValueError for a file that is too large to be weights."""
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"{path.stat().st_size / 2**30:.0f} GiB; at most {_MAX_BYTES / 2**30:.0f} are read")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of its text, or its kind."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _check_archive(path: Path) -> None:
-    """`torch.save` stores without compression, so an archive that would grow is none of its."""
-    check_size(path)
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            if file.read(1) != pickle.PROTO:
-                raise ValueError("give model.safetensors or a .ckpt of a run, an exported .onnx, or weights in a .pth")
-        return
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("compressed, which torch.save never does")
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("its entries are larger than the file")
-        if (damaged := archive.testzip()) is not None:  # torch.load takes flipped bits
-            raise ValueError(f"{damaged} has another checksum; copy the file again")
-
-
-def _check_tensors(content: Any) -> None:
-    """Those that fill memory as they are, not those of other devices and layouts."""
-    if isinstance(content, Tensor):
-        if content.layout is not torch.strided or content.device.type != "cpu" or content.is_quantized:
-            raise ValueError("it holds a tensor that is sparse, quantized or without data")
-    elif isinstance(content, dict | list | tuple):
-        for item in content.values() if isinstance(content, dict) else content:
-            _check_tensors(item)
-
+from ssd.weights.safe_load import DAMAGED, check_size, first_line, safe_load
 
 _log = logging.getLogger("ssd")
 _RECIPE = "recipe"
 _WEIGHTS_CHECKSUM, _RECIPE_CHECKSUM = "sha256", "recipe_sha256"
-_PREFIX = "model."  # the network inside the LightningModule
+_PREFIX = "model."  # of the network in a LightningModule's state
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load(path: str | Path) -> SSD:
-    """The network in a checkpoint (`.ckpt` or `.safetensors`), in evaluation mode on the CPU.
+    """The network of a checkpoint (`.ckpt` or `.safetensors`), in evaluation mode on the CPU.
 
-    That of another program is converted (see `ssd.weights.third_party`).
+    Weights of other SSD programs are converted (see `ssd.weights.third_party`).
 
     Raises:
-        CheckpointError: not a checkpoint of ours, damaged, or not finite.
+        CheckpointError: not a checkpoint, damaged, or with values that are not finite.
     """
     path = Path(path)
-    recipe, state = contents(path)
+    recipe, state = read_checkpoint(path)
     if recipe is None:
         imported = third_party.convert(state, source=path)
         for line in imported.report:
@@ -132,31 +52,35 @@ def load(path: str | Path) -> SSD:
 
 
 def restore(recipe: Any, state: dict[str, Any], *, name: str) -> SSD:
-    """The network of a recipe and its weights, in evaluation mode on the CPU; errors call the two `name`.
+    """Builds the network of a recipe and loads its weights; in evaluation mode on the CPU.
+
+    Args:
+        recipe, state: what `read_checkpoint` returns.
+        name: of the file, for errors.
 
     Raises:
-        CheckpointError: no recipe and weights of ours, or not finite.
+        CheckpointError: recipe or weights are invalid or do not fit each other, or a value is not finite.
     """
     if not isinstance(recipe, dict):
-        raise CheckpointError(f"{name}: has no recipe, so it is no checkpoint of this program")
+        raise CheckpointError(f"{name}: has no recipe, so it is not a checkpoint of this program")
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{name}: {key} is {type(value).__name__}, not a tensor; use another checkpoint")
     try:
-        with torch.device("meta"):  # a hostile recipe gets no memory before its shapes are those of the weights
+        with torch.device("meta"):  # a hostile recipe must not allocate memory before its shapes match the weights
             check_shapes(build(recipe), state, name=name)
         model = build(recipe)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}" if name not in str(error) else str(error)) from error
-    fill(model, state, name=name)
+    load_strict(model, state, name=name)
     return model.eval()
 
 
-def contents(path: Path) -> tuple[Any, Any]:
-    """(recipe, weights) of a checkpoint of ours; (None, what is in it) of another file.
+def read_checkpoint(path: Path) -> tuple[Any, Any]:
+    """(recipe, weights) of a checkpoint of this program; (None, content) of any other file.
 
     Raises:
-        CheckpointError: there is no such file, or it is damaged.
+        CheckpointError: the file does not exist, or is damaged.
     """
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint")
@@ -166,7 +90,7 @@ def contents(path: Path) -> tuple[Any, Any]:
 
 
 def check_shapes(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
-    """Compares names, shapes and kinds of number of weights with those of a network.
+    """Compares names, shapes and types of weights with those of a network.
 
     Raises:
         CheckpointError: one differs.
@@ -176,27 +100,27 @@ def check_shapes(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
     if differing:
         key = min(differing)
         raise CheckpointError(
-            f"{name}: {key} has shape {_shape(state, key)}, the network {_shape(own, key)} "
-            f"({len(differing)} of {len(own)} differ)"
+            f"{name}: {key} has shape {_shape(state, key)}, the network needs {_shape(own, key)} "
+            f"({len(differing)} of {len(own)} tensors differ)"
         )
     for key, value in state.items():
         if own[key].is_floating_point() and value.dtype not in _FLOATS:
-            raise CheckpointError(f"{name}: {key} holds {value.dtype}, the network {own[key].dtype}")
+            raise CheckpointError(f"{name}: {key} holds {value.dtype}, the network needs {own[key].dtype}")
 
 
 def check_finite(state: dict[str, Tensor], *, name: str) -> None:
-    """Looks for NaN and infinity.
+    """Checks weights for NaN and infinity.
 
     Raises:
-        CheckpointError: there is one.
+        CheckpointError: a value is not finite.
     """
     for key, value in state.items():
         if not bool(value.isfinite().all()):
             raise CheckpointError(f"{name}: {key} holds NaN or infinity; use an earlier checkpoint")
 
 
-def fill(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
-    """Copies weights into a network of exactly these names and shapes.
+def load_strict(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
+    """Copies weights into a network that has exactly these names and shapes.
 
     Raises:
         CheckpointError: a name or shape differs, or a value is not finite.
@@ -207,12 +131,12 @@ def fill(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
 
 
 def strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The network's part of a LightningModule's state."""
+    """The weights of the network in a LightningModule's state."""
     return {name[len(_PREFIX) :]: value for name, value in state.items() if str(name).startswith(_PREFIX)}
 
 
 def save_release(model: SSD, path: Path) -> None:
-    """Writes weights, recipe and a checksum of both as safetensors."""
+    """Writes weights, recipe and their checksums as safetensors."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     recipe = json.dumps(model.recipe())
     checksums = {_WEIGHTS_CHECKSUM: _checksum(state), _RECIPE_CHECKSUM: _text_checksum(recipe)}
@@ -221,7 +145,7 @@ def save_release(model: SSD, path: Path) -> None:
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's checkpoints, written through `write_atomically` and read without unpickling objects."""
+    """Lightning's checkpoints, written atomically and read without unpickling objects."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
@@ -229,12 +153,11 @@ class AtomicCheckpointIO(CheckpointIO):
         path = Path(path)
         try:
             write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
-        except (OSError, RuntimeError) as error:  # the second is how torch says that the disk is full
-            if "DataLoader worker" in str(error):  # the death of one is told wherever the main process is
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
+            if "DataLoader worker" in str(error):  # a worker's death is raised wherever the main process is
                 raise
-            raise MachineError(
-                f"{path}: cannot be written: {_reason(error)}; what was saved before is intact"
-            ) from error
+            reason = error.strerror or str(error) if isinstance(error, OSError) else "the disk is full"
+            raise MachineError(f"{path}: cannot be written: {reason}; the previous checkpoint is intact") from error
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
@@ -253,11 +176,11 @@ def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         text = metadata.get(_RECIPE, "null")
         recipe = json.loads(text)
-    except (SafetensorError, *DAMAGE) as error:
+    except (SafetensorError, *DAMAGED) as error:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged: {first_line(error)}") from error
-    for name, found in ((_WEIGHTS_CHECKSUM, _checksum(state)), (_RECIPE_CHECKSUM, _text_checksum(text))):
-        if metadata.get(name, found) != found:
-            raise CheckpointError(f"{path}: damaged: another checksum than its {name}; copy the file again")
+    for name, checksum in ((_WEIGHTS_CHECKSUM, _checksum(state)), (_RECIPE_CHECKSUM, _text_checksum(text))):
+        if metadata.get(name, checksum) != checksum:
+            raise CheckpointError(f"{path}: damaged: {name} does not match; copy the file again")
     return recipe, state
 
 
@@ -279,10 +202,6 @@ def _checksum(state: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(state[name].contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _reason(error: BaseException) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else "the disk is full"
 
 
 def _shape(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:

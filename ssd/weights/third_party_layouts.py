@@ -1,4 +1,4 @@
-"""The layouts of other SSD programs' weights: what they call our modules, and the settings that their code fixes.
+"""How other SSD programs name their weights, and the settings that their code fixes.
 
 Sources: amdegroot/ssd.pytorch (also the book PyTorch Advanced), qfgaohao/pytorch-ssd and its jetson forks, lufficc/SSD,
 torchvision's ssd300_vgg16.
@@ -6,99 +6,121 @@ torchvision's ssd300_vgg16.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from ssd.model.priors import Clip
+from ssd.model.backbones import VGG16, MobileNetV1, mobilenet_v1, vgg16
+from ssd.model.priors import Clip, PriorSpec
 from ssd.model.ssd import RECIPE_VERSION
 
-_SQUARES_PX = {  # (levels, trained on COCO): sides of the squares
+_COCO_COLUMNS = (81, 201)  # outputs of the COCO configurations; amdegroot's has 201
+_VGG_SQUARES_PX = {  # (levels, trained on COCO): sides of the squares
     (6, False): (30, 60, 111, 162, 213, 264, 315),
     (6, True): (21, 45, 99, 153, 207, 261, 315),
     (7, False): (35.84, 76.8, 153.6, 230.4, 307.2, 384, 460.8, 537.65),
     (7, True): (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72),
 }
-_STEPS_PX = {6: (8, 16, 32, 64, 100, 300), 7: (8, 16, 32, 64, 128, 256, 512)}
-_RATIOS = {6: [[2], [2, 3], [2, 3], [2, 3], [2], [2]], 7: [[2], [2, 3], [2, 3], [2, 3], [2, 3], [2], [2]]}
-_COCO_COLUMNS = (81, 201)  # outputs of the COCO configurations; amdegroot's has 201
-_MOBILENET_SQUARES_PX = (60, 105, 150, 195, 240, 285, 330)
-_MOBILENET_STEPS_PX = (16, 32, 64, 100, 150, 300)
-_JETSON_SCALES = (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05)  # of the forks, for every side but 300
+_JETSON_SCALES = (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05)  # of the forks, for every side except 300
 
 _VOC = """aeroplane bicycle bird boat bottle bus car cat chair cow
     diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor"""
 VOC_NAMES = tuple(_VOC.split())
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Input side, constructor arguments and priors of one published network."""
+
+    image_size: int
+    priors: PriorSpec
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _vgg16_variant(*, levels: int, coco: bool, image_size: int | None) -> Variant:
+    side = {6: 300, 7: 512}[levels]
+    scales = tuple(px / side for px in _VGG_SQUARES_PX[levels, coco])
+    return Variant(side, replace(vgg16.PRIORS[str(side)], scales=scales), {"extras": str(side)})
+
+
+def _mobilenet_v1_variant(*, levels: int, coco: bool, image_size: int | None) -> Variant:
+    if image_size in (None, 300):
+        return Variant(300, mobilenet_v1.PRIORS, {"width_multiplier": 1.0})
+    priors = replace(mobilenet_v1.PRIORS, scales=_JETSON_SCALES, steps_px={})
+    return Variant(image_size, priors, {"width_multiplier": 1.0})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """How one program stores its network.
 
-    `modules` maps the names of its modules (or of single tensors) to ours. `squares` says which published sides of
-    the priors it has. `has_labels`: its training writes labels.txt beside the weights.
+    Args:
+        name: of the program, and of its network where it has several.
+        backbone: name of our backbone.
+        variant: from the number of levels, the data set and the input side to the published network.
+        modules: their module (or tensor) name -> ours.
+        arguments: of the backbone, the same in every variant.
+        clip: see `PriorSpec`.
+        first_anchors: priors per cell on the first level.
+        any_image_size: its networks exist for several input sides, and nothing in the file says which.
+        always_coco: its priors are those for COCO, whatever the number of classes.
+        coco_has_gaps: its COCO classes are numbered with the gaps of the original category ids.
+        has_labels: its training writes labels.txt beside the weights.
     """
 
     name: str
+    backbone: str
+    variant: Callable[..., Variant]
     modules: Mapping[str, str]
-    backbone: Literal["vgg16", "mobilenet_v1"]
-    mean: tuple[float, ...] = (123.0, 117.0, 104.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    conv4_3_norm: str = "l2"
+    arguments: Mapping[str, Any]
     clip: Clip = "all"
-    squares: Literal["by outputs", "coco"] = "by outputs"
+    first_anchors: int = 4
+    any_image_size: bool = False
+    always_coco: bool = False
+    coco_has_gaps: bool = False
     has_labels: bool = False
 
-    def ours(self, key: str) -> str | None:
-        """Our name of their tensor."""
-        return _translate(key, self.modules)
+    def to_ours(self, key: str) -> str | None:
+        """Our name of one of their tensors; None if it has none."""
+        return _rename(key, self.modules)
 
-    def theirs(self, key: str) -> str:
-        """Their name of our tensor."""
-        return _translate(key, {ours: theirs for theirs, ours in self.modules.items()}) or key
+    def to_theirs(self, key: str) -> str:
+        """Their name of one of our tensors."""
+        return _rename(key, {ours: theirs for theirs, ours in self.modules.items()}) or key
 
     def recipe(
         self, *, levels: int, class_names: list[str], columns: int, image_size: int | None = None
     ) -> dict[str, Any]:
-        """The recipe of their network with `levels` feature maps and `columns` outputs (background counts).
+        """The recipe of their network.
 
-        `image_size` is for the forks that train MobileNetV1-SSD on other sides; nothing in the file tells.
+        Args:
+            levels: number of feature maps.
+            class_names: without background.
+            columns: outputs per prior, background included; may count more than the classes.
+            image_size: input side, only where `any_image_size`; None: the published one.
         """
-        pixels = {"mean": list(self.mean), "std": list(self.std)}
-        if self.backbone == "mobilenet_v1":
-            side = image_size or 300
-            arguments: dict[str, Any] = {"width_multiplier": 1.0, **pixels}
-            ratios: list[list[int]] = [[2, 3]] * 6
-            published = side == 300
-            scales = [px / 300 for px in _MOBILENET_SQUARES_PX] if published else list(_JETSON_SCALES)
-            steps = {side: list(_MOBILENET_STEPS_PX)} if published else {}
-        else:
-            side = {6: 300, 7: 512}[levels]
-            arguments = {"extras": str(side), "conv4_3_norm": self.conv4_3_norm, **pixels}
-            ratios, steps = _RATIOS[levels], {side: list(_STEPS_PX[levels])}
-            is_coco = self.squares == "coco" or columns in _COCO_COLUMNS
-            scales = [px / side for px in _SQUARES_PX[levels, is_coco]]
+        coco = self.always_coco or columns in _COCO_COLUMNS
+        variant = self.variant(levels=levels, coco=coco, image_size=image_size)
         return {
             "version": RECIPE_VERSION,
-            "backbone": {"name": self.backbone, "arguments": arguments},
-            "priors": {"scales": scales, "aspect_ratios": ratios, "clip": self.clip, "steps_px": steps},
+            "backbone": {"name": self.backbone, "arguments": {**variant.arguments, **self.arguments}},
+            "priors": replace(variant.priors, clip=self.clip).as_dict(),
             "class_names": class_names,
-            "image_size": side,
+            "image_size": variant.image_size,
         }
 
 
-def _translate(key: str, table: Mapping[str, str]) -> str | None:
+def _rename(key: str, table: Mapping[str, str]) -> str | None:
     module, _, name = key.rpartition(".")
     return table.get(key) or (f"{table[module]}.{name}" if module in table else None)
 
 
-def _vgg(theirs: str, *, last: int = 33) -> dict[str, str]:
+def _vgg_base(theirs: str, *, last: int = 33) -> dict[str, str]:
     return {f"{theirs}.{number}": f"backbone.base.{number}" for number in range(last + 1)}
 
 
 def _flat_extras(theirs: str) -> dict[str, str]:
-    """A list of convolutions; in ours a level holds two, at 0 and 2."""
+    """A flat list of convolutions; one of our levels holds two of them, at 0 and 2."""
     return {f"{theirs}.{number}": f"backbone.extras.{number // 2}.{number % 2 * 2}" for number in range(10)}
 
 
@@ -116,14 +138,20 @@ def _heads(classification: str, localization: str) -> dict[str, str]:
     }
 
 
-_QFGAOHAO_REST = {**_extras("extras"), **_heads("classification_headers", "regression_headers")}
+def _vgg_arguments(*, norm: str = "l2", mean: tuple[float, ...] = vgg16.MEAN) -> dict[str, Any]:
+    return {"conv4_3_norm": norm, "mean": list(mean), "std": list(vgg16.STD)}
+
+
+_QFGAOHAO_EXTRAS_AND_HEADS = {**_extras("extras"), **_heads("classification_headers", "regression_headers")}
 
 LAYOUTS = (
     Layout(
         name="amdegroot/ssd.pytorch, PyTorch Advanced",
-        backbone="vgg16",
+        backbone=VGG16.name,
+        variant=_vgg16_variant,
+        arguments=_vgg_arguments(),
         modules={
-            **_vgg("vgg"),
+            **_vgg_base("vgg"),
             "L2Norm": "backbone.conv4_3_norm",
             **_flat_extras("extras"),
             **_heads("conf", "loc"),
@@ -131,27 +159,36 @@ LAYOUTS = (
     ),
     Layout(
         name="qfgaohao/pytorch-ssd vgg16-ssd",
-        backbone="vgg16",
-        conv4_3_norm="batch",
+        backbone=VGG16.name,
+        variant=_vgg16_variant,
+        arguments=_vgg_arguments(norm="batch"),
         has_labels=True,
-        modules={**_vgg("base_net"), "source_layer_add_ons.0": "backbone.conv4_3_norm", **_QFGAOHAO_REST},
+        modules={
+            **_vgg_base("base_net"),
+            "source_layer_add_ons.0": "backbone.conv4_3_norm",
+            **_QFGAOHAO_EXTRAS_AND_HEADS,
+        },
     ),
     Layout(
         name="qfgaohao/pytorch-ssd mb1-ssd",
-        backbone="mobilenet_v1",
-        mean=(127.0, 127.0, 127.0),
-        std=(128.0, 128.0, 128.0),
+        backbone=MobileNetV1.name,
+        variant=_mobilenet_v1_variant,
+        arguments={"mean": list(mobilenet_v1.MEAN), "std": list(mobilenet_v1.STD)},
+        first_anchors=6,
+        any_image_size=True,
         has_labels=True,
         modules={
             **{f"base_net.{n}.{part}": f"backbone.base.{n}.{part}" for n in range(14) for part in (0, 1, 3, 4)},
-            **_QFGAOHAO_REST,
+            **_QFGAOHAO_EXTRAS_AND_HEADS,
         },
     ),
     Layout(
         name="lufficc/SSD",
-        backbone="vgg16",
+        backbone=VGG16.name,
+        variant=_vgg16_variant,
+        arguments=_vgg_arguments(),
         modules={
-            **_vgg("backbone.vgg"),
+            **_vgg_base("backbone.vgg"),
             "backbone.l2_norm": "backbone.conv4_3_norm",
             **_flat_extras("backbone.extras"),
             **_heads("box_head.predictor.cls_headers", "box_head.predictor.reg_headers"),
@@ -159,12 +196,14 @@ LAYOUTS = (
     ),
     Layout(
         name="torchvision ssd300_vgg16",
-        backbone="vgg16",
-        mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255),
+        backbone=VGG16.name,
+        variant=_vgg16_variant,
+        arguments=_vgg_arguments(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255)),
         clip="sizes",
-        squares="coco",
+        always_coco=True,
+        coco_has_gaps=True,
         modules={
-            **_vgg("backbone.features", last=21),
+            **_vgg_base("backbone.features", last=21),
             "backbone.scale_weight": "backbone.conv4_3_norm.weight",
             **{f"backbone.extra.0.{number}": f"backbone.base.{number + 23}" for number in (1, 3, 5)},
             **{f"backbone.extra.0.7.{number}": f"backbone.base.{number + 30}" for number in (1, 3)},
@@ -173,9 +212,3 @@ LAYOUTS = (
         },
     ),
 )
-
-_PREFIX = r"(?:features\.|vgg\.|base_net\.|model\.|(?:model\.)?(?:backbone\.)?base\.)?"
-BASE_NETS = {  # keys of a base net alone, and of our own checkpoints
-    "vgg16": re.compile(rf"{_PREFIX}(\d+\.(?:weight|bias))$"),  # vgg16_reducedfc.pth, torchvision
-    "mobilenet_v1": re.compile(rf"{_PREFIX}(\d+\.\d+\.\w+)$"),  # the conv_bn and conv_dw of the common MobileNetV1
-}

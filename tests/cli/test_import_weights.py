@@ -54,7 +54,7 @@ def test_from_a_weight_file_to_detections(folder: Path) -> None:
         "classes: 2 (names.txt): cat, dog",
         "priors: squares of 60, 105, 150, 195, 240, 285, 330 px; clip all",
         "pixels: RGB; mean [127.0, 127.0, 127.0], std [128.0, 128.0, 128.0]",
-        "keys: 202 used; not used: none",
+        "tensors: 202 used; unused: none",
     ]
     save_images(str(folder / "images"), 1)
     for photograph in sorted(PHOTOGRAPHS.glob("*.jpg"))[:1]:  # where the reference data is at hand

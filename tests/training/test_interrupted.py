@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssd.weights import checkpoint
+from ssd.weights.safe_load import safe_load
 
 STEPS = 24  # of TINY
 
@@ -84,7 +85,7 @@ def kill_often(folder: Path, *, kills: int, seed: int, seconds: float) -> None:
         for path in (run / "checkpoints").glob("[!.]*.ckpt"):
             checkpoint.load(path)
         last = run / "checkpoints/last.ckpt"
-        saved = checkpoint.safe_load(last)["global_step"] if last.exists() else 0
+        saved = safe_load(last)["global_step"] if last.exists() else 0
         logged = max((int(row["step"]) + 1 for row in rows(run)), default=0) if (run / "metrics.csv").exists() else 0
         assert saved >= max(step, min(logged, STEPS) - 1)  # at most one interval is lost
         step = saved
@@ -120,7 +121,7 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
     assert f"stopped by {number.name} at step" in output
     assert "go on with: python train.py resume=run" in output
     assert "Traceback" not in output
-    stopped = checkpoint.safe_load(tmp_path / "run/checkpoints/last.ckpt")["global_step"]
+    stopped = safe_load(tmp_path / "run/checkpoints/last.ckpt")["global_step"]
     assert 4 < stopped < STEPS
     more = start(tmp_path, "resume=run")
     more.join()

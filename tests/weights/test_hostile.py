@@ -72,7 +72,7 @@ def test_saved_overrides_that_name_code_or_places_are_refused(tmp_path: Path, li
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(OmegaConf.create(["epochs=3", line]), tmp_path / OVERRIDES_FILE)
     with pytest.raises(ConfigError, match="give it on the command line"):
-        with_saved_overrides(["train.py", f"resume={tmp_path}"])
+        with_saved_overrides([f"resume={tmp_path}"])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_saved_overrides_that_name_code_or_places_are_refused(tmp_path: Path, li
 def test_saved_overrides_that_set_values_are_taken(tmp_path: Path, line: str) -> None:
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(OmegaConf.create([line]), tmp_path / OVERRIDES_FILE)
-    assert with_saved_overrides(["train.py", f"resume={tmp_path}"])[1] == line
+    assert with_saved_overrides([f"resume={tmp_path}"])[0] == line
 
 
 @pytest.mark.parametrize("text", ["epochs: 3", "", "3"])
@@ -102,7 +102,7 @@ def test_saved_overrides_that_are_no_list_are_refused(tmp_path: Path, text: str)
     (tmp_path / ".hydra").mkdir()
     (tmp_path / OVERRIDES_FILE).write_text(text)
     with pytest.raises(ConfigError, match="not a list of overrides"):
-        with_saved_overrides(["train.py", f"resume={tmp_path}"])
+        with_saved_overrides([f"resume={tmp_path}"])
 
 
 def test_a_saved_yaml_with_python_objects_is_not_run(tmp_path: Path) -> None:
@@ -110,5 +110,5 @@ def test_a_saved_yaml_with_python_objects_is_not_run(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     (tmp_path / OVERRIDES_FILE).write_text(f"- !!python/object/apply:os.mkdir ['{canary}']\n")
     with pytest.raises(Exception, match="could not determine a constructor"):
-        with_saved_overrides(["train.py", f"resume={tmp_path}"])
+        with_saved_overrides([f"resume={tmp_path}"])
     assert not canary.exists()

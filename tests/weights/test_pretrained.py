@@ -91,7 +91,7 @@ def test_mobilenet_layouts(tmp_path: Path, prefix: str) -> None:
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     state = {f"model.{key}": value for key, value in randomised(mobilenet(0.5).base).items()}
-    with pytest.raises(CheckpointError, match=r"0\.0\.weight is \(16, 3, 3, 3\), mobilenet_v1 has \(8, 3, 3, 3\)"):
+    with pytest.raises(CheckpointError, match=r"0\.0\.weight is \(16, 3, 3, 3\), mobilenet_v1 needs \(8, 3, 3, 3\)"):
         load_base(mobilenet(0.25), stored(state, tmp_path / "a.pth"))
     with pytest.raises(CheckpointError, match="no weights for"):
         load_base(mobilenet(0.25), stored({"fc.weight": torch.zeros(1)}, tmp_path / "b.pth"))

@@ -10,9 +10,8 @@ import legacy_reference as reference
 import pytest
 import torch
 from composed import CONF, register
-from forked import run
+from forked import TINY, run
 from hydra.core.global_hydra import GlobalHydra
-from test_train import TINY
 from torch import Tensor
 
 from ssd.cli import build
@@ -21,7 +20,7 @@ from ssd.model.backbones import VGG16, MobileNetV1
 from ssd.model.priors import PriorSpec
 from ssd.model.ssd import SSD
 from ssd.weights import checkpoint
-from ssd.weights.transfer import init_from_weights
+from ssd.weights.transfer import init_from
 
 
 def mobilenet(priors: PriorSpec, *class_names: str, width: float = 0.25, mean: float = 127.0) -> SSD:
@@ -62,7 +61,7 @@ def equal(first: list[Tensor], second: list[Tensor]) -> bool:
 def test_heads_are_taken_class_by_class(source: SSD, release: str, mobilenet_v1: PriorSpec) -> None:
     model = mobilenet(mobilenet_v1, "fish", "dog", "CAT")
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    lines = init_from_weights(model, release)
+    lines = init_from(model, release)
     for head, theirs in zip(model.classification_heads, source.classification_heads, strict=True):
         for ours, their_column in ((0, 0), (2, 2), (3, 1)):  # background, dog, cat
             assert equal(rows(head, ours, columns=4), rows(theirs, their_column, columns=4))
@@ -74,21 +73,21 @@ def test_heads_are_taken_class_by_class(source: SSD, release: str, mobilenet_v1:
     assert all(torch.equal(own[key], theirs[key]) for key in own if not key.startswith("classification_heads"))
     assert lines == [
         f"init_from={release}: mobilenet_v1, 3 classes",
-        f"tensors: {len(own)} of {len(own)} taken (classification heads class by class); fresh: none; not used: none",
-        "classes: kept dog, CAT; fresh: fish; not used: bird",
+        f"tensors: {len(own)} of {len(own)} copied (classification heads class by class); fresh: none; unused: none",
+        "classes: kept dog, CAT; fresh: fish; unused: bird",
     ]
 
 
 def test_the_same_classes_give_the_same_network(source: SSD, release: str, mobilenet_v1: PriorSpec) -> None:
     model = mobilenet(mobilenet_v1, *source.class_names)
-    init_from_weights(model, release)
+    init_from(model, release)
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
 
 
 def test_the_pixel_normalisation_comes_with_the_weights(release: str, mobilenet_v1: PriorSpec) -> None:
     model = mobilenet(mobilenet_v1, "cat", mean=100.0)
-    lines = init_from_weights(model, release)
-    assert "pixel mean: [127.0, 127.0, 127.0] of the weights instead of [100.0, 100.0, 100.0]" in lines
+    lines = init_from(model, release)
+    assert "pixel mean: [127.0, 127.0, 127.0] from the weights replaces [100.0, 100.0, 100.0]" in lines
     assert model.recipe()["backbone"]["arguments"]["mean"] == [127.0] * 3
     assert torch.equal(model.backbone.pixel_norm.mean.flatten(), torch.full((3,), 127.0))
 
@@ -96,12 +95,12 @@ def test_the_pixel_normalisation_comes_with_the_weights(release: str, mobilenet_
 def test_other_priors_leave_the_heads_fresh_that_do_not_fit(release: str, mobilenet_v1: PriorSpec) -> None:
     spec = replace(mobilenet_v1, aspect_ratios=[[2], *[[2, 3]] * 5], clip="all")
     model = mobilenet(spec, "cat")
-    lines = init_from_weights(model, release)
+    lines = init_from(model, release)
     assert "priors: those of this run; the weights were trained with clip sizes" in lines
     heads = "classification_heads.0.weight, classification_heads.0.bias, "
     heads += "localization_heads.0.weight, localization_heads.0.bias"
-    assert f"fresh: {heads}; not used: {heads}" in lines[2]
-    assert lines[-1] == "classes: kept cat; fresh: none; not used: Dog, bird"
+    assert f"fresh: {heads}; unused: {heads}" in lines[2]
+    assert lines[-1] == "classes: kept cat; fresh: none; unused: Dog, bird"
     assert model.prior_spec == spec
 
 
@@ -110,10 +109,10 @@ def test_another_base_net_is_refused_with_the_choice_that_fits(
 ) -> None:
     message = r"does not fit this run; choose backbone=mobilenet_v1 backbone.width_multiplier=0.25"
     with pytest.raises(CheckpointError, match=message):
-        init_from_weights(mobilenet(mobilenet_v1, "cat", width=0.5), release)
+        init_from(mobilenet(mobilenet_v1, "cat", width=0.5), release)
     vgg = VGG16(extras="300", mean=[123.0] * 3, std=[1.0] * 3)
     with pytest.raises(CheckpointError, match=message):
-        init_from_weights(SSD(vgg, vgg16_300, class_names=["cat"], image_size=128), release)
+        init_from(SSD(vgg, vgg16_300, class_names=["cat"], image_size=128), release)
 
 
 def test_ssd512_takes_what_it_shares_with_ssd300(tmp_path: Path, vgg16_512: PriorSpec) -> None:
@@ -121,13 +120,13 @@ def test_ssd512_takes_what_it_shares_with_ssd300(tmp_path: Path, vgg16_512: Prio
     torch.save(weights, tmp_path / "a.pth")
     vgg = VGG16(extras="512", mean=[123.0, 117.0, 104.0], std=[1.0] * 3)
     model = SSD(vgg, vgg16_512, class_names=["person"], image_size=256)
-    lines = init_from_weights(model, str(tmp_path / "a.pth"))
+    lines = init_from(model, str(tmp_path / "a.pth"))
     assert torch.equal(model.backbone.base[33].weight, weights["vgg.33.weight"])
     assert torch.equal(model.backbone.conv4_3_norm.weight, weights["L2Norm.weight"])
     assert torch.equal(model.localization_heads[1].bias, weights["loc.1.bias"])
     assert "fresh: backbone.extras.4.0.weight, " in lines[2]
     count = len(model.state_dict())  # fresh: an extra level, and both heads of two levels
-    assert lines[2].startswith(f"tensors: {count - 4 - 8} of {count} taken")
+    assert lines[2].startswith(f"tensors: {count - 4 - 8} of {count} copied")
 
 
 def test_a_base_net_fills_the_base(tmp_path: Path, vgg16_300: PriorSpec) -> None:
@@ -136,16 +135,18 @@ def test_a_base_net_fills_the_base(tmp_path: Path, vgg16_300: PriorSpec) -> None
     torch.save(base, tmp_path / "vgg16_reducedfc.pth", _use_new_zipfile_serialization=False)
     vgg = VGG16(extras="300", mean=[123.0] * 3, std=[1.0] * 3)
     model = SSD(vgg, vgg16_300, class_names=["cat"], image_size=128)
-    lines = init_from_weights(model, str(tmp_path / "vgg16_reducedfc.pth"))
-    assert lines[1].endswith("30 tensors from " + str(tmp_path / "vgg16_reducedfc.pth") + ", 0 unused, 0 fresh")
+    lines = init_from(model, str(tmp_path / "vgg16_reducedfc.pth"))
+    assert lines[1].endswith("30 tensors loaded from " + str(tmp_path / "vgg16_reducedfc.pth") + ", 0 unused, 0 fresh")
     assert torch.equal(vgg.base[31].weight, base["31.weight"])
 
 
 def test_training_starts_from_the_weights_of_another_program(tmp_path: Path) -> None:
     torch.save(reference.random_weights(reference.QFGAOHAO_MB1, outputs=3), tmp_path / "mb1.pth")
     (tmp_path / "labels.txt").write_text("BACKGROUND\nTriangle\nlorry\n")
-    small = ["dataset.train=4", "dataset.val=2", "dataset.test=2", "batch_size=2", "backbone.width_multiplier=1.0"]
-    done = run(tmp_path, "train.py", *TINY, *small, "init_from=mb1.pth", "hydra.run.dir=run")
+    small = ["dataset.train=4", "dataset.val=2", "dataset.test=2", "batch_size=2", "epochs=1"]
+    done = run(
+        tmp_path, "train.py", *TINY, *small, "backbone.width_multiplier=1.0", "init_from=mb1.pth", "hydra.run.dir=run"
+    )
     assert done.returncode == 0, done.stderr
     assert "mb1.pth: format: qfgaohao/pytorch-ssd mb1-ssd, 300x300 pixels" in done.stdout
     assert "classes: kept triangle; fresh: " in done.stdout
