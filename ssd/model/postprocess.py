@@ -24,7 +24,14 @@ class PostProcess(nn.Module):
         max_detections: kept for an image.
     """
 
-    def __init__(self, *, score_threshold: float, iou_threshold: float, candidates: int, max_detections: int) -> None:
+    def __init__(
+        self,
+        *,
+        score_threshold: float = 0.01,
+        iou_threshold: float = 0.45,
+        candidates: int = 2000,
+        max_detections: int = 200,
+    ) -> None:
         super().__init__()
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
