@@ -16,7 +16,7 @@ from torch import Tensor
 from ssd.common.atomic_files import write_atomically
 from ssd.common.class_names import class_index
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
-from ssd.common.progress import FrameMeter
+from ssd.common.progress import FrameProgress
 from ssd.inference.predictor import Predictor
 from ssd.inference.prefetch import prefetched
 from ssd.inference.results import DRAW_THRESHOLD, FrameResult
@@ -72,25 +72,25 @@ def predict_media(predictor: Predictor, media: Sequence[Medium], *, output: str,
     frames = islice(read_frames(media, status), options.max_frames)
     batches = prefetched(_batches(frames, options.batch_size), depth=1)
     detected = prefetched(_detect(predictor, batches), depth=1)
-    meter = FrameMeter(total=_expected_frames(media, options.max_frames))
+    progress = FrameProgress(total=_expected_frames(media, options.max_frames))
     try:
-        with PredictionWriter(Path(output), media, save=options.save) as writer, closing(detected), meter:
+        with PredictionWriter(Path(output), media, save=options.save) as writer, closing(detected), progress:
             for frame, detections in chain.from_iterable(detected):
                 result = to_result(frame, detections)
                 writer.write(result)
-                meter.step(str(frame.medium.name), objects=int(result.shown.sum()))
+                progress.step(str(frame.medium.name), objects=int(result.shown.sum()))
                 if window and not window.show(result.drawn):
                     break
             failure = _report_errors(status, Path(output))
-            if failure and meter.frames == 0:
+            if failure and progress.frames == 0:
                 raise DataError(failure)
     except OSError as error:
         raise MachineError(
             f"output={output}: cannot be written: {error.strerror or error}; give another folder"
         ) from error
     finally:
-        if meter.frames:
-            _log.info("%s -> %s", meter.summary(), output)
+        if progress.frames:
+            _log.info("%s -> %s", progress.summary(), output)
     if failure:
         raise PartialError(failure)
 

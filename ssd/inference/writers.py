@@ -1,7 +1,7 @@
 """Writes what predict produces: records, a table, images, crops and videos.
 
-Every file is `NAME.partial.SUFFIX` until it is complete. Unlike the temporary files of `ssd.common.atomic_files`, a
-partial file remains after an error: it holds the results so far.
+Records, tables and videos grow as `NAME.partial.SUFFIX` until they are complete. Unlike the temporary files of
+`ssd.common.atomic_files`, these can be read meanwhile, and remain after an error: they hold the results so far.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from types import TracebackType
 import torch
 from PIL import Image
 
+from ssd.common.atomic_files import write_atomically
 from ssd.common.errors import ConfigError
 from ssd.common.images import IMAGE_SUFFIXES, ImageArray
 from ssd.inference.results import CSV_COLUMNS, FrameResult, csv_rows
@@ -128,7 +129,7 @@ class _TextFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._partial = _partial_path(path)
+        self._partial = path.with_name(f"{path.stem}.partial{path.suffix}")
         self.file = self._partial.open("w", encoding="utf-8", newline="", buffering=1)
 
     def close(self, *, complete: bool) -> None:
@@ -184,17 +185,17 @@ def _image_name(medium: Medium, number: int | None) -> Path:
 
 
 def save_image(image: ImageArray, path: Path) -> None:
-    """Saves an image in the format of its suffix. Does not flush it to the disk, which may take 10 ms per image."""
+    """Saves an image in the format of its suffix, atomically.
+
+    Raises:
+        ConfigError: the suffix is not that of an image.
+    """
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ConfigError(f"{path}: give a name that ends in .jpg or .png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial_path(path)
-    Image.fromarray(image).save(partial, quality=_JPEG_QUALITY)
-    partial.replace(path)
-
-
-def _partial_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    write_atomically(
+        path, lambda temporary: Image.fromarray(image).save(temporary, kind, quality=_JPEG_QUALITY), durable=False
+    )
 
 
 def _save_crops(result: FrameResult, folder: Path) -> None:

@@ -113,7 +113,7 @@ def _remember(folder: Path, config: DictConfig) -> None:
     overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
     for name, content in ((_CONFIG, resolved), (OVERRIDES_FILE, overrides)):
         write_atomically(folder / name, partial(OmegaConf.save, OmegaConf.create(content)))
-    slurm.remember(folder)
+    slurm.save_run_dir(folder)
 
 
 def _lock(folder: Path) -> None:
