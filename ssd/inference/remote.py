@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from urllib3 import BaseHTTPResponse, exceptions
 
 from ssd.common.errors import ConfigError, DataError, MachineError
-from ssd.data.download.http import HEADERS, Network, connections, explain
+from ssd.common.http import HEADERS, Network, connection_pool, explain
 
 _MAX_BYTES = 2 * 2**30
 _READ_TIMEOUT_S = 20.0
@@ -34,7 +34,7 @@ def fetch(url: str, folder: Path, *, max_bytes: int = _MAX_BYTES, read_timeout_s
     network = Network(workers=1, tries=1, connect_timeout_s=read_timeout_s, read_timeout_s=read_timeout_s)
     request: dict[str, Any] = {"headers": HEADERS, "preload_content": False, "enforce_content_length": False}
     try:
-        with connections(url, network) as pool, pool.request("GET", url, **request) as response:
+        with connection_pool(url, network) as pool, pool.request("GET", url, **request) as response:
             if response.status != 200:
                 status = f"{response.status} {responses.get(response.status, '')}".strip()
                 raise DataError(f"{url}: the server responded {status}; check the URL")

@@ -170,7 +170,7 @@ class VideoWriter:
 
     def __init__(self, path: Path, *, rate: float, size: tuple[int, int]) -> None:
         self._path = path
-        self._partial = path.with_name(f"{path.stem}.partial.mp4")
+        self._partial = path.with_name(f"{path.stem}.partial.mp4")  # stays after an error; OpenCV needs the suffix
         self._size = size
         self._count = 0
         path.parent.mkdir(parents=True, exist_ok=True)
