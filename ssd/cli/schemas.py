@@ -210,7 +210,7 @@ class Cosine:
 @dataclass
 class MultiBox:
     _target_: str = MISSING
-    iou_threshold: float = bounded(0, 1, open_low=True)
+    match_threshold: float = bounded(0, 1, open_low=True)
     negative_ratio: float = bounded(0)
     localization_weight: float = bounded(0)
 
@@ -219,8 +219,8 @@ class MultiBox:
 class PostProcess:
     _target_: str = MISSING
     score_threshold: float = bounded(0, 1)
-    iou_threshold: float = bounded(0, 1)
-    candidates: int = bounded(1)
+    nms_threshold: float = bounded(0, 1)
+    topk_candidates: int = bounded(1)
     max_detections: int = bounded(1)
 
 

@@ -44,7 +44,7 @@ def to_onnx(model: SSD, postprocess: PostProcess) -> onnx.ModelProto:
     _strip_debug_info(proto)
     if proto.ByteSize() > onnx_file.MAX_BYTES:
         raise ConfigError("the network is larger than 2 GB, the limit of one .onnx file; export a smaller one")
-    names = ("score_threshold", "iou_threshold", "candidates", "max_detections")
+    names = ("score_threshold", "nms_threshold", "topk_candidates", "max_detections")
     settings = {name: getattr(postprocess, name) for name in names}
     onnx_file.write_metadata(proto, recipe=model.recipe(), postprocess=settings)
     return proto
@@ -62,9 +62,9 @@ class _Detector(nn.Module):
         self, images: UInt8[Tensor, "B S S 3"]
     ) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int64[Tensor, "B D"], Int64[Tensor, "B"]]:
         post = self.postprocess
-        boxes, scores, labels = post.choose(self.model(images.permute(0, 3, 1, 2)), self.model.priors)
+        boxes, scores, labels = post.select_topk(self.model(images.permute(0, 3, 1, 2)), self.model.priors)
         keep = torch.ops.ssd.nms_mask(
-            boxes, scores, labels, len(self.model.class_names), post.iou_threshold, post.score_threshold
+            boxes, scores, labels, len(self.model.class_names), post.nms_threshold, post.score_threshold
         )
         limit = min(post.max_detections, scores.shape[1])
         scores, order = scores.where(keep, 0.0).topk(limit, dim=1)

@@ -25,7 +25,7 @@ from ssd.model.structures import Detections
 from ssd.visualization.draw import draw
 from ssd.weights import checkpoint
 
-_FIXED_ON_EXPORT = ("iou_threshold", "candidates")  # settings of PostProcess that an exported graph cannot change
+_FIXED_ON_EXPORT = ("nms_threshold", "topk_candidates")  # settings of PostProcess that an exported graph cannot change
 
 ImageLike = str | Path | np.ndarray | Image.Image
 

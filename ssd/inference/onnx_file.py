@@ -24,6 +24,7 @@ _USAGE = (
     "class_names), counts (number of detections of each image; rows after it are padding)."
 )
 _STANDARD_DOMAINS = ("", "ai.onnx")
+_OLD_NAMES = {"iou_threshold": "nms_threshold", "candidates": "topk_candidates"}  # in files exported by version 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def _read_postprocess(model: Any) -> dict[str, float]:
     """Thresholds and limits in the graph; empty if the metadata lacks them."""
     try:
         text = next(entry.value for entry in model.metadata_props if entry.key == "postprocess")
-        return {str(name): float(value) for name, value in json.loads(text).items()}
+        return {_OLD_NAMES.get(name, str(name)): float(value) for name, value in json.loads(text).items()}
     except (StopIteration, AttributeError, TypeError, ValueError, RecursionError):
         return {}
 

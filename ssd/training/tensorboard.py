@@ -67,7 +67,7 @@ def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: floa
     `positives` are means over the images; `objects_matched` is the share of objects that have a prior,
     `objects_over_iou` the share that a prior overlaps by the threshold: the rest have only one that is forced on them.
     """
-    positive = losses.targets.columns > BACKGROUND
+    positive = losses.targets.class_targets > BACKGROUND
     cells = [
         rows * columns * count for (rows, columns), count in zip(model.grids, model.prior_spec.per_cell, strict=True)
     ]
@@ -76,7 +76,7 @@ def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: floa
     objects = real.sum()
     priors = torch.zeros_like(batch.labels)
     if priors.numel():
-        priors.scatter_add_(1, losses.targets.objects, positive.long())
+        priors.scatter_add_(1, losses.targets.matched_gt, positive.long())
     near = losses.targets.best_iou >= iou_threshold
     names = [
         "positives",
@@ -141,7 +141,7 @@ class Watch(pl.Callback):
         self._last_step = step
         with self._pace.watching():
             module = _ours(pl_module)
-            rates = match_rates(module.step_losses, batch, module.model, iou_threshold=module.loss.iou_threshold)
+            rates = match_rates(module.step_losses, batch, module.model, iou_threshold=module.loss.match_threshold)
             add_scalars(self._writer, {**rates, **self._machine()}, step - 1)  # Lightning counts from 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

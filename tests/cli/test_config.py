@@ -113,7 +113,7 @@ def error_line(*overrides: str, name: str = "train") -> tuple[int, str]:
         ("batch_size=0", "batch_size=0: must be from 1"),
         ("batch_size=2.5", "batch_size"),
         ("epochs=0", "epochs=0"),
-        ("loss.iou_threshold=1.5", "loss.iou_threshold=1.5: must be over 0 up to 1"),
+        ("loss.match_threshold=1.5", "loss.match_threshold=1.5: must be over 0 up to 1"),
         ("postprocess.score_threshold=2", "postprocess.score_threshold"),
         ("scheduler.warmup=1", "scheduler.warmup"),
         ("num_workers=-1", "num_workers=-1"),

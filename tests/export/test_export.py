@@ -43,7 +43,7 @@ from ssd.weights import checkpoint
 
 SIZE = 96
 Compose = Callable[..., DictConfig]
-SETTINGS: dict[str, Any] = {"iou_threshold": 0.45, "candidates": 60, "max_detections": 40}
+SETTINGS: dict[str, Any] = {"nms_threshold": 0.45, "topk_candidates": 60, "max_detections": 40}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_all_three_file_formats_give_the_same_detections(
     expected = predictor(images)
     assert sum(map(len, expected)) > 50
     first = expected[0]
-    same_place = box_iou(first.boxes, first.boxes) > SETTINGS["iou_threshold"]
+    same_place = box_iou(first.boxes, first.boxes) > SETTINGS["nms_threshold"]
     assert (same_place & (first.labels[:, None] != first.labels)).any()  # classes do not suppress each other
     for other in predictors:
         assert other.class_names == model.class_names
@@ -158,7 +158,7 @@ def test_metadata_describes_the_graph(exported: Path, images: list[ImageArray]) 
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["class_names"]) == list(CLASS_NAMES)
     assert json.loads(metadata["recipe"])["image_size"] == SIZE
-    assert json.loads(metadata["postprocess"])["iou_threshold"] == 0.45
+    assert json.loads(metadata["postprocess"])["nms_threshold"] == 0.45
     assert "uint8 RGB" in metadata["usage"]
     assert f"{SIZE}x{SIZE}" in metadata["usage"]
     batch = np.stack([image[:SIZE, :SIZE] for image in images])

@@ -139,7 +139,7 @@ def test_too_large_file_is_not_read(tmp_path: Path) -> None:
 
 def test_explicit_override_of_an_exported_setting_is_an_error(graph: onnx.ModelProto, tmp_path: Path) -> None:
     """Through the command line; the file has its own non-maximum suppression."""
-    exported = {"score_threshold": 0.01, "iou_threshold": 0.45, "candidates": 2000, "max_detections": 200}
+    exported = {"score_threshold": 0.01, "nms_threshold": 0.45, "topk_candidates": 2000, "max_detections": 200}
     onnx_file.write_metadata(graph, recipe=RECIPE, postprocess=exported)
     path = write(graph, tmp_path)
     command = [sys.executable, "predict.py", f"checkpoint={path}", f"source={tmp_path}", f"output={tmp_path / 'out'}"]
@@ -149,16 +149,26 @@ def test_explicit_override_of_an_exported_setting_is_an_error(graph: onnx.ModelP
         done = subprocess.run([*command, *overrides], cwd=Path(__file__).parents[2], capture_output=True, text=True)
         return done.returncode, done.stderr
 
-    code, message = predict("postprocess.iou_threshold=0.6")
+    code, message = predict("postprocess.nms_threshold=0.6")
     assert code == 2
-    assert re.search("iou_threshold=0.45.* 0.6", message)
-    assert predict("postprocess.iou_threshold=0.45", "postprocess.score_threshold=0.2")[0] == 0
+    assert re.search("nms_threshold=0.45.* 0.6", message)
+    assert predict("postprocess.nms_threshold=0.45", "postprocess.score_threshold=0.2")[0] == 0
 
 
 def test_default_setting_yields_to_the_exported_one(graph: onnx.ModelProto, tmp_path: Path) -> None:
-    onnx_file.write_metadata(graph, recipe=RECIPE, postprocess={"iou_threshold": 0.5, "candidates": 100})
-    postprocess = PostProcess(score_threshold=0.01, iou_threshold=0.45, candidates=2000, max_detections=200)
+    onnx_file.write_metadata(graph, recipe=RECIPE, postprocess={"nms_threshold": 0.5, "topk_candidates": 100})
+    postprocess = PostProcess(score_threshold=0.01, nms_threshold=0.45, topk_candidates=2000, max_detections=200)
     path = write(graph, tmp_path)
     assert open_predictor(path, postprocess).class_names == ("cat", "dog")
-    with pytest.raises(ConfigError, match=r"candidates=100.* 2000"):
-        open_predictor(path, postprocess, explicit_overrides=["candidates"])
+    with pytest.raises(ConfigError, match=r"topk_candidates=100.* 2000"):
+        open_predictor(path, postprocess, explicit_overrides=["topk_candidates"])
+
+
+def test_setting_names_of_version_0_1_are_read(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    old = {"score_threshold": 0.01, "iou_threshold": 0.5, "candidates": 100, "max_detections": 200}
+    onnx_file.write_metadata(graph, recipe=RECIPE, postprocess=old)
+    path = write(graph, tmp_path)
+    expected = {"score_threshold": 0.01, "nms_threshold": 0.5, "topk_candidates": 100, "max_detections": 200}
+    assert onnx_file.read(path).postprocess == expected
+    with pytest.raises(ConfigError, match=r"nms_threshold=0\.5.* 0\.45"):
+        open_predictor(path, PostProcess(), explicit_overrides=["nms_threshold"])

@@ -28,7 +28,7 @@ def network(mobilenet_v1: PriorSpec) -> SSD:
 
 
 def make_predictor(network: SSD, score_threshold: float) -> TorchPredictor:
-    postprocess = PostProcess(score_threshold=score_threshold, candidates=100, max_detections=20)
+    postprocess = PostProcess(score_threshold=score_threshold, topk_candidates=100, max_detections=20)
     return TorchPredictor(network, postprocess, device="cpu")
 
 

@@ -29,7 +29,7 @@ TINY = [
     "epochs=3",
     "num_workers=0",
     "augmentation=ssd",
-    "postprocess.candidates=50",
+    "postprocess.topk_candidates=50",
     "~logger.tensorboard",
     "~logger.csv",
     "~callbacks.learning_rate",
