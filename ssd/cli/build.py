@@ -22,8 +22,8 @@ from ssd.data.splits import Splits
 from ssd.model.priors import Grid, PriorSpec
 from ssd.model.ssd import SSD, measure
 from ssd.model.structures import Batch
+from ssd.training.checkpoint_callbacks import checkpoint_callbacks
 from ssd.training.lightning_module import SSDModule
-from ssd.training.run_dir import checkpoint_callbacks
 from ssd.weights import transfer
 from ssd.weights.checkpoint import AtomicCheckpointIO
 
@@ -170,5 +170,4 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool, first_st
 
 
 def _build_logger(config: DictConfig, first_step: int | None) -> Any:
-    ours = config._target_.endswith(("TensorBoardLogger", "CsvLogger"))  # they can drop what a lost part has logged
-    return instantiate(config, **({"purge_step": first_step} if ours and first_step is not None else {}))
+    return instantiate(config, **({"purge_step": first_step} if "purge_step" in config else {}))

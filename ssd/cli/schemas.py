@@ -259,7 +259,7 @@ class Ema:
 
 
 @dataclass
-class Watch:
+class Visualizer:
     _target_: str = MISSING
     images: int = bounded(0)
     worst: int = bounded(0)
@@ -287,7 +287,7 @@ SCHEMAS: dict[str, type] = {
     "postprocess": PostProcess,
     "trainer": Trainer,
     "ema": Ema,
-    "watch": Watch,
+    "visualizer": Visualizer,
 }
 
 

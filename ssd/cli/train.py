@@ -24,12 +24,13 @@ def train(config: DictConfig) -> float | None:
     from ssd.common import console, runtime
     from ssd.data import splits
     from ssd.training import run_metadata
-    from ssd.training.run_dir import check_classes, claim
+    from ssd.training.resume import check_classes
+    from ssd.training.run_dir import prepare
 
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    resumed = claim(folder, config)
+    resumed = prepare(folder, config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     build.check_fit(config)
@@ -46,7 +47,7 @@ def train(config: DictConfig) -> float | None:
         config, folder, validates=datamodule.splits.val is not None, first_step=resumed.step if resumed else None
     )
 
-    run_metadata.begin(trainer, config, datamodule.splits, step=resumed.step if resumed else 0)
+    run_metadata.log_start(trainer, config, datamodule.splits, step=resumed.step if resumed else 0)
     trainer.fit(module, datamodule, ckpt_path=resumed.checkpoint if resumed else None)
     return finish(config, trainer, datamodule, folder)
 
@@ -55,7 +56,8 @@ def finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMod
     """Writes the release file from the best weights, tests them, and says what came out."""
     from ssd.cli import build
     from ssd.training import run_metadata, summary
-    from ssd.training.run_dir import best_checkpoint, best_score
+    from ssd.training.checkpoint_callbacks import best_score
+    from ssd.training.run_dir import best_checkpoint
     from ssd.weights import checkpoint
 
     best = best_checkpoint(folder)
@@ -68,7 +70,7 @@ def finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMod
     if datamodule.splits.test is not None:
         module = build.build_module(config, model)
         test = dict(trainer.test(module, datamodule, verbose=False)[0])
-    summary.show(test or scores, model.class_names, stage="test" if test else "val")
-    summary.show_files(folder, best)
-    run_metadata.end(trainer, config, best=best_score(trainer))
+    summary.log_results(test or scores, model.class_names, stage="test" if test else "val")
+    summary.log_files(folder, best)
+    run_metadata.log_end(trainer, config, best=best_score(trainer))
     return objective
