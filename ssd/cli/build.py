@@ -158,7 +158,7 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool, first_st
     return instantiate(
         config.trainer,
         _convert_="all",
-        precision=runtime.quick_precision() if precision == "auto" else precision,
+        precision=runtime.auto_precision() if precision == "auto" else precision,
         callbacks=callbacks,
         logger=[_build_logger(logger, first_step) for logger in config.logger.values()],
         plugins=[AtomicCheckpointIO()],

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, flushed to the disk, then renamed."""
+"""Atomic file writes: a temporary file beside the target is filled, flushed to disk and renamed."""
 
 from __future__ import annotations
 
@@ -9,28 +9,37 @@ from pathlib import Path
 _TEMPORARY = ".partial"
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, then renames it: a reader sees the old file or the new one."""
+def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
+    """Replaces `path` in one step, so that a reader sees either the old file or the complete new one.
+
+    Args:
+        path: its folder is created if missing.
+        write: fills the temporary file whose path it gets. That name has another suffix than `path`.
+        durable: flush file and folder, so that the file also survives a power failure. Without it (for many small
+            files that can be made again: a flush may take 10 ms) only a crash of this process is covered.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         write(temporary)
-        flush(temporary)
+        if durable:
+            flush(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    flush(path.parent)
+    if durable:
+        flush(path.parent)
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed writers have left behind; call it while nobody else writes there."""
+    """Removes temporary files of killed writers; nobody else may be writing to `folder`."""
     for temporary in folder.glob(f".*{_TEMPORARY}"):
         temporary.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:
-    """Waits until a file or a folder is on the disk."""
+    """Waits until a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,49 +1,49 @@
-"""Errors a user can cause or must act on; each carries the exit code of its kind.
+"""Errors that a user can cause or must act on; each class carries its exit code.
 
-The entry points print the message as one line and leave with `exit_code`; a traceback is printed for a bug of ours
-only. A message names the file (and line or field), the value, the rule that it breaks, and the fix.
+The commands print the message as one line and exit with `exit_code`; only a bug prints a traceback. A message names
+the file (with line or field), the value, the rule that it breaks, and the fix.
 """
 
 from __future__ import annotations
 
 
 class SSDError(Exception):
-    """Base of all errors that are reported in one line."""
+    """Base class of all errors that are reported in one line."""
 
     exit_code = 1
 
 
 class ConfigError(SSDError):
-    """Wrong configuration or usage."""
+    """Invalid configuration or usage."""
 
     exit_code = 2
 
 
 class DataError(SSDError):
-    """Bad data: an image, an annotation, a dataset folder."""
+    """Invalid data: an image, an annotation, a dataset folder."""
 
     exit_code = 3
 
 
 class DamagedImageError(DataError):
-    """Part of an image's pixels are gray or wrong."""
+    """Part of an image cannot be decoded; those pixels are gray or wrong."""
 
 
 class CheckpointError(DataError):
-    """A file that is no checkpoint of ours, is damaged, or does not fit."""
+    """A file that is not one of our checkpoints, is damaged, or does not fit the model."""
 
 
 class NonFiniteLossError(DataError):
-    """The loss or a gradient became NaN or infinite; the weights of the step before are kept."""
+    """The loss or a gradient became NaN or infinite; the weights of the previous step are kept."""
 
 
 class PartialError(SSDError):
-    """Part of the work was done and written; the rest is listed."""
+    """Part of the work is done and written; the message lists the rest."""
 
     exit_code = 4
 
 
 class MachineError(SSDError):
-    """Disk, permission, memory or shared memory."""
+    """The environment fails: disk, permissions, memory, device or network."""
 
     exit_code = 5

@@ -1,4 +1,4 @@
-"""Process-wide settings that make training quicker on the machine at hand."""
+"""Process-wide settings: memory, precision, and the output of libraries."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc keep large buffers instead of giving them back to the system and faulting them in at each step.
+    """Makes glibc keep freed buffers, which it would otherwise unmap and page in again at every step.
 
-    Training MobileNetV1-SSD on the CPU is about 1.3 times faster with it, at about the same peak memory. Call it
-    before the large allocations. Returns whether it could be done (Linux with glibc).
+    Training MobileNetV1-SSD on the CPU becomes about 1.3 times faster, at about the same peak memory. Call it before
+    the first large allocation. Returns whether it took effect (Linux with glibc only).
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -24,19 +24,19 @@ def keep_freed_memory() -> bool:
     return all(mallopt(parameter, value) for parameter, value in settings.items())
 
 
-def quick_precision() -> str:
-    """`bf16-mixed` on a GPU that computes in bfloat16, else `32-true`.
+def auto_precision() -> str:
+    """The value of `trainer.precision=auto`: `bf16-mixed` on a GPU with native bfloat16, else `32-true`.
 
-    On CPUs bfloat16 training gains little (MobileNetV1) or loses; ask for it with trainer.precision=bf16-mixed.
+    On CPUs bfloat16 makes training little faster (MobileNetV1) or slower; trainer.precision=bf16-mixed enables it.
     """
     import torch
 
-    quick = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16-mixed" if quick else "32-true"
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "32-true"
 
 
 def quiet_libraries() -> None:
-    """Hides what libraries say at start that helps nobody: one line of ours is worth more."""
+    """Hides start-up messages and warnings of libraries that a user cannot act on."""
     import logging
     import warnings
 
@@ -46,15 +46,15 @@ def quiet_libraries() -> None:
         ".*does not have many workers.*",
         ".*smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
-        ".*your dataloader is not resumable.*",  # it is: DetectionDataModule.state_dict
+        ".*your dataloader is not resumable.*",  # it is, by DetectionDataModule.state_dict
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-        ".*It is recommended to use `self.log\\(.*sync_dist=True.*",  # the metric is the same in every process
+        ".*It is recommended to use `self.log\\(.*sync_dist=True.*",  # every process computes the same metric
     ):
         warnings.filterwarnings("ignore", message=message)
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks and writes for all those of a distributed run."""
+    """Whether this process has rank 0, and so prints and writes for a distributed run."""
     from pytorch_lightning.utilities import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", 0)) == 0

@@ -1,4 +1,4 @@
-"""Cluster jobs that are put back into the queue: the same command line starts again and must find its run."""
+"""SLURM jobs that are requeued: SLURM starts the same command line again, which must then find its run."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import signal
 import subprocess
 from pathlib import Path
 
-_JOBS = Path("runs", ".jobs")  # one file a job, which names the folder of its run
+from ssd.common.atomic_files import write_atomically
+
+_JOBS = Path("runs", ".jobs")  # one file per job, which holds the path of its run folder
 
 
 def job_id() -> str | None:
-    """The SLURM job (of an array: the task) in which this process runs."""
+    """The id of the SLURM job (for a job array: of the task) that this process runs in."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     name = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
     return name if name.replace("_", "").isdigit() else None
 
 
-def remember(folder: Path) -> None:
-    """Notes the folder of this job's run."""
+def save_run_dir(folder: Path) -> None:
+    """Records the run folder of this job, if this is a job."""
     if (name := job_id()) is not None:
-        _JOBS.mkdir(parents=True, exist_ok=True)
-        (_JOBS / name).write_text(str(folder.resolve()))
+        write_atomically(_JOBS / name, lambda path: path.write_text(str(folder.resolve())))
 
 
 def requeued_run() -> str | None:
-    """The run's folder, in a job that has been started again."""
+    """The run folder of this job if SLURM has restarted it."""
     name = job_id()
     if name is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0" or not (_JOBS / name).exists():
         return None
@@ -33,10 +34,10 @@ def requeued_run() -> str | None:
 
 
 def requeue_signals() -> tuple[signal.Signals, ...]:
-    """The signal that warns a job of its time limit (sbatch --signal=USR1@90)."""
+    """The signal that announces a job's time limit (sbatch --signal=USR1@90)."""
     return () if job_id() is None else (signal.SIGUSR1,)
 
 
 def requeue() -> None:
-    """Puts this job back into the queue."""
+    """Requeues this job."""
     subprocess.run(["scontrol", "requeue", job_id() or ""], check=False)

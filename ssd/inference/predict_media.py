@@ -18,7 +18,7 @@ from torch import Tensor
 from ssd.common.atomic_files import write_atomically
 from ssd.common.class_names import class_index
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
-from ssd.common.progress import FrameMeter
+from ssd.common.progress import FrameProgress
 from ssd.inference.sources import Frame, Medium, Reading, count_frames, read_frames
 from ssd.inference.torch_predictor import ImagePredictor
 from ssd.inference.tracking import Tracker
@@ -115,7 +115,7 @@ def predict_media(
     reading = Reading()
     batches = prefetched(_batches(islice(read_frames(media, reading), max_frames), batch_size), depth=1)
     found = prefetched(_detect(predictor, batches), depth=1)
-    meter = FrameMeter(total=_expected(media, max_frames))
+    meter = FrameProgress(total=_expected(media, max_frames))
     try:
         with Outputs(Path(output), media, save=save) as outputs, closing(found), meter:
             for frame, detections in chain.from_iterable(found):

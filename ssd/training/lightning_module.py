@@ -20,6 +20,7 @@ from ssd.model.ssd import SSD
 from ssd.model.structures import Batch, Predictions
 from ssd.training.finite_guard import FiniteGuard
 
+
 class SSDModule(pl.LightningModule):
     """Trains an SSD.
 

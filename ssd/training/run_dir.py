@@ -80,4 +80,4 @@ def _save_config(folder: Path, config: DictConfig) -> None:
     overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
     for name, content in ((CONFIG_FILE, resolved), (OVERRIDES_FILE, overrides)):
         write_atomically(folder / name, partial(OmegaConf.save, OmegaConf.create(content)))
-    slurm.remember(folder)
+    slurm.save_run_dir(folder)

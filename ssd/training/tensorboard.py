@@ -120,9 +120,7 @@ class ValidationVisualizer(pl.Callback):
             if self._samples is None:
                 self._samples = SamplePredictions(_val_index(trainer), count=self.images, side_px=self.side_px)
             max_seconds = _MAX_TIME_SHARE * self._throughput.elapsed_s
-            self._samples.add(
-                self._writer, results, threshold=self._threshold, step=step - 1, max_seconds=max_seconds
-            )
+            self._samples.add(self._writer, results, threshold=self._threshold, step=step - 1, max_seconds=max_seconds)
 
     def _write_analysis(
         self, trainer: pl.Trainer, module: SSDModule, results: Mapping[str, Scene], writer: SummaryWriter
