@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssd.cli.config import CONF, check_ranges, register
 from ssd.common import slurm
 from ssd.common.errors import ConfigError, MachineError, SSDError
+from ssd.common.renamed_keys import upgrade_overrides
 
 COMMANDS = {  # name: module of ssd.cli
     "train": "train",
@@ -141,20 +142,21 @@ def with_saved_overrides(argv: list[str]) -> list[str]:
     Raises:
         ConfigError: `resume=` names a folder that holds no run, or one whose overrides name code to call.
     """
-    from ssd.training.run_dir import OVERRIDES_FILE
-
     given = [argument for argument in argv[1:] if not argument.startswith("resume=")]
     named = next((argument.removeprefix("resume=") for argument in argv[1:] if argument.startswith("resume=")), None)
     folder = named if named is not None else slurm.requeued_run()
     if folder in (None, "", "null"):
         return argv
-    saved = Path(folder, OVERRIDES_FILE)
+    from ssd.training.run_dir import CONFIG_FILE, OVERRIDES_FILE
+
+    saved, config = Path(folder, OVERRIDES_FILE), Path(folder, CONFIG_FILE)
     if not saved.is_file():
         raise ConfigError(f"resume={folder}: no run there ({saved} is missing)")
     content = yaml.safe_load(saved.read_text(errors="replace"))
     if not isinstance(content, list):
         raise ConfigError(f"{saved}: not a list of overrides; restore it, or start a new run")
-    lines = [str(line) for line in content]
+    settings = yaml.safe_load(config.read_text(errors="replace")) if config.is_file() else None
+    lines = upgrade_overrides([str(line) for line in content], config=settings)
     for line in lines:
         if not _is_plain(line):
             raise ConfigError(f"{saved}: {line}: not taken from a file; give it on the command line if you trust it")

@@ -121,7 +121,7 @@ class SSDModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for base net, extra levels and heads, each with and without weight decay (none on norms and biases)."""
+        """Groups of base net, extra levels and heads, each with and without weight decay (none on norms, biases)."""
         base = set(getattr(self.model.backbone, "base", nn.Module()).parameters())
         heads = {
             *self.model.classification_heads.parameters(),

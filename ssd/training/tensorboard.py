@@ -60,7 +60,7 @@ class ValidationVisualizer(pl.Callback):
             set would cost a second validation each time.
     """
 
-    state_key = "Watch"  # type: ignore[assignment]  # its name in the checkpoints of version 0.1
+    state_key = "Watch"  # its name in the checkpoints of version 0.1
 
     def __init__(self, *, images: int = 8, worst: int = 4, side_px: int = 400, raw_images: int = 8) -> None:
         self.images = images

@@ -44,7 +44,7 @@ def add_image(writer: SummaryWriter, tag: str, pixels: ImageArray, step: int) ->
     image, data = Image.fromarray(pixels), b""
     while not data or len(data) > MAX_IMAGE_BYTES:
         if data:
-            image = image.resize([max(1, int(side * _SHRINK_FACTOR)) for side in image.size])  # type: ignore[arg-type]
+            image = image.resize([max(1, int(side * _SHRINK_FACTOR)) for side in image.size])
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
         data = buffer.getvalue()
