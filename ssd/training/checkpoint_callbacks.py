@@ -92,8 +92,7 @@ class RecoveryPoint(Checkpoint):
         self._install_handlers()
 
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._stop_requested(trainer):
-            self._exit(trainer)
+        self._exit_if_requested(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._install_handlers()
@@ -116,23 +115,29 @@ class RecoveryPoint(Checkpoint):
         elif not trainer.is_last_batch:
             self._save(trainer)
 
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self._saved_step == trainer.global_step:
+            self._exit_if_requested(trainer)  # not before: Lightning logs a step after its on_train_batch_end
+
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._save_before_validation:
             self._save(trainer)
+            self._exit_if_requested(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit" and self._stop_requested(trainer):
             self._save(trainer)
+            self._exit(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
+        self._exit_if_requested(trainer)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._install_handlers()
 
     def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self._stop_requested(trainer):
-            self._exit(trainer)
+        self._exit_if_requested(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -158,8 +163,6 @@ class RecoveryPoint(Checkpoint):
         self._save_before_validation = False
         trainer.save_checkpoint(self.path)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
-        if self._stop_requested(trainer):
-            self._exit(trainer)
 
     def _stop_requested(self, trainer: pl.Trainer) -> bool:
         return self._any_process(trainer, self._signal is not None)
@@ -179,6 +182,10 @@ class RecoveryPoint(Checkpoint):
             raise KeyboardInterrupt
         self._signal = number
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"stopping after this step ...\n")
+
+    def _exit_if_requested(self, trainer: pl.Trainer) -> None:
+        if self._stop_requested(trainer):
+            self._exit(trainer)
 
     def _exit(self, trainer: pl.Trainer) -> None:
         number = signal.Signals(self._signal or signal.SIGTERM)  # no signal here: another process of the run has one

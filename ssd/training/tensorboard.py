@@ -7,14 +7,12 @@ fraction of the run's time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
 
-from ssd.data.index import DetectionIndex
 from ssd.evaluation import charts
 from ssd.evaluation.matching import Scene, match_coco
 from ssd.evaluation.tide import (
@@ -24,18 +22,16 @@ from ssd.evaluation.tide import (
     confusion_matrix,
     error_costs,
     score_curve,
-    worst_images,
 )
 from ssd.model.structures import Batch
 from ssd.training.diagnostics import compare_weights, match_rates, memory_use
 from ssd.training.ema import EMA
 from ssd.training.lightning_module import SSDModule
 from ssd.training.progress_bar import Throughput
-from ssd.training.tensorboard_images import SamplePredictions, draw_result, evenly_spaced, load_image
+from ssd.training.tensorboard_images import SamplePredictions, evenly_spaced, write_worst_images
 from ssd.training.tensorboard_writer import (
     add_curve,
     add_figure,
-    add_image,
     add_scalars,
     overview,
     tensorboard_writer,
@@ -111,103 +107,89 @@ class ValidationVisualizer(pl.Callback):
         results = _ssd(pl_module).metrics["val"].scenes()
         if not any((~result.ignore).any() for result in results.values()):
             return
+        step = trainer.global_step
         with self._throughput.visualizing():
-            step = trainer.global_step
             if self._threshold is None or _part_of_run(trainer, step) > _part_of_run(trainer, self._shown_step):
                 self._shown_step = step
-                self._write_analysis(trainer, _ssd(pl_module), results, self._writer)
-            assert self._threshold is not None
+                self._threshold = self._write_analysis(trainer, _ssd(pl_module), results, self._writer)
             if self._samples is None:
-                self._samples = SamplePredictions(_val_index(trainer), count=self.images, side_px=self.side_px)
+                index = trainer.datamodule.splits.val  # type: ignore[attr-defined]
+                self._samples = SamplePredictions(index, count=self.images, side_px=self.side_px)
             max_seconds = _MAX_TIME_SHARE * self._throughput.elapsed_s
-            self._samples.add(self._writer, results, threshold=self._threshold, step=step - 1, max_seconds=max_seconds)
+            self._samples.write(
+                self._writer, results, threshold=self._threshold, step=step - 1, max_seconds=max_seconds
+            )
 
     def _write_analysis(
         self, trainer: pl.Trainer, module: SSDModule, results: Mapping[str, Scene], writer: SummaryWriter
-    ) -> None:
-        analysis = _Analysis(writer, results, _val_index(trainer), step=trainer.global_step - 1)
-        analysis.write_numbers()
-        self._threshold = analysis.threshold
+    ) -> float:
+        """Returns the suggested score threshold."""
+        data, step = trainer.datamodule, trainer.global_step - 1  # type: ignore[attr-defined]
+        index = data.splits.val
+        curves = _curves(list(results.values()), index.class_names)
+        write_errors(writer, results, curves, class_count=len(index.class_names), step=step)
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, EMA) for callback in callbacks):  # it has restored the raw weights already
-            data = trainer.datamodule  # type: ignore[attr-defined]
             with trainer.precision_plugin.forward_context():
                 values = compare_weights(module, data, results, evenly_spaced(results, self.raw_images))
-            add_scalars(writer, values, analysis.step)
+            add_scalars(writer, values, step)
+        threshold = curves[ALL_CLASSES].suggested_threshold
         is_last = _part_of_run(trainer, trainer.global_step) == _PARTS
         if is_last or self._throughput.visualization_share < _MAX_TIME_SHARE:
-            analysis.write_charts()
-            analysis.write_worst(count=self.worst, side_px=self.side_px)
+            confident = {id: result.above(threshold) for id, result in results.items()}
+            write_charts(writer, confident, curves, class_names=index.class_names, step=step)
+            write_worst_images(writer, confident, index, count=self.worst, side_px=self.side_px, step=step)
+        return threshold
 
 
-class _Analysis:
-    """The error analysis of one validation; `results` by image id, with at least one object."""
+def write_errors(
+    writer: SummaryWriter,
+    results: Mapping[str, Scene],
+    curves: Mapping[str, ScoreCurve],
+    *,
+    class_count: int,
+    step: int,
+) -> None:
+    """Writes AP lost by type of error, the suggested threshold, and the precision-recall curves."""
+    common = curves[ALL_CLASSES]
+    costs = error_costs(list(results.values()), class_count)
+    values = {f"errors/{kind}": cost for kind, cost in costs.items()}
+    values |= {"score/suggested_threshold": common.suggested_threshold, "score/best_f1": float(common.f1.max())}
+    add_scalars(writer, values, step)
+    for name, curve in curves.items():
+        add_curve(writer, f"precision_recall/{name}", curve, step)
 
-    def __init__(
-        self, writer: SummaryWriter, results: Mapping[str, Scene], index: DetectionIndex, *, step: int
-    ) -> None:
-        self.step = step
-        self._writer = writer
-        self._index = index
-        self._results = results
 
-    @property
-    def threshold(self) -> float:
-        """The suggested score threshold."""
-        return self._curves[ALL_CLASSES].suggested_threshold
+def write_charts(
+    writer: SummaryWriter,
+    confident: Mapping[str, Scene],
+    curves: Mapping[str, ScoreCurve],
+    *,
+    class_names: Sequence[str],
+    step: int,
+) -> None:
+    """Writes F1 by threshold, and the confusion matrix of the detections above the suggested threshold."""
+    threshold = curves[ALL_CLASSES].suggested_threshold
+    matrix = confusion_matrix(list(confident.values()), len(class_names))
+    for tag, title, figure in (
+        ("f1_by_threshold", "suggested threshold", charts.f1_by_threshold(curves)),
+        ("confusion", "detections above", charts.confusion(matrix, class_names)),
+    ):
+        figure.axes[0].set_title(f"{title} {threshold:.2f}", fontsize=10)
+        add_figure(writer, f"charts/{tag}", figure, step)
 
-    def write_numbers(self) -> None:
-        """Writes AP lost by type of error, the suggested threshold, and the curve of each class."""
-        common = self._curves[ALL_CLASSES]
-        costs = error_costs(list(self._results.values()), len(self._index.class_names))
-        values = {f"errors/{kind}": cost for kind, cost in costs.items()}
-        values |= {"score/suggested_threshold": common.suggested_threshold, "score/best_f1": float(common.f1.max())}
-        add_scalars(self._writer, values, self.step)
-        for name, curve in self._curves.items():
-            add_curve(self._writer, f"precision_recall/{name}", curve, self.step)
 
-    def write_charts(self) -> None:
-        """Writes F1 by threshold, and the confusion matrix above the suggested one."""
-        figure = charts.f1_by_threshold(self._curves)
-        figure.axes[0].set_title(f"suggested threshold {self.threshold:.2f}", fontsize=10)
-        add_figure(self._writer, "charts/f1_by_threshold", figure, self.step)
-        names = self._index.class_names
-        figure = charts.confusion(confusion_matrix(list(self._confident.values()), len(names)), names)
-        figure.axes[0].set_title(f"detections above {self.threshold:.2f}", fontsize=10)
-        add_figure(self._writer, "charts/confusion", figure, self.step)
-
-    def write_worst(self, *, count: int, side_px: int) -> None:
-        """Writes the images with the largest errors above the suggested threshold."""
-        ids = list(self._confident)
-        names = self._index.class_names
-        for number, worst in enumerate(worst_images(list(self._confident.values()), count=count), start=1):
-            id = ids[worst.image]
-            image, result = load_image(self._index, id), self._confident[id]
-            drawn = draw_result(image, result, worst.judgement, id=id, class_names=names, side_px=side_px)
-            add_image(self._writer, f"worst/{number}", drawn, self.step)
-
-    @cached_property
-    def _curves(self) -> dict[str, ScoreCurve]:
-        """Curves of the most frequent classes and of all classes together."""
-        names = self._index.class_names
-        matches = match_coco(list(self._results.values()), len(names), ious=(FOREGROUND_IOU,))
-        objects = matches.objects.sum(axis=0)
-        frequent = np.sort(np.argsort(-objects, kind="stable")[:_MAX_CLASSES])
-        curves = {names[label]: score_curve(matches, label) for label in frequent.tolist() if objects[label]}
-        return curves | {ALL_CLASSES: score_curve(matches)}
-
-    @cached_property
-    def _confident(self) -> dict[str, Scene]:
-        return {id: result.above(self.threshold) for id, result in self._results.items()}
+def _curves(results: Sequence[Scene], class_names: Sequence[str]) -> dict[str, ScoreCurve]:
+    """Curves of the most frequent classes and of all classes together."""
+    matches = match_coco(results, len(class_names), ious=(FOREGROUND_IOU,))
+    objects = matches.objects.sum(axis=0)
+    frequent = np.sort(np.argsort(-objects, kind="stable")[:_MAX_CLASSES])
+    curves = {class_names[label]: score_curve(matches, label) for label in frequent.tolist() if objects[label]}
+    return curves | {ALL_CLASSES: score_curve(matches)}
 
 
 def _part_of_run(trainer: pl.Trainer, step: int) -> int:
     return int(_PARTS * step // trainer.estimated_stepping_batches)
-
-
-def _val_index(trainer: pl.Trainer) -> DetectionIndex:
-    index: DetectionIndex = trainer.datamodule.splits.val  # type: ignore[attr-defined]
-    return index
 
 
 def _ssd(module: pl.LightningModule) -> SSDModule:

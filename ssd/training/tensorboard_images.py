@@ -17,7 +17,7 @@ from ssd.common.images import ImageArray
 from ssd.data.index import DetectionIndex
 from ssd.evaluation.charts import KIND_COLOURS
 from ssd.evaluation.matching import Scene
-from ssd.evaluation.tide import Judgement, Kind, judge
+from ssd.evaluation.tide import Judgement, Kind, judge, worst_images
 from ssd.training.tensorboard_writer import add_image
 from ssd.visualization.draw import Colour, draw_boxes
 
@@ -45,7 +45,7 @@ class SamplePredictions:
         self._copies: dict[str, tuple[ImageArray, tuple[int, int]]] = {}  # with (H, W) of the original
         self._seconds = 0.0
 
-    def add(
+    def write(
         self, writer: SummaryWriter, results: Mapping[str, Scene], *, threshold: float, step: int, max_seconds: float
     ) -> None:
         """Writes the images with the predictions above `threshold`.
@@ -65,7 +65,7 @@ class SamplePredictions:
 
     def _draw(self, id: str, result: Scene) -> ImageArray:
         if id not in self._copies:
-            image = load_image(self._index, id)
+            image = _load(self._index, id)
             self._copies[id] = resize(image, self._side_px), (image.shape[0], image.shape[1])
         copy, size = self._copies[id]
         return draw_result(
@@ -73,8 +73,19 @@ class SamplePredictions:
         )
 
 
-def load_image(index: DetectionIndex, id: str) -> ImageArray:
-    """The image of an id."""
+def write_worst_images(
+    writer: SummaryWriter, results: Mapping[str, Scene], index: DetectionIndex, *, count: int, side_px: int, step: int
+) -> None:
+    """Writes the `count` images with the largest errors."""
+    ids, names = list(results), index.class_names
+    for number, worst in enumerate(worst_images(list(results.values()), count=count), start=1):
+        id = ids[worst.image]
+        image = _load(index, id)
+        drawn = draw_result(image, results[id], worst.judgement, id=id, class_names=names, side_px=side_px)
+        add_image(writer, f"worst/{number}", drawn, step)
+
+
+def _load(index: DetectionIndex, id: str) -> ImageArray:
     return index.load(index.paths[list(index.ids).index(id)])
 
 

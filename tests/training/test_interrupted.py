@@ -126,6 +126,8 @@ def test_a_signal_saves_at_the_next_step_and_the_run_resumes(
     more.join()
     assert more.exitcode == 0, (tmp_path / "output").read_text()
     assert same(tmp_path / "run", whole)
+    steps = [int(row["step"]) for row in rows(tmp_path / "run") if row["train/loss"]]
+    assert steps == list(range(STEPS))  # that of the signal, too
 
 
 def test_curves_continue_without_overlap_or_gap(whole: Path, tmp_path: Path) -> None:
