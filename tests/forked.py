@@ -33,7 +33,7 @@ TINY = [
     "batch_size=4",
     "epochs=3",
     "num_workers=0",
-    "postprocess.candidates=50",
+    "postprocess.topk_candidates=50",
     "trainer.log_every_n_steps=1",
     "save_every_steps=1",
 ]

@@ -1,4 +1,4 @@
-"""Matching, loss and post-processing again: one loop a rule, Python floats, nothing of ssd.
+"""Reference implementations of matching, loss and post-processing: plain loops over Python floats, without ssd.
 
 Boxes are (x1, y1, x2, y2), priors (cx, cy, w, h). An object is (box, label, ignored); labels are 0..C-1.
 """
@@ -36,12 +36,12 @@ def iou(a: Box, b: Box) -> float:
 
 
 def match(objects: Sequence[Object], priors: Sequence[Box], threshold: float) -> list[tuple[int, int | None]]:
-    """(column, index of the object) for each prior; the index is None where the prior is not positive."""
+    """(class target, index of the object) of each prior; the index is None where the prior is not positive."""
     boxes = [corners(prior) for prior in priors]
     result: list[tuple[int, int | None]] = []
-    for prior, owner in enumerate(_owners(objects, boxes, threshold)):
-        if owner is not None:
-            result.append((objects[owner][1] + 1, owner))
+    for prior, matched in enumerate(_matched_objects(objects, boxes, threshold)):
+        if matched is not None:
+            result.append((objects[matched][1] + 1, matched))
         elif _is_covered(boxes[prior], objects, threshold):
             result.append((IGNORED, None))
         else:
@@ -49,39 +49,39 @@ def match(objects: Sequence[Object], priors: Sequence[Box], threshold: float) ->
     return result
 
 
-def _owners(objects: Sequence[Object], boxes: Sequence[Box], threshold: float) -> list[int | None]:
+def _matched_objects(objects: Sequence[Object], boxes: Sequence[Box], threshold: float) -> list[int | None]:
     real = [index for index, (_, _, ignored) in enumerate(objects) if not ignored]
     table = {(index, prior): iou(objects[index][0], boxes[prior]) for index in real for prior in range(len(boxes))}
-    own = one_to_one(table)
-    owners: list[int | None] = []
+    bipartite = bipartite_match(table)
+    matched: list[int | None] = []
     for prior in range(len(boxes)):
-        best = max(real, key=lambda index, prior=prior: table[index, prior], default=None)  # the first of equals
-        if prior in own:
-            owners.append(own[prior])
+        best = max(real, key=lambda index, prior=prior: table[index, prior], default=None)  # the first one in a tie
+        if prior in bipartite:
+            matched.append(bipartite[prior])
         elif best is not None and table[best, prior] >= threshold:
-            owners.append(best)
+            matched.append(best)
         else:
-            owners.append(None)
-    return owners
+            matched.append(None)
+    return matched
 
 
-def one_to_one(table: dict[tuple[int, int], float]) -> dict[int, int]:
-    """prior -> object. Pairs that overlap, one after the other by falling IoU, each object and each prior once.
+def bipartite_match(table: dict[tuple[int, int], float]) -> dict[int, int]:
+    """prior -> object. Overlapping pairs in order of decreasing IoU, each object and each prior once.
 
-    Among equals the first object goes first, then the first prior.
+    In a tie the first object is matched first, then the first prior.
     """
     pairs = sorted((-value, index, prior) for (index, prior), value in table.items() if value > 0)
-    own: dict[int, int] = {}
-    served: set[int] = set()
+    matched: dict[int, int] = {}
+    done: set[int] = set()
     for _, index, prior in pairs:
-        if index not in served and prior not in own:
-            own[prior] = index
-            served.add(index)
-    return own
+        if index not in done and prior not in matched:
+            matched[prior] = index
+            done.add(index)
+    return matched
 
 
 def _is_covered(box: Box, objects: Sequence[Object], threshold: float) -> bool:
-    """Whether one ignored object covers `threshold` of the prior's area."""
+    """Whether one ignored object covers at least `threshold` of the area of the prior."""
     return any(ignored and intersection(ignorable, box) >= area(box) * threshold for ignorable, _, ignored in objects)
 
 
@@ -122,7 +122,7 @@ def smooth_l1(difference: float) -> float:
 
 
 def hard_negatives(background_losses: dict[int, float], count: int) -> list[int]:
-    """The priors of largest background loss."""
+    """The priors with the largest background loss."""
     return sorted(background_losses, key=lambda prior: -background_losses[prior])[:count]
 
 
@@ -144,8 +144,8 @@ def multibox_loss(
             if index is not None:
                 own_positives += 1
                 classification += cross_entropy(logits[prior], column)
-                wanted = encode(objects[index][0], priors[prior])
-                localization += sum(smooth_l1(a - b) for a, b in zip(offsets[prior], wanted, strict=True))
+                target = encode(objects[index][0], priors[prior])
+                localization += sum(smooth_l1(a - b) for a, b in zip(offsets[prior], target, strict=True))
             elif column == BACKGROUND:
                 background_losses[prior] = cross_entropy(logits[prior], BACKGROUND)
         for prior in hard_negatives(background_losses, int(own_positives * negative_ratio)):
@@ -168,22 +168,22 @@ def postprocess(
     priors: Sequence[Box],
     *,
     score_threshold: float,
-    iou_threshold: float,
-    candidates: int,
+    nms_threshold: float,
+    topk_candidates: int,
     max_detections: int,
 ) -> list[tuple[float, int, Box]]:
-    """(score, label, box) of one image: the best pairs of prior and class, then one NMS for each class."""
+    """(score, label, box) of one image: the top (prior, class) pairs, then NMS for each class."""
     pairs = [
         (score, label, prior)
         for prior, row in enumerate(logits)
         for label, score in enumerate(softmax(row)[BACKGROUND + 1 :])
     ]
-    pairs = [pair for pair in sorted(pairs, reverse=True)[:candidates] if pair[0] > score_threshold]
+    pairs = [pair for pair in sorted(pairs, reverse=True)[:topk_candidates] if pair[0] > score_threshold]
     detections: list[tuple[float, int, Box]] = []
     for label in sorted({label for _, label, _ in pairs}):
         scores = [score for score, of, _ in pairs if of == label]
         boxes = [_clip(decode(offsets[prior], priors[prior])) for _, of, prior in pairs if of == label]
-        detections += [(scores[index], label, boxes[index]) for index in nms(boxes, scores, iou_threshold)]
+        detections += [(scores[index], label, boxes[index]) for index in nms(boxes, scores, nms_threshold)]
     return sorted(detections, key=lambda detection: -detection[0])[:max_detections]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -37,30 +39,66 @@ def check_fit(config: DictConfig) -> tuple[PriorSpec, list[Grid]]:
         ConfigError: they do not fit together.
         CheckpointError: `init_from` does not exist.
     """
-    weights, init_from = config.backbone.weights, config.init_from
+    weights, init_from = config.backbone.weights, config.get("init_from")
     if weights is not None and init_from is not None:
         raise ConfigError(f"init_from={init_from} and backbone.weights={weights}: give one of the two")
     if init_from is not None and config.resume is None and not Path(init_from).exists():
         raise CheckpointError(f"init_from={init_from}: no such file")
     shapes = measure(build_backbone(config), image_size=config.image_size)
     grids = [shape[1:] for shape in shapes]
-    spec = instantiate(config.priors, _convert_="all")
+    spec = build_priors(config)
     spec.build(grids, image_size=config.image_size)
     return spec, grids
 
 
 def build_backbone(config: DictConfig) -> Any:
     """The backbone with fresh weights."""
-    arguments = {key: value for key, value in config.backbone.items() if key != "weights"}
-    return instantiate(arguments, _convert_="all")
+    return instantiate(_without(config.backbone, "weights"), _convert_="all")
+
+
+def build_priors(config: DictConfig) -> PriorSpec:
+    """The priors of the backbone, with what `priors.*` and the file `priors.file` say otherwise.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not one of priors.
+    """
+    settings = _without(config.priors, "file")
+    path = config.priors.file
+    if path is not None:
+        try:
+            fitted = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"priors.file={path}: cannot be read: {error}; give a file of ssd inspect") from error
+        known = {field.name for field in fields(PriorSpec)}
+        if not isinstance(fitted, dict) or not fitted.keys() <= known:
+            raise ConfigError(f"priors.file={path}: its keys must be among {', '.join(sorted(known))}")
+        settings |= fitted
+    return instantiate(settings, _convert_="all")
+
+
+def _without(node: DictConfig, *names: str) -> dict[str, Any]:
+    return {str(key): value for key, value in node.items() if key not in names}
 
 
 def build_reader(config: DictConfig, *, cached: bool = True) -> Callable[..., Splits]:
-    """What reads the dataset, from its cache where it can; two settings in `dataset` are not the reader's."""
-    read = instantiate(
-        {key: value for key, value in config.dataset.items() if key not in _NOT_OF_READER}, _convert_="all"
-    )
+    """What reads the dataset, from its cache where possible.
+
+    Raises:
+        ConfigError: there is no dataset.
+    """
+    if not has_dataset(config):
+        raise ConfigError("dataset is missing: give dataset=voc dataset.root=DIR, or another of conf/dataset")
+    read = instantiate(_without(config.dataset, *_NOT_OF_READER), _convert_="all")
     return partial(read_cached, read) if cached and config.dataset.cache else read
+
+
+def read_dataset(config: DictConfig) -> Splits:
+    """The splits, downloaded first where they are missing."""
+    download = instantiate(config.download, _convert_="all")
+    read = build_reader(config)
+    if download is not None:
+        download.prepare()
+    return read()
 
 
 def build_datamodule(config: DictConfig) -> DetectionDataModule:
@@ -124,9 +162,7 @@ def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bo
     backbone = build_backbone(config)
     if config.backbone.weights is not None and not resumes:
         console.log(transfer.load_base(backbone, config.backbone.weights))
-    model = SSD(
-        backbone, instantiate(config.priors, _convert_="all"), class_names=class_names, image_size=config.image_size
-    )
+    model = SSD(backbone, build_priors(config), class_names=class_names, image_size=config.image_size)
     if config.init_from is not None and not resumes:
         for line in transfer.init_from_weights(model, config.init_from):
             console.log(line)

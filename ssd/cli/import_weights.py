@@ -1,28 +1,30 @@
-"""Makes a release file of another SSD program's weights: python -m ssd import-weights source=FILE; see --help."""
+"""Converts the weights of another SSD program into a release file: ssd import-weights source=FILE; see --help."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from omegaconf import DictConfig
+
+from ssd.common import console
+from ssd.common.errors import ConfigError
+from ssd.model.ssd import build
+from ssd.weights import checkpoint, third_party
 
 
 def import_weights(config: DictConfig) -> None:
-    """Writes the release file and says what was understood."""
-    from pathlib import Path
+    """Writes the release file, and prints what was recognised.
 
-    from ssd.common import console
-    from ssd.common.errors import ConfigError
-    from ssd.model.ssd import build
-    from ssd.weights import checkpoint, third_party
-
+    Raises:
+        ConfigError: wrong name of the output, or the source is a checkpoint of ours.
+        CheckpointError: not weights of a known program.
+    """
     source, output = Path(config.source), Path(config.output)
     if output.suffix != ".safetensors":
         raise ConfigError(f"output={output}: must end in .safetensors")
     recipe, content = checkpoint.contents(source)
     if recipe is not None:
-        raise ConfigError(f"source={source}: is a checkpoint of this program already")
+        raise ConfigError(f"source={source}: is already a checkpoint of this program")
     imported = third_party.convert(
         content,
         source=source,

@@ -42,7 +42,7 @@ def inspect(config: DictConfig) -> None:
     runtime.quiet_libraries()
     priors = _priors_file(config)
     spec, grids = build.check_fit(config)
-    layout = Layout.lay(spec, grids, image_size=config.image_size, iou_threshold=config.loss.iou_threshold)
+    layout = Layout.lay(spec, grids, image_size=config.image_size, iou_threshold=config.loss.match_threshold)
     report = Report(keep_going=True)
     splits: Splits | None = None
     with report.collect_errors():

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
-    import pytorch_lightning as pl
-    from omegaconf import DictConfig
-
-    from ssd.data.datamodule import DetectionDataModule
+from ssd.cli import build
+from ssd.common import console, runtime
+from ssd.data.datamodule import DetectionDataModule
+from ssd.data.splits import describe_data
+from ssd.training import run_metadata, summary
+from ssd.training.checkpoint_callbacks import best_score
+from ssd.training.resume import check_classes
+from ssd.training.run_dir import best_checkpoint, prepare
+from ssd.weights import checkpoint
 
 
 def train(config: DictConfig) -> float | None:
-    """One run (one job of a sweep); returns the objective."""
-    from pathlib import Path
-
-    import pytorch_lightning as pl
-    from hydra.core.hydra_config import HydraConfig
-
-    from ssd.cli import build
-    from ssd.common import console, runtime
-    from ssd.data import splits
-    from ssd.training import run_metadata
-    from ssd.training.resume import check_classes
-    from ssd.training.run_dir import prepare
-
+    """Trains and tests one run (one job of a sweep); returns the objective."""
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -36,7 +30,7 @@ def train(config: DictConfig) -> float | None:
     build.check_fit(config)
     datamodule = build.build_datamodule(config)
     datamodule.prepare_data()
-    for line in splits.describe_data(datamodule.splits, balance=config.dataset.balance):
+    for line in describe_data(datamodule.splits, balance=config.dataset.balance):
         console.log(line)
     datamodule.splits.check_trainable()
     model = build.build_model(config, datamodule.class_names, resumes=resumed is not None)
@@ -53,13 +47,7 @@ def train(config: DictConfig) -> float | None:
 
 
 def finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataModule, folder: Path) -> float | None:
-    """Writes the release file from the best weights, tests them, and says what came out."""
-    from ssd.cli import build
-    from ssd.training import run_metadata, summary
-    from ssd.training.checkpoint_callbacks import best_score
-    from ssd.training.run_dir import best_checkpoint
-    from ssd.weights import checkpoint
-
+    """Writes the release file from the best weights, tests them, and prints the results."""
     best = best_checkpoint(folder)
     model = checkpoint.load(best)
     if trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""Splits: what a reader returns, and seeded ones for datasets that come without."""
+"""Lookup of classes by name."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 
 def class_index(name: str, class_names: Sequence[str]) -> int | None:
-    """Where a class is in a list: spelt alike, or else the only one that differs in upper and lower case."""
+    """Index of a class: the exact name, else the only name that differs in case; None if there is none."""
     if name in class_names:
         return class_names.index(name)
-    places = [place for place, other in enumerate(class_names) if other.casefold() == name.casefold()]
-    return places[0] if len(places) == 1 else None
+    matches = [index for index, other in enumerate(class_names) if other.casefold() == name.casefold()]
+    return matches[0] if len(matches) == 1 else None

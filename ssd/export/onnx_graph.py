@@ -44,7 +44,7 @@ def to_onnx(model: SSD, postprocess: PostProcess) -> onnx.ModelProto:
     _strip(proto)
     if proto.ByteSize() > onnx_file.MAX_BYTES:
         raise ConfigError("the network is over 2 GB, too large for one .onnx file; export a smaller one")
-    names = ("score_threshold", "iou_threshold", "candidates", "max_detections")
+    names = ("score_threshold", "nms_threshold", "topk_candidates", "max_detections")
     onnx_file.describe(proto, recipe=model.recipe(), postprocess={name: getattr(postprocess, name) for name in names})
     return proto
 
@@ -61,9 +61,9 @@ class _Detector(nn.Module):
         self, images: UInt8[Tensor, "B S S 3"]
     ) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int64[Tensor, "B D"], Int64[Tensor, "B"]]:
         rules = self.postprocess
-        boxes, scores, labels = rules.choose(self.model(images.permute(0, 3, 1, 2)), self.model.priors)
+        boxes, scores, labels = rules.select_topk(self.model(images.permute(0, 3, 1, 2)), self.model.priors)
         survives = torch.ops.ssd.survivors(
-            boxes, scores, labels, len(self.model.class_names), rules.iou_threshold, rules.score_threshold
+            boxes, scores, labels, len(self.model.class_names), rules.nms_threshold, rules.score_threshold
         )
         kept = min(rules.max_detections, scores.shape[1])
         scores, order = scores.where(survives, 0.0).topk(kept, dim=1)

@@ -25,7 +25,7 @@ from ssd.model.structures import Detections
 from ssd.visualization.draw import draw
 from ssd.weights import checkpoint
 
-_BAKED_IN = ("iou_threshold", "candidates")  # of an exported file
+_BAKED_IN = ("nms_threshold", "topk_candidates")  # of an exported file
 
 ImageLike = str | Path | np.ndarray | Image.Image
 
@@ -61,8 +61,8 @@ def load(
         raise ConfigError(f"max_detections={limit}: must be from 1")
     postprocess = PostProcess(
         score_threshold=score_threshold,
-        iou_threshold=settings.iou_threshold,
-        candidates=settings.candidates,
+        nms_threshold=settings.nms_threshold,
+        topk_candidates=settings.topk_candidates,
         max_detections=limit,
     )
     predictor = open_predictor(path, postprocess, device=device, precision=precision)

@@ -24,6 +24,7 @@ _USAGE = (
     "class_names), counts (detections of each image; what follows them is padding)."
 )
 _OWN_DOMAINS = ("", "ai.onnx")
+_OLD_NAMES = {"iou_threshold": "nms_threshold", "candidates": "topk_candidates"}  # in files exported by version 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def _postprocess(model: Any) -> dict[str, float]:
     """The thresholds and limits inside; none where the file does not say."""
     try:
         said = json.loads(next(entry.value for entry in model.metadata_props if entry.key == "postprocess"))
-        return {str(name): float(value) for name, value in said.items()}
+        return {_OLD_NAMES.get(name, str(name)): float(value) for name, value in said.items()}
     except (StopIteration, AttributeError, TypeError, ValueError, RecursionError):
         return {}
 

@@ -26,7 +26,7 @@ def area(boxes_xyxy: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
 
 
 def intersection(a_xyxy: Float[Tensor, "*N A 4"], b_xyxy: Float[Tensor, "*#N B 4"]) -> Float[Tensor, "*N A B"]:
-    """Area of the overlap of each pair. Works plane by plane and in place: the matching step spends its time here."""
+    """Overlap area of each pair. Works coordinate by coordinate and in place: matching spends most of its time here."""
     ax1, ay1, ax2, ay2 = a_xyxy.unsqueeze(-2).unbind(-1)
     bx1, by1, bx2, by2 = b_xyxy.unsqueeze(-3).unbind(-1)
     width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
@@ -37,9 +37,9 @@ def intersection(a_xyxy: Float[Tensor, "*N A 4"], b_xyxy: Float[Tensor, "*#N B 4
 def pairwise_iou(
     a_xyxy: Float[Tensor, "*N A 4"], b_xyxy: Float[Tensor, "*#N B 4"], *, out: Float[Tensor, "*N A B"] | None = None
 ) -> Float[Tensor, "*N A B"]:
-    """Intersection over union of each pair (into `out`, if given); 0 where the union is empty.
+    """Intersection over union of each pair, written to `out` if given; 0 where the union is empty.
 
-    No epsilon: boxes are fractions of the image, and 1e-5 would give a 1 % x 1 % box an IoU of 0.909 with itself.
+    No epsilon: boxes are fractions of the image, and 1e-5 would give a 1% x 1% box an IoU of 0.909 with itself.
     """
     overlap = intersection(a_xyxy, b_xyxy)
     union = (area(a_xyxy).unsqueeze(-1) + area(b_xyxy).unsqueeze(-2)).sub_(overlap)

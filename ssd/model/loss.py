@@ -16,10 +16,10 @@ from ssd.model.structures import Predictions
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Scalars of one batch, each already divided by the number of positives; `positives` is that number.
+    """Scalar losses of one batch, each divided by the number of positives.
 
-    `positive_classification` is the share of `classification` that comes from positives; the rest is that of the
-    `negatives` hard negatives. `targets` is the matching behind it all.
+    `positive_classification` is the part of `classification` that comes from positives; the rest comes from the
+    `negatives` hard negatives. `positives` and `negatives` are counts. `targets` is the matching that was used.
     """
 
     total: Float[Tensor, ""]
@@ -32,19 +32,21 @@ class Losses:
 
 
 class MultiBoxLoss(nn.Module):
-    """Cross-entropy over positives and the hardest negatives, plus smooth L1 over the offsets of the positives.
+    """Cross-entropy over positives and hard negatives, plus smooth L1 over the offsets of the positives.
 
-    Both sums are divided by max(1, positives of the batch), so a batch without objects has loss 0, not NaN.
+    Both sums are divided by max(1, positives in the batch), so a batch without objects has loss 0, not NaN.
 
     Args:
-        iou_threshold: a prior is positive from this IoU on.
-        negative_ratio: hard negatives for each positive of the image.
+        match_threshold: IoU from which a prior is positive.
+        negative_ratio: hard negatives per positive, in each image.
         localization_weight: alpha of equation 1.
     """
 
-    def __init__(self, *, iou_threshold: float, negative_ratio: float, localization_weight: float) -> None:
+    def __init__(
+        self, *, match_threshold: float = 0.5, negative_ratio: float = 3.0, localization_weight: float = 1.0
+    ) -> None:
         super().__init__()
-        self.iou_threshold = iou_threshold
+        self.match_threshold = match_threshold
         self.negative_ratio = negative_ratio
         self.localization_weight = localization_weight
 
@@ -57,60 +59,67 @@ class MultiBoxLoss(nn.Module):
         ignore: Bool[Tensor, "B G"],
         priors: Float[Tensor, "P 4"],
     ) -> Losses:
-        """Matches the objects (xyxy fractions, labels 0..C-1) to `priors` (cxcywh) and compares."""
+        """Matches ground truth (xyxy fractions, labels 0..C-1) to `priors` (cxcywh) and computes the losses."""
         with torch.autocast(predictions.logits.device.type, enabled=False):
             logits, offsets = predictions.logits.float(), predictions.offsets.float()
-            targets = match(boxes, labels, ignore=ignore, priors_cxcywh=priors, iou_threshold=self.iou_threshold)
-            chosen, is_chosen = self.choose(logits.detach(), targets.columns)
-            columns = targets.columns.gather(1, chosen).clamp(min=BACKGROUND)
-            positive = is_chosen & (columns > BACKGROUND)
+            targets = match(boxes, labels, ignore=ignore, priors_cxcywh=priors, match_threshold=self.match_threshold)
+            mined, counted = hard_negative_mining(
+                logits.detach(), targets.class_targets, negative_ratio=self.negative_ratio
+            )
+            class_targets = targets.class_targets.gather(1, mined).clamp(min=BACKGROUND)
+            positive = counted & (class_targets > BACKGROUND)
             positives = positive.sum()
             divisor = positives.clamp(min=1)
 
-            errors = F.cross_entropy(_rows(logits, chosen).flatten(0, 1), columns.flatten(), reduction="none")
-            # where, not a product: an infinite loss of a prior that was not chosen stays out
-            classification = torch.where(is_chosen.flatten(), errors, 0.0).sum() / divisor
-            of_positives = torch.where(positive.flatten(), errors.detach(), 0.0).sum() / divisor
+            errors = F.cross_entropy(
+                _gather_rows(logits, mined).flatten(0, 1), class_targets.flatten(), reduction="none"
+            )
+            # where, not a product: an infinite loss of a prior that is not counted must not enter the sum
+            classification = torch.where(counted.flatten(), errors, 0.0).sum() / divisor
+            positive_classification = torch.where(positive.flatten(), errors.detach(), 0.0).sum() / divisor
 
-            wanted = encode(_rows(_with_dummy(boxes), targets.objects.gather(1, chosen)), priors[chosen])
-            deviation = F.smooth_l1_loss(_rows(offsets, chosen), wanted, reduction="none").sum(dim=-1)
-            localization = torch.where(positive, deviation, 0.0).sum() / divisor
+            matched_boxes = _gather_rows(_pad_one_box(boxes), targets.matched_gt.gather(1, mined))
+            offset_targets = encode(matched_boxes, priors[mined])
+            smooth_l1 = F.smooth_l1_loss(_gather_rows(offsets, mined), offset_targets, reduction="none").sum(dim=-1)
+            localization = torch.where(positive, smooth_l1, 0.0).sum() / divisor
         total = classification + self.localization_weight * localization
         return Losses(
             total=total,
             classification=classification.detach(),
-            positive_classification=of_positives,
+            positive_classification=positive_classification,
             localization=localization.detach(),
             positives=positives,
-            negatives=is_chosen.sum() - positives,
+            negatives=counted.sum() - positives,
             targets=targets,
         )
 
-    @torch.no_grad()
-    def choose(
-        self, logits: Float[Tensor, "B P C1"], columns: Int64[Tensor, "B P"]
-    ) -> tuple[Int64[Tensor, "B K"], Bool[Tensor, "B K"]]:
-        """The priors that count: positives, and for each of them `negative_ratio` negatives of largest loss.
 
-        Returns:
-            K priors of each image, and which of them count. K is the largest number needed in the batch; on a GPU,
-            where asking for that number would wait for the device, it is P.
-        """
-        background_loss = logits.logsumexp(dim=-1) - logits[..., BACKGROUND]
-        importance = background_loss.masked_fill(columns > BACKGROUND, torch.inf)
-        importance.masked_fill_(columns < BACKGROUND, -torch.inf)
-        positives = (columns > BACKGROUND).sum(dim=1)
-        negatives = (columns == BACKGROUND).sum(dim=1)
-        count = positives + torch.minimum((positives * self.negative_ratio).long(), negatives)
-        needed = int(count.max()) if count.device.type == "cpu" else columns.shape[1]
-        chosen = importance.topk(needed, dim=1).indices
-        return chosen, torch.arange(needed, device=count.device) < count[:, None]
+@torch.no_grad()
+def hard_negative_mining(
+    logits: Float[Tensor, "B P C1"], class_targets: Int64[Tensor, "B P"], *, negative_ratio: float
+) -> tuple[Int64[Tensor, "B K"], Bool[Tensor, "B K"]]:
+    """Selects the positives, and for each of them `negative_ratio` negatives with the largest background loss.
+
+    Returns:
+        Indices of K priors in each image, and a mask of those that count in the loss. K is the largest number needed
+        by an image of the batch; on a GPU, where reading that number would synchronise, K is P.
+    """
+    positive = class_targets > BACKGROUND
+    background_loss = logits.logsumexp(dim=-1) - logits[..., BACKGROUND]
+    priority = background_loss.masked_fill(positive, torch.inf)
+    priority.masked_fill_(class_targets < BACKGROUND, -torch.inf)
+    num_positive = positive.sum(dim=1)
+    num_negative = (class_targets == BACKGROUND).sum(dim=1)
+    count = num_positive + torch.minimum((num_positive * negative_ratio).long(), num_negative)
+    k = int(count.max()) if count.device.type == "cpu" else class_targets.shape[1]
+    mined = priority.topk(k, dim=1).indices
+    return mined, torch.arange(k, device=count.device) < count[:, None]
 
 
-def _rows(table: Float[Tensor, "B N K"], index: Int64[Tensor, "B M"]) -> Float[Tensor, "B M K"]:
+def _gather_rows(table: Float[Tensor, "B N K"], index: Int64[Tensor, "B M"]) -> Float[Tensor, "B M K"]:
     return table.gather(1, index[..., None].expand(-1, -1, table.shape[-1]))
 
 
-def _with_dummy(boxes: Float[Tensor, "B G 4"]) -> Float[Tensor, "B G+1 4"]:
-    """One more box, so that an index is valid where no image of the batch has an object."""
+def _pad_one_box(boxes: Float[Tensor, "B G 4"]) -> Float[Tensor, "B G+1 4"]:
+    """Adds a box, so that index 0 is valid where no image of the batch has an object."""
     return F.pad(boxes, (0, 0, 0, 1))

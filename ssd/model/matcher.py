@@ -1,7 +1,6 @@
-"""Between objects and priors: match, encode, decode.
+"""Matches ground-truth boxes to priors.
 
-The only place that knows the variances and that column 0 of the logits is background. Everything works on the whole
-batch at once, on the device, without waiting for it.
+Works on the whole batch at once, on the device, without host synchronisation.
 """
 
 from __future__ import annotations
@@ -13,26 +12,26 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ssd.model.box_coder import _MIN_SIDE, BACKGROUND, IGNORED
+from ssd.model.box_coder import BACKGROUND, IGNORED, MIN_SIDE, class_column
 from ssd.model.boxes import area, cxcywh_to_xyxy, intersection, pairwise_iou
 from ssd.model.structures import PADDING_LABEL
 
-_OFF_IMAGE = -2.0  # an empty box here overlaps nothing
+_OUTSIDE = -2.0  # an empty box at this coordinate overlaps nothing
 _CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**28}  # of one overlap table: the CPU's fits its cache
-_MAX_CONTEST_ROUNDS = 8
+_MAX_BIPARTITE_ROUNDS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What each prior shall predict.
+    """The training targets of each prior.
 
-    `columns` are columns of the logits: BACKGROUND, 1..C for a positive, IGNORED for a prior that counts as neither.
-    `objects` index the object that a positive stands for; of no meaning elsewhere. `best_iou` is that of each object
-    with the prior nearest to it: under the threshold, it has only the prior that is forced on it.
+    `class_targets` are columns of the logits: BACKGROUND, 1..C for a positive, or IGNORED. `matched_gt` is the index
+    of the ground-truth box that a positive predicts; undefined for other priors. `best_iou` is the highest IoU of each
+    ground-truth box with any prior: below the threshold, the box has only the prior that bipartite matching gave it.
     """
 
-    columns: Int64[Tensor, "B P"]
-    objects: Int64[Tensor, "B P"]
+    class_targets: Int64[Tensor, "B P"]
+    matched_gt: Int64[Tensor, "B P"]
     best_iou: Float[Tensor, "B G"]
 
 
@@ -43,128 +42,134 @@ def match(
     *,
     ignore: Bool[Tensor, "B G"],
     priors_cxcywh: Float[Tensor, "P 4"],
-    iou_threshold: float,
+    match_threshold: float,
 ) -> Targets:
-    """Assigns objects to priors.
+    """Assigns ground-truth boxes to priors.
 
-    A prior is positive for the object that it overlaps most, if by `iou_threshold` or more. Before that each object
-    gets a prior of its own: pairs are taken greedily by falling IoU, one to one, so that overlapping objects do not
-    take each other's (Caffe's rule; in a chain of more than 8 objects that want the same priors the last get none).
-    A prior of which an ignored object covers `iou_threshold` or more counts as neither positive nor negative.
+    First, bipartite matching gives each box one prior of its own: pairs are matched greedily in order of decreasing
+    IoU, so that overlapping boxes do not steal each other's prior (Caffe's rule; in a chain of more than 8 boxes that
+    compete for the same priors, the last ones get none). Then every other prior is positive for the box that it
+    overlaps most, if their IoU is at least `match_threshold`. A prior whose area is covered by an ignored box to
+    `match_threshold` or more is neither positive nor negative.
+
+    Source: SSD paper, section 2.2, matching strategy.
     """
     priors_xyxy = cxcywh_to_xyxy(priors_cxcywh)
-    real = (labels != PADDING_LABEL) & ~ignore
-    overlaps = _overlaps(_hide(boxes_xyxy, ~real), priors_xyxy)
-    best_object, best_iou = _force(overlaps.best_object, overlaps.best_iou, _own_priors(overlaps))
-    positive = best_iou >= iou_threshold
+    valid = (labels != PADDING_LABEL) & ~ignore
+    overlaps = _compute_overlaps(_move_outside(boxes_xyxy, ~valid), priors_xyxy)
+    best_gt, best_iou = _force_match(overlaps.best_gt, overlaps.best_iou, bipartite_match(overlaps))
+    positive = best_iou >= match_threshold
 
-    columns = torch.where(positive, F.pad(labels, (0, 1)).gather(1, best_object) + 1, BACKGROUND)
-    if not _surely_none(ignore):
-        covered = _covered(_hide(boxes_xyxy, ~ignore), priors_xyxy, threshold=iou_threshold)
-        columns.masked_fill_(covered & ~positive, IGNORED)
-    return Targets(columns, best_object, overlaps.best_prior_iou)
-
-
-def _hide(boxes: Float[Tensor, "B G 4"], mask: Bool[Tensor, "B G"]) -> Float[Tensor, "B G 4"]:
-    return boxes.masked_fill(mask[..., None], _OFF_IMAGE)
+    class_targets = torch.where(positive, class_column(F.pad(labels, (0, 1)).gather(1, best_gt)), BACKGROUND)
+    if not _known_empty(ignore):
+        covered = _covered(_move_outside(boxes_xyxy, ~ignore), priors_xyxy, threshold=match_threshold)
+        class_targets.masked_fill_(covered & ~positive, IGNORED)
+    return Targets(class_targets, best_gt, overlaps.best_prior_iou)
 
 
-def _surely_none(mask: Tensor) -> bool:
-    """True if surely no element is set. A look costs nothing on the CPU; on a GPU it would wait for the device."""
+def _move_outside(boxes: Float[Tensor, "B G 4"], mask: Bool[Tensor, "B G"]) -> Float[Tensor, "B G 4"]:
+    return boxes.masked_fill(mask[..., None], _OUTSIDE)
+
+
+def _known_empty(mask: Tensor) -> bool:
+    """Whether the mask is known to be all False. Checked on the CPU only: on a GPU it would synchronise."""
     return mask.device.type == "cpu" and not bool(mask.any())
 
 
 @dataclass(frozen=True, slots=True)
-class _Overlaps:
-    """IoU of each pair, with a last column of -1 for "no prior"; the best of each row and of each column."""
+class Overlaps:
+    """IoU of each pair, with an extra last column of -1 for "no prior"; the maximum of each row and each column."""
 
     iou: Float[Tensor, "B G P1"]
     best_iou: Float[Tensor, "B P"]
-    best_object: Int64[Tensor, "B P"]
+    best_gt: Int64[Tensor, "B P"]
     best_prior_iou: Float[Tensor, "B G"]
     best_prior: Int64[Tensor, "B G"]
 
 
-def _overlaps(boxes: Float[Tensor, "B G 4"], priors: Float[Tensor, "P 4"]) -> _Overlaps:
-    """Works in chunks of objects that stay in cache, and writes each IoU to memory once."""
-    batch, objects, _ = boxes.shape
-    found = _Overlaps(
-        iou=boxes.new_empty(batch, objects, len(priors) + 1),
+def _compute_overlaps(boxes: Float[Tensor, "B G 4"], priors: Float[Tensor, "P 4"]) -> Overlaps:
+    """Works in chunks of boxes that stay in cache, and writes each IoU to memory once."""
+    batch, num_gt, _ = boxes.shape
+    overlaps = Overlaps(
+        iou=boxes.new_empty(batch, num_gt, len(priors) + 1),
         best_iou=boxes.new_full((batch, len(priors)), -1.0),
-        best_object=torch.zeros(batch, len(priors), dtype=torch.int64, device=boxes.device),
-        best_prior_iou=boxes.new_empty(batch, objects),
-        best_prior=torch.empty(batch, objects, dtype=torch.int64, device=boxes.device),
+        best_gt=torch.zeros(batch, len(priors), dtype=torch.int64, device=boxes.device),
+        best_prior_iou=boxes.new_empty(batch, num_gt),
+        best_prior=torch.empty(batch, num_gt, dtype=torch.int64, device=boxes.device),
     )
-    found.iou[..., -1] = -1
-    for start, stop in _chunks(objects, row_bytes=batch * len(priors) * 4, device=boxes.device):
-        chunk = found.iou[:, start:stop, :-1]
+    overlaps.iou[..., -1] = -1
+    for start, stop in _chunks(num_gt, row_bytes=batch * len(priors) * 4, device=boxes.device):
+        chunk = overlaps.iou[:, start:stop, :-1]
         pairwise_iou(boxes[:, start:stop], priors, out=chunk)
-        torch.max(chunk, dim=2, out=(found.best_prior_iou[:, start:stop], found.best_prior[:, start:stop]))
+        torch.max(chunk, dim=2, out=(overlaps.best_prior_iou[:, start:stop], overlaps.best_prior[:, start:stop]))
         for index in range(stop - start):
-            better = chunk[:, index] > found.best_iou
-            torch.maximum(found.best_iou, chunk[:, index], out=found.best_iou)
-            found.best_object.masked_fill_(better, start + index)
-    return found
+            better = chunk[:, index] > overlaps.best_iou
+            torch.maximum(overlaps.best_iou, chunk[:, index], out=overlaps.best_iou)
+            overlaps.best_gt.masked_fill_(better, start + index)
+    return overlaps
 
 
-def _chunks(objects: int, *, row_bytes: int, device: torch.device) -> list[tuple[int, int]]:
+def _chunks(count: int, *, row_bytes: int, device: torch.device) -> list[tuple[int, int]]:
     size = max(1, _CHUNK_BYTES.get(device.type, 2**28) // max(1, row_bytes))
-    return [(start, min(start + size, objects)) for start in range(0, objects, size)]
+    return [(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _own_priors(overlaps: _Overlaps) -> Int64[Tensor, "B G"]:
-    """Greedy one-to-one assignment by falling IoU; P where an object gets none. Consumes `overlaps.iou`.
+def bipartite_match(overlaps: Overlaps) -> Int64[Tensor, "B G"]:
+    """Greedy one-to-one matching in order of decreasing IoU: the prior of each box, or P for none.
 
-    In a round every pair that is best both for its object and for its prior is taken at once: the outcome is that of
-    taking one pair after the other, in as many rounds as the longest chain of objects that want the same prior.
+    Overwrites `overlaps.iou`. Each round matches every pair that is the best one both for its box and for its prior.
+    The result equals that of matching pair by pair, in as many rounds as the longest chain of competing boxes.
     """
-    iou, wish_iou, wish = overlaps.iou, overlaps.best_prior_iou, overlaps.best_prior
-    objects, no_prior = iou.shape[1], iou.shape[2] - 1
-    own = torch.full_like(wish, no_prior)
-    wants = wish_iou > 0
-    earlier = torch.ones(objects, objects, dtype=torch.bool, device=iou.device).triu(1)  # [h, g]: h before g
-    for _ in range(min(objects, _MAX_CONTEST_ROUNDS)):
-        # rival[b, h, g]: the IoU of object h with the prior that g wishes for
-        rival = iou.gather(2, wish[:, None].expand(-1, objects, -1)).masked_fill_(~wants[:, :, None], -1)
-        beaten = (rival > wish_iou[:, None]) | ((rival == wish_iou[:, None]) & earlier)
-        wins = wants & ~beaten.any(dim=1)
-        own = torch.where(wins, wish, own)
-        wants = wants & ~wins
-        if _surely_none(wants):
+    iou, best_iou, best = overlaps.iou, overlaps.best_prior_iou, overlaps.best_prior
+    num_gt, no_prior = iou.shape[1], iou.shape[2] - 1
+    matched_prior = torch.full_like(best, no_prior)
+    unmatched = best_iou > 0
+    earlier = torch.ones(num_gt, num_gt, dtype=torch.bool, device=iou.device).triu(1)  # [h, g]: h before g; breaks ties
+    for _ in range(min(num_gt, _MAX_BIPARTITE_ROUNDS)):
+        # competing[b, h, g]: the IoU of box h with the best prior of box g
+        competing = iou.gather(2, best[:, None].expand(-1, num_gt, -1)).masked_fill_(~unmatched[:, :, None], -1)
+        beaten = (competing > best_iou[:, None]) | ((competing == best_iou[:, None]) & earlier)
+        wins = unmatched & ~beaten.any(dim=1)
+        matched_prior = torch.where(wins, best, matched_prior)
+        unmatched = unmatched & ~wins
+        if _known_empty(unmatched):
             break
-        taken = torch.where(wins, wish, no_prior)
-        iou.scatter_(2, taken[:, None].expand(-1, objects, -1), -1.0)
-        wish_iou, wish = _next_wishes(iou, wants, wish_iou, wish)
-        wants = wants & (wish_iou > 0)
-    return own
+        taken = torch.where(wins, best, no_prior)
+        iou.scatter_(2, taken[:, None].expand(-1, num_gt, -1), -1.0)
+        best_iou, best = _best_remaining(iou, unmatched, best_iou, best)
+        unmatched = unmatched & (best_iou > 0)
+    return matched_prior
 
 
-def _next_wishes(
-    iou: Float[Tensor, "B G P1"], wants: Bool[Tensor, "B G"], wish_iou: Float[Tensor, "B G"], wish: Int64[Tensor, "B G"]
+def _best_remaining(
+    iou: Float[Tensor, "B G P1"],
+    unmatched: Bool[Tensor, "B G"],
+    best_iou: Float[Tensor, "B G"],
+    best: Int64[Tensor, "B G"],
 ) -> tuple[Float[Tensor, "B G"], Int64[Tensor, "B G"]]:
-    """The best prior left for each object that still wants one; on the CPU the others' rows are not read."""
+    """The best free prior of each unmatched box; on the CPU the rows of matched boxes are not read."""
     if iou.device.type != "cpu":
-        best_iou, best = iou.max(dim=2)
-        return best_iou, best
-    rows = wants.nonzero(as_tuple=True)
-    best_iou, best = iou[rows].max(dim=1)
-    return wish_iou.index_put(rows, best_iou), wish.index_put(rows, best)
+        row_iou, row_best = iou.max(dim=2)
+        return row_iou, row_best
+    rows = unmatched.nonzero(as_tuple=True)
+    row_iou, row_best = iou[rows].max(dim=1)
+    return best_iou.index_put(rows, row_iou), best.index_put(rows, row_best)
 
 
-def _force(
-    best_object: Int64[Tensor, "B P"], best_iou: Float[Tensor, "B P"], own_prior: Int64[Tensor, "B G"]
+def _force_match(
+    best_gt: Int64[Tensor, "B P"], best_iou: Float[Tensor, "B P"], matched_prior: Int64[Tensor, "B G"]
 ) -> tuple[Int64[Tensor, "B P"], Float[Tensor, "B P"]]:
-    """Gives each object its own prior, whatever the IoU."""
-    objects = torch.arange(own_prior.shape[1], device=own_prior.device).expand_as(own_prior)
-    best_object = F.pad(best_object, (0, 1)).scatter_(1, own_prior, objects)[:, :-1]
-    best_iou = F.pad(best_iou, (0, 1)).scatter_(1, own_prior, 1.0)[:, :-1]
-    return best_object, best_iou
+    """Makes the prior of each box positive for it, whatever their IoU."""
+    gt = torch.arange(matched_prior.shape[1], device=matched_prior.device).expand_as(matched_prior)
+    best_gt = F.pad(best_gt, (0, 1)).scatter_(1, matched_prior, gt)[:, :-1]
+    best_iou = F.pad(best_iou, (0, 1)).scatter_(1, matched_prior, 1.0)[:, :-1]
+    return best_gt, best_iou
 
 
 def _covered(boxes: Float[Tensor, "B G 4"], priors: Float[Tensor, "P 4"], *, threshold: float) -> Bool[Tensor, "B P"]:
-    """Where a box covers `threshold` or more of a prior's area."""
+    """Where a box covers at least `threshold` of the area of a prior."""
     covered = torch.zeros(len(boxes), len(priors), dtype=torch.bool, device=boxes.device)
-    least = area(priors).clamp(min=_MIN_SIDE**2) * threshold
+    min_overlap = area(priors).clamp(min=MIN_SIDE**2) * threshold
     for start, stop in _chunks(boxes.shape[1], row_bytes=covered.numel() * 4, device=boxes.device):
-        covered |= (intersection(boxes[:, start:stop], priors) >= least).any(dim=1)
+        covered |= (intersection(boxes[:, start:stop], priors) >= min_overlap).any(dim=1)
     return covered

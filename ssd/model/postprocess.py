@@ -1,56 +1,65 @@
-"""From raw predictions to detections; one implementation for validation, predict and export."""
+"""Turns raw predictions into detections; the same code serves validation, prediction and export."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torchvision.ops import nms
+from torchvision import ops
 
 from ssd.model.box_coder import decode, foreground
 from ssd.model.structures import Detections, Predictions
 
 
 class PostProcess(nn.Module):
-    """The `candidates` best (prior, class) pairs of an image, one NMS that keeps classes apart, the score threshold.
+    """Top-k selection of (prior, class) pairs, class-separated NMS, score threshold.
 
-    Choosing the candidates first gives static sizes (so it exports) and bounds the cost in the worst case; one NMS an
-    image is quicker than one for each class.
+    Selecting the top k first gives static shapes (so it can be exported) and bounds the worst-case cost; one NMS per
+    image is faster than one per class.
 
     Args:
-        score_threshold: detections have a score over it.
-        iou_threshold: a box that overlaps a better one of its class by more is dropped.
-        candidates: (prior, class) pairs that go into NMS.
-        max_detections: kept for an image.
+        score_threshold: detections have a score above it.
+        nms_threshold: a box whose IoU with a higher-scoring box of its class is above it is removed.
+        topk_candidates: (prior, class) pairs per image that enter NMS.
+        max_detections: detections kept per image.
     """
 
-    def __init__(self, *, score_threshold: float, iou_threshold: float, candidates: int, max_detections: int) -> None:
+    def __init__(
+        self,
+        *,
+        score_threshold: float = 0.01,
+        nms_threshold: float = 0.45,
+        topk_candidates: int = 2000,
+        max_detections: int = 200,
+    ) -> None:
         super().__init__()
         self.score_threshold = score_threshold
-        self.iou_threshold = iou_threshold
-        self.candidates = candidates
+        self.nms_threshold = nms_threshold
+        self.topk_candidates = topk_candidates
         self.max_detections = max_detections
 
     @torch.no_grad()
     def forward(self, predictions: Predictions, priors: Float[Tensor, "P 4"]) -> list[Detections]:
         """Detections of each image; boxes are clipped to the image."""
-        return [self._suppress(*image) for image in zip(*self.choose(predictions, priors), strict=True)]
+        return [self.nms(*image) for image in zip(*self.select_topk(predictions, priors), strict=True)]
 
-    def choose(
+    def select_topk(
         self, predictions: Predictions, priors: Float[Tensor, "P 4"]
     ) -> tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"], Int64[Tensor, "B N"]]:
-        """Boxes, scores (falling) and labels of the N candidates of each image, before NMS and threshold."""
+        """Boxes, scores (descending) and labels of the top N candidates of each image, before NMS and threshold."""
         scores = foreground(predictions.logits.float().softmax(dim=-1))
-        classes = scores.shape[-1]
-        scores, pair = scores.flatten(1).topk(min(self.candidates, scores[0].numel()), dim=1)
-        prior, labels = pair // classes, pair % classes
+        num_classes = scores.shape[-1]
+        scores, pair = scores.flatten(1).topk(min(self.topk_candidates, scores[0].numel()), dim=1)
+        prior, labels = pair // num_classes, pair % num_classes
         offsets = predictions.offsets.float().gather(1, prior[..., None].expand(-1, -1, 4))
         return decode(offsets, priors[prior]).clamp(0, 1), scores, labels
 
-    def _suppress(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detections:
-        above = scores > self.score_threshold  # NMS looks at higher scores only: dropping the low ones first is equal
+    def nms(self, boxes: Float[Tensor, "N 4"], scores: Float[Tensor, "N"], labels: Int64[Tensor, "N"]) -> Detections:
+        """Score threshold, then NMS within each class, for the candidates of one image."""
+        # NMS compares a box with higher-scoring ones only, so thresholding first gives the same result
+        above = scores > self.score_threshold
         boxes, scores, labels = boxes[above], scores[above], labels[above]
-        # Classes lie side by side, two image widths apart; in double precision, or 600 classes would blur the boxes.
-        apart = boxes.double() + 2.0 * labels[:, None]
-        keep = nms(apart, scores.double(), self.iou_threshold)[: self.max_detections]
+        # Shifts each class by two image widths; in double precision, or 600 classes would make the boxes inexact
+        shifted = boxes.double() + 2.0 * labels[:, None]
+        keep = ops.nms(shifted, scores.double(), self.nms_threshold)[: self.max_detections]
         return Detections(boxes[keep], scores[keep], labels[keep])

@@ -1,6 +1,6 @@
-"""Prior (default) boxes, built from the grid sizes that were measured on the backbone.
+"""Prior (default) boxes, built for the grid sizes that were measured on the backbone.
 
-Source: SSD paper, section 2.2; sizes and ratios of the published configurations are in conf/priors.
+Source: SSD paper, section 2.2; the published configurations stand with their backbones.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class PriorSpec:
-    """How priors are laid on the feature maps.
+    """Scales, aspect ratios and spacing of the priors on each feature map.
 
     Args:
-        scales: L + 1 ascending sides of the squares, as fractions of the image. Level k has the small square of side
-            scales[k], the square of side sqrt(scales[k] * scales[k+1]), then for each ratio r the small square's area
-            as wide (w/h = r) and as tall (h/w = r).
-        aspect_ratios: for each level the ratios r > 1; the square (1) is always there.
-        steps_px: input side in pixels -> published distance between cell centres, one a level. An input side that is
-            not listed gets ceil(side / cells).
+        scales: L + 1 ascending sides of the squares, as fractions of the image. Level k has a small square of side
+            scales[k], a square of side sqrt(scales[k] * scales[k+1]), then for each ratio r two boxes with the small
+            square's area: wide (w/h = r) and tall (h/w = r).
+        aspect_ratios: for each level, the ratios r > 1; the squares are always included.
+        steps_px: input side in pixels -> published distance between cell centres, per level. An input side that is
+            not listed uses ceil(side / cells).
         clip: what is clamped to [0, 1]: `all` of cx, cy, w, h (amdegroot, qfgaohao, lufficc, NVIDIA), the `sizes`
-            w, h (torchvision), or `none` (Caffe). With `all`, priors at the edge of coarse grids move their centres.
+            w, h (torchvision), or `none` (Caffe). With `all`, priors at the border of coarse grids move their centres.
+
+    Raises:
+        ConfigError: a value that is not a number or out of its range, or lists of different lengths.
     """
 
     scales: Sequence[float]
@@ -48,7 +51,7 @@ class PriorSpec:
                 "steps_px": {int(side): tuple(map(float, steps)) for side, steps in self.steps_px.items()},
             }
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"priors: scales, aspect_ratios and steps_px hold numbers: {error}") from error
+            raise ConfigError(f"priors: scales, aspect_ratios and steps_px must hold numbers: {error}") from error
         for name, value in values.items():
             object.__setattr__(self, name, value)
         if self.clip not in ("all", "sizes", "none"):
@@ -56,17 +59,19 @@ class PriorSpec:
         if len(self.scales) != len(self.aspect_ratios) + 1:
             raise ConfigError(
                 f"priors.scales has {len(self.scales)} entries, priors.aspect_ratios {len(self.aspect_ratios)}: "
-                "give one scale more than levels (the last one closes the last level)"
+                "give one scale more than levels (the last level uses two)"
             )
         if any(not 0 < low < high for low, high in zip(self.scales, self.scales[1:], strict=False)):
-            raise ConfigError(f"priors.scales={list(self.scales)}: must be over 0 and ascending")
+            raise ConfigError(f"priors.scales={list(self.scales)}: must be above 0 and ascending")
         if any(not ratio > 0 for ratios in self.aspect_ratios for ratio in ratios):
-            raise ConfigError(f"priors.aspect_ratios={[list(ratios) for ratios in self.aspect_ratios]}: must be over 0")
+            raise ConfigError(
+                f"priors.aspect_ratios={[list(ratios) for ratios in self.aspect_ratios]}: must be above 0"
+            )
         for side, steps in self.steps_px.items():
             if len(steps) != self.levels or any(not step > 0 for step in steps):
                 raise ConfigError(
-                    f"priors.steps_px.{side}={list(steps)}: give {self.levels} steps over 0, one a level, or leave out "
-                    f"{side} to have them derived"
+                    f"priors.steps_px.{side}={list(steps)}: give {self.levels} steps above 0, one per level, or remove "
+                    f"{side} to derive them"
                 )
 
     @property
@@ -76,11 +81,11 @@ class PriorSpec:
 
     @property
     def per_cell(self) -> tuple[int, ...]:
-        """Number of priors in a cell, for each level."""
+        """Number of priors per cell, for each level."""
         return tuple(2 + 2 * len(ratios) for ratios in self.aspect_ratios)
 
     def build(self, grids: Sequence[Grid], *, image_size: int) -> Float[Tensor, "P 4"]:
-        """Lays the priors: level by level, cells row by row, within a cell in the order given above.
+        """The priors level by level, cells row by row, within a cell in the order given above.
 
         Args:
             grids: (rows, columns) of each feature map.
@@ -90,7 +95,7 @@ class PriorSpec:
             cxcywh fractions of the image, float32.
 
         Raises:
-            ConfigError: the number of levels differs from that of the feature maps.
+            ConfigError: the number of levels differs from the number of feature maps.
         """
         if len(grids) != self.levels:
             raise ConfigError(
@@ -99,7 +104,7 @@ class PriorSpec:
             )
         steps_px = self.steps_px.get(image_size) or [math.ceil(image_size / rows) for rows, _ in grids]
         levels = [
-            _lay_on_grid(grid, step=step / image_size, sizes=self._sizes(level))
+            _priors_of_level(grid, step=step / image_size, sizes=self._sizes(level))
             for level, (grid, step) in enumerate(zip(grids, steps_px, strict=True))
         ]
         priors = torch.cat(levels)
@@ -128,7 +133,7 @@ class PriorSpec:
         }
 
 
-def _lay_on_grid(grid: Grid, *, step: float, sizes: Iterable[tuple[float, float]]) -> Float[Tensor, "N 4"]:
+def _priors_of_level(grid: Grid, *, step: float, sizes: Iterable[tuple[float, float]]) -> Float[Tensor, "N 4"]:
     rows, columns = grid
     centre_y = (torch.arange(rows, dtype=torch.float64) + 0.5) * step
     centre_x = (torch.arange(columns, dtype=torch.float64) + 0.5) * step

@@ -1,4 +1,4 @@
-"""SSD: measures its backbone, builds priors and heads that fit, predicts."""
+"""The SSD network: a backbone, and the priors and prediction heads that fit its feature maps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from torch.func import functional_call
 from ssd.common.errors import CheckpointError, ConfigError
 from ssd.model.backbones import BACKBONES
 from ssd.model.backbones.layers import initialize
+from ssd.model.box_coder import num_columns
 from ssd.model.priors import PriorSpec
 from ssd.model.structures import Predictions
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 1  # a later version must still build the networks of all earlier ones
 _MAX_IMAGE_SIZE = 4096
 
 Freeze = Literal["nothing", "base", "all_but_heads"]
@@ -27,9 +28,9 @@ class SSD(nn.Module):
 
     Args:
         backbone: images in, feature maps out; see `ssd.model.backbones`.
-        prior_spec: must have as many levels as the backbone has feature maps.
+        prior_spec: has as many levels as the backbone has feature maps.
         class_names: the C classes, without background.
-        image_size: S, the side of the square input in pixels.
+        image_size: S, side of the square input in pixels.
 
     Raises:
         ConfigError: priors, backbone and image size do not fit together.
@@ -55,22 +56,22 @@ class SSD(nn.Module):
                 nn.Conv2d(shape[0], count * channels, kernel_size=3, padding=1) for shape, count in per_level
             )
 
-        self.classification_heads = heads(len(self.class_names) + 1)
+        self.classification_heads = heads(num_columns(len(self.class_names)))
         self.localization_heads = heads(4)
         initialize(self.classification_heads)
         initialize(self.localization_heads)
         self._frozen: list[nn.Module] = []
 
     def forward(self, images: UInt8[Tensor, "B 3 S S"]) -> Predictions:
-        """Raw RGB pixels in; logits and offsets in the order of the priors out."""
+        """Predicts logits and offsets, in the order of the priors, from raw RGB pixels."""
         features = self.backbone(images)
         return Predictions(
-            logits=_flatten(self.classification_heads, features, channels=len(self.class_names) + 1),
+            logits=_flatten(self.classification_heads, features, channels=num_columns(len(self.class_names))),
             offsets=_flatten(self.localization_heads, features, channels=4),
         )
 
     def freeze(self, what: Freeze) -> None:
-        """Holds weights and BatchNorm statistics of the base net, or of everything but the heads."""
+        """Freezes weights and BatchNorm statistics of the base net, or of everything but the heads."""
         frozen: dict[str, list[nn.Module | None]] = {
             "nothing": [],
             "base": [getattr(self.backbone, "base", None)],
@@ -78,7 +79,10 @@ class SSD(nn.Module):
         }
         self._frozen = [module for module in frozen[what] if module is not None]
         if what == "base" and not self._frozen:
-            raise ConfigError(f"module.freeze=base: {type(self.backbone).__name__} has no part named base")
+            raise ConfigError(
+                f"module.freeze=base: {type(self.backbone).__name__} has no module named base; "
+                "choose nothing or all_but_heads"
+            )
         self.requires_grad_(True)
         for module in self._frozen:
             module.requires_grad_(False)
@@ -91,7 +95,7 @@ class SSD(nn.Module):
         return self
 
     def recipe(self) -> dict[str, Any]:
-        """Plain types from which `build` makes the same network again."""
+        """Plain types from which `build` constructs the same network."""
         return {
             "version": RECIPE_VERSION,
             "backbone": {"name": self.backbone.name, "arguments": self.backbone.arguments},
@@ -102,10 +106,12 @@ class SSD(nn.Module):
 
 
 def build(recipe: dict[str, Any]) -> SSD:
-    """The network of a checkpoint's recipe, with fresh weights. Names are looked up in BACKBONES, never imported.
+    """The network that a checkpoint's recipe describes, with fresh weights.
+
+    Names are looked up in BACKBONES, never imported.
 
     Raises:
-        CheckpointError: a newer recipe, an unknown backbone, or a recipe with missing or wrong fields.
+        CheckpointError: another recipe version, an unknown backbone, or a missing or invalid field.
     """
     version = recipe.get("version")
     if version != RECIPE_VERSION:
@@ -115,9 +121,9 @@ def build(recipe: dict[str, Any]) -> SSD:
             raise CheckpointError(f"image_size {recipe['image_size']!r}: must be from 32 to {_MAX_IMAGE_SIZE}")
         names = recipe["class_names"]
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-            raise CheckpointError("class_names: must be a list of text")
+            raise CheckpointError(f"class_names {names!r}: must be a list of strings")
         if len(set(names)) < len(names):
-            raise CheckpointError(f"class_names: {sorted(names)}: one is there twice")
+            raise CheckpointError(f"class_names {sorted(names)}: a name occurs twice")
         backbone = recipe["backbone"]
         if backbone["name"] not in BACKBONES:
             raise CheckpointError(f"backbone {backbone['name']!r} is not one of {', '.join(BACKBONES)}")
@@ -134,7 +140,7 @@ def build(recipe: dict[str, Any]) -> SSD:
 
 @torch.no_grad()
 def measure(backbone: nn.Module, *, image_size: int) -> list[tuple[int, int, int]]:
-    """(channels, rows, columns) of each feature map, found by running the backbone on the meta device.
+    """(channels, rows, columns) of each feature map, measured by running the backbone on the meta device.
 
     Raises:
         ConfigError: the input is too small for the backbone.
@@ -158,5 +164,5 @@ def measure(backbone: nn.Module, *, image_size: int) -> list[tuple[int, int, int
 
 def _flatten(heads: nn.ModuleList, features: list[Tensor], *, channels: int) -> Float[Tensor, "B P K"]:
     outputs = (head(feature) for head, feature in zip(heads, features, strict=True))
-    # [B, anchors*K, H, W] -> [B, H*W*anchors, K]; shape[0], because len() would fix B when exported
+    # [B, anchors*K, H, W] -> [B, H*W*anchors, K]; shape[0], because len() would make B constant in an export
     return torch.cat([output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, channels) for output in outputs], dim=1)

@@ -1,7 +1,7 @@
-"""The types that flow between the parts.
+"""The types that are passed between data, model, training and evaluation.
 
-One letter a dimension, across the project: B batch, P priors, G objects of an image (padded to the batch's largest
-number), C classes (background never counts; C1 is C + 1 with it, as P1 is P + 1), D detections, S side of the square
+One letter per dimension, across the project: B batch, P priors, G ground-truth boxes of an image (padded to the largest
+number in the batch), C classes without background (C1 is C + 1, as P1 is P + 1), D detections, S side of the square
 network input in pixels, L feature levels, H and W rows and columns.
 
 Boxes are `xyxy` fractions of the image everywhere: (x1, y1, x2, y2), x right, y down, 0..1. Pixels appear only at the
@@ -23,9 +23,9 @@ PADDING_LABEL = -1
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a data loader yields.
+    """A batch of images and their ground truth, as the data loaders yield it.
 
-    `labels` are 0..C-1, and PADDING_LABEL in the padded places. `ignore` marks objects that are neither positive nor
+    `labels` are 0..C-1, and PADDING_LABEL for padding. `ignore` marks objects that count as neither positive nor
     negative (VOC difficult, Open Images group-of, COCO crowd). `sizes` are the original (H, W) in pixels, upright.
     """
 
@@ -60,7 +60,7 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """The detections of one image, scores descending; labels are 0..C-1."""
+    """The detections of one image, in order of descending score; labels are 0..C-1."""
 
     boxes: Float[Tensor, "D 4"]
     scores: Float[Tensor, "D"]
@@ -74,13 +74,13 @@ class Detections:
         return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
 
     def where(self, keep: Bool[Tensor, "D"]) -> Detections:
-        """Those that `keep` marks."""
+        """The detections selected by the mask `keep`."""
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
 
     def above(self, score_threshold: float) -> Detections:
-        """Those with a score over `score_threshold`."""
+        """The detections with a score above `score_threshold`."""
         return self.where(self.scores > score_threshold)
 
     def first(self, count: int | None) -> Detections:
-        """The `count` with the highest scores; None leaves all."""
+        """The `count` detections with the highest scores; None keeps all."""
         return Detections(self.boxes[:count], self.scores[:count], self.labels[:count])

@@ -30,7 +30,7 @@ def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: floa
         fraction of the objects that have a prior. `objects_over_iou`: fraction whose best prior reaches the threshold;
         the others have only the prior that bipartite matching assigns. Undefined values are left out.
     """
-    positive = losses.targets.columns > BACKGROUND
+    positive = losses.targets.class_targets > BACKGROUND
     cells = [
         rows * columns * count for (rows, columns), count in zip(model.grids, model.prior_spec.per_cell, strict=True)
     ]
@@ -38,7 +38,7 @@ def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: floa
     real = (batch.labels != PADDING_LABEL) & ~batch.ignore
     priors = torch.zeros_like(batch.labels)
     if priors.numel():
-        priors.scatter_add_(1, losses.targets.objects, positive.long())
+        priors.scatter_add_(1, losses.targets.matched_gt, positive.long())
     values = {
         "positives": losses.positives / len(positive),
         **{f"positives_level_{level}": count for level, count in enumerate(levels, start=1)},

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssd.common.console import log
 from ssd.common.errors import CheckpointError, ConfigError
-from ssd.common.renamed_keys import RENAMED_TARGETS, current_key
+from ssd.common.saved_config import RENAMED_TARGETS, current_key
 from ssd.model.ssd import SSD
 from ssd.training.ema import RAW_STATE_DICT
 from ssd.weights import checkpoint

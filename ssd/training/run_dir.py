@@ -13,12 +13,10 @@ from ssd.common import slurm
 from ssd.common.atomic_files import sweep, write_atomically
 from ssd.common.errors import ConfigError
 from ssd.common.runtime import is_first_process
+from ssd.common.saved_config import CONFIG_FILE, OVERRIDES_FILE
 from ssd.training.resume import RecoveryState, check_changes, read_recovery_point
 
-# in a run's folder
-OVERRIDES_FILE = ".hydra/overrides.yaml"
-CONFIG_FILE = ".hydra/config.yaml"
-LAST = Path("checkpoints/last.ckpt")
+LAST = Path("checkpoints/last.ckpt")  # in a run folder
 BEST = Path("checkpoints/best.ckpt")
 
 _locks: list[FileLock] = []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ssd.common.class_names import class_index
 from ssd.common.errors import CheckpointError, ConfigError, MachineError
-from ssd.model.box_coder import BACKGROUND, column
+from ssd.model.box_coder import BACKGROUND, class_column
 from ssd.model.ssd import SSD
 from ssd.weights import checkpoint, third_party
 from ssd.weights.checkpoint import contents
@@ -164,8 +164,8 @@ def _copy_classes(model: SSD, source: SSD, same: dict[int, int]) -> set[str]:
 
     Returns the names of these heads' tensors.
     """
-    ours = [BACKGROUND, *map(column, same)]
-    theirs = [BACKGROUND, *map(column, same.values())]
+    ours = [BACKGROUND, *map(class_column, same)]
+    theirs = [BACKGROUND, *map(class_column, same.values())]
     copied = set()
     heads = zip(model.classification_heads, source.classification_heads, strict=False)
     for level, (head, their_head) in enumerate(heads):

@@ -53,7 +53,7 @@ def main() -> None:
 
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     torch.manual_seed(0)
-    post = PostProcess(score_threshold=0.01, iou_threshold=0.45, candidates=2000, max_detections=200)
+    post = PostProcess(score_threshold=0.01, nms_threshold=0.45, topk_candidates=2000, max_detections=200)
     images = [np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)]
     backbones = {
         "mobilenet_v1": MobileNetV1(width_multiplier=1.0, mean=[127.0] * 3, std=[128.0] * 3),

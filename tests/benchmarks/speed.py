@@ -70,7 +70,7 @@ def match_and_loss(model: SSD, peer: torch.nn.Module, objects: int) -> None:
     ignore = torch.zeros(batch, objects, dtype=torch.bool)
     logits = torch.randn(batch, len(priors), CLASSES + 1, requires_grad=True)
     offsets = torch.randn(batch, len(priors), 4, requires_grad=True)
-    loss = MultiBoxLoss(iou_threshold=0.5, negative_ratio=3, localization_weight=1)
+    loss = MultiBoxLoss(match_threshold=0.5, negative_ratio=3, localization_weight=1)
     priors_px = [cxcywh_to_xyxy(priors) * 300] * batch
     targets = [{"boxes": boxes[row] * 300, "labels": labels[row] + 1} for row in range(batch)]
 
@@ -92,7 +92,7 @@ def match_and_loss(model: SSD, peer: torch.nn.Module, objects: int) -> None:
 def post_processing(model: SSD, peer: torch.nn.Module, what: str, logits: Tensor) -> None:
     batch, priors = len(logits), model.priors
     offsets = torch.randn(batch, len(priors), 4)
-    post = PostProcess(score_threshold=0.01, iou_threshold=0.45, candidates=2000, max_detections=200)
+    post = PostProcess(score_threshold=0.01, nms_threshold=0.45, topk_candidates=2000, max_detections=200)
     priors_px = [cxcywh_to_xyxy(priors) * 300] * batch
     sizes = [(300, 300)] * batch
 
@@ -109,7 +109,7 @@ def networks(model: SSD, peer: torch.nn.Module) -> None:
     floats = list((images.float() / 255).contiguous())
     boxes, labels = random_objects(8, 12)
     ignore = torch.zeros(8, 12, dtype=torch.bool)
-    loss = MultiBoxLoss(iou_threshold=0.5, negative_ratio=3, localization_weight=1)
+    loss = MultiBoxLoss(match_threshold=0.5, negative_ratio=3, localization_weight=1)
     targets = [{"boxes": boxes[row] * 300, "labels": labels[row] + 1} for row in range(8)]
 
     def train_ours() -> None:

@@ -10,26 +10,23 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import hydra
 import pytest
+from composed import CONF, compose
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from ssd.cli.app import explain, readable
-from ssd.cli.config import CONF, check_ranges, free_folder, register
+from ssd.cli import app, build
+from ssd.cli.app import COMMANDS, free_folder
+from ssd.cli.config import KEYS, check
+from ssd.cli.explain import explain
+from ssd.cli.overrides import quoted, texts, with_quickstart
 from ssd.common.errors import ConfigError
-from ssd.model.ssd import SSD
 
 GROUPS = {
-    "backbone": ("mobilenet_v1", "mobilenet_v1_half", "vgg16", "vgg16_512"),
-    "dataset": ("shapes", "voc", "coco", "openimages"),
-    "augmentation": ("ssd", "light", "none"),
-    "optimizer": ("adamw", "sgd"),
-    "scheduler": ("cosine", "multistep"),
-    "trainer": ("default", "cpu", "gpu", "ddp"),
+    group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    for group in ("backbone", "dataset", "augmentation", "optimizer", "scheduler", "loss", "trainer")
 }
 PAIRS = [
     (f"{first}={a}", f"{second}={b}")
@@ -39,47 +36,23 @@ PAIRS = [
 
 
 @pytest.fixture(autouse=True)
-def _schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    register()
     yield
     GlobalHydra.instance().clear()
-
-
-def compose(*overrides: str, name: str = "train") -> DictConfig:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose(name, overrides=list(overrides), return_hydra_config=True)
-    config.hydra.runtime.output_dir = "run"
-    HydraConfig.instance().set_config(config)
-    with_hydra = config
-    OmegaConf.set_struct(with_hydra, False)
-    del with_hydra["hydra"]
-    return with_hydra
-
-
-def test_the_groups_tested_are_all_there_are() -> None:
-    on_disk = {group: {path.stem for path in (CONF / group).glob("*.yaml")} for group in GROUPS}
-    assert on_disk == {group: set(options) for group, options in GROUPS.items()}
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
 def test_every_pair_composes(pair: tuple[str, str]) -> None:
     config = compose(*pair)
-    check_ranges(config)
+    check(config)
     OmegaConf.to_container(config, resolve=True)
 
 
-@pytest.mark.parametrize(("backbone", "dataset"), list(itertools.product(GROUPS["backbone"], GROUPS["dataset"])))
-def test_every_backbone_builds_at_the_size_of_every_dataset(backbone: str, dataset: str) -> None:
-    size = ("image_size=512",) if backbone == "vgg16_512" else ()
-    config = compose(f"backbone={backbone}", f"dataset={dataset}", *size)
-    arguments = {key: value for key, value in config.backbone.items() if key != "weights"}
-    model = SSD(
-        instantiate(arguments, _convert_="all"),
-        instantiate(config.priors, _convert_="all"),
-        class_names=["a", "b"],
-        image_size=config.image_size,
-    )
+@pytest.mark.parametrize("backbone", GROUPS["backbone"])
+def test_every_backbone_builds_at_its_size(backbone: str) -> None:
+    config = compose(f"backbone={backbone}")
+    model = build.build_model(config, ("a", "b"))
     assert len(model.priors) == sum(
         rows * columns * count for (rows, columns), count in zip(model.grids, model.prior_spec.per_cell, strict=True)
     )
@@ -94,10 +67,10 @@ def test_parts_are_built_from_their_files(group: str) -> None:
 
 def error_line(*overrides: str, name: str = "train") -> tuple[int, str]:
     try:
-        check_ranges(compose(*overrides, name=name))
+        check(compose(*overrides, name=name), texts(list(overrides)))
     except Exception as error:
         GlobalHydra.instance().clear()
-        code, line = explain(error, config_name=name)
+        code, line = explain(error, config_name=name, arguments=list(overrides))
         assert line is not None
         assert "\n" not in line
         return code, line
@@ -113,7 +86,16 @@ def error_line(*overrides: str, name: str = "train") -> tuple[int, str]:
         ("batch_size=0", "batch_size=0: must be from 1"),
         ("batch_size=2.5", "batch_size"),
         ("epochs=0", "epochs=0"),
-        ("loss.iou_threshold=1.5", "loss.iou_threshold=1.5: must be over 0 up to 1"),
+        ("loss.match_threshold=1.5", "loss.match_threshold=1.5: must be over 0 up to 1"),
+        ("module.freeze=heads", "module.freeze=heads: must be 'nothing', 'base' or 'all_but_heads'"),
+        ("trainer.precision=half", "trainer.precision=half"),
+        ("trainer.max_epochs=2.5", "trainer.max_epochs=2.5"),
+        ("priors.scales=abc", "priors.scales=abc: must be a list in brackets"),
+        ("+optimizer.beta=1", "optimizer.beta: no such setting of torch.optim.AdamW; did you mean optimizer.betas?"),
+        ("+optimiser=adamw", "optimiser: no such setting; did you mean optimizer?"),
+        ("augmentation.transforms.0.flip_probability=x", "augmentation.transforms.0.flip_probability=x"),
+        ("callbacks.ema.decay=x", "callbacks.ema.decay=x"),
+        ("dataset.root=DIR", "give dataset=coco or dataset=openimages or dataset=voc"),
         ("postprocess.score_threshold=2", "postprocess.score_threshold"),
         ("scheduler.warmup=1", "scheduler.warmup"),
         ("num_workers=-1", "num_workers=-1"),
@@ -147,10 +129,66 @@ def test_a_yaml_error_names_file_and_line(tmp_path: Path) -> None:
     assert line.startswith(f"{broken}:3:")
 
 
-def test_duplicate_priors_levels_are_explained() -> None:
-    config = compose("backbone=vgg16", "priors=vgg16_512")
-    with pytest.raises(ConfigError, match="7 levels of priors, 6 feature maps"):
-        instantiate(config.priors, _convert_="all").build([(1, 1)] * 6, image_size=300)
+def test_priors_of_another_number_of_levels_are_refused() -> None:
+    config = compose("backbone=vgg16", "priors.scales=[0.1,0.2]", "priors.aspect_ratios=[[2]]", "priors.steps_px=null")
+    config.priors.steps_px = {}
+    with pytest.raises(ConfigError, match="1 levels of priors, 6 feature maps"):
+        build.check_fit(config)
+
+
+def test_priors_come_from_a_file(tmp_path: Path) -> None:
+    Path("mine.yaml").write_text("scales: [0.05, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05]\n")
+    assert build.build_priors(compose("priors.file=mine.yaml")).scales[0] == 0.05
+    Path("other.yaml").write_text("lr: 3\n")
+    for path, problem in (("other.yaml", "other.yaml: its keys"), ("none.yaml", "none.yaml: cannot be read")):
+        with pytest.raises(ConfigError, match=problem):
+            build.build_priors(compose(f"priors.file={path}"))
+
+
+def test_text_that_looks_like_a_number_stays_as_typed() -> None:
+    overrides = ["checkpoint=12", "source=0", "output=2025_11_25", "classes=[001,2e3]"]
+    config = compose(*overrides, name="predict")
+    check(config, texts(overrides))
+    assert [config.checkpoint, config.source, config.output] == ["12", "0", "2025_11_25"]
+    assert list(config.classes) == ["001", "2e3"]
+
+
+def test_whole_numbers_and_text_become_what_is_expected() -> None:
+    config = compose("optimizer.lr=1", "batch_size='4'", "save_every_minutes=5", "trainer.precision=auto")
+    check(config)
+    assert [config.optimizer.lr, config.batch_size, config.save_every_minutes] == [1.0, 4, 5.0]
+    assert isinstance(config.optimizer.lr, float)
+
+
+def test_without_a_dataset_the_quickstart_runs() -> None:
+    assert with_quickstart(["epochs=1"]) == ["epochs=1", "experiment=quickstart"]
+    for given in ("dataset=voc", "experiment=voc07", "dataset@dataset=voc"):
+        assert with_quickstart([given]) == [given]
+
+
+def test_every_bound_is_of_a_setting_that_exists() -> None:
+    """A renamed setting must not lose its bounds in silence."""
+    variants = [
+        "dataset=voc",
+        "dataset=openimages",
+        "dataset=coco",
+        "optimizer=sgd",
+        "scheduler=multistep",
+        "backbone=vgg16",
+    ]
+    configs = [compose(), *(compose(variant) for variant in variants)]
+    configs += [compose(name=command.replace("-", "_")) for command in COMMANDS]
+    missing = object()
+    assert [
+        key
+        for key in KEYS
+        if all(
+            OmegaConf.select(config, key, default=missing, throw_on_missing=False) is missing
+            and key.rpartition(".")[2]
+            not in (OmegaConf.select(config, key.rpartition(".")[0]) or {} if "." in key else config)
+            for config in configs
+        )
+    ] == []
 
 
 def commands_in_the_readme() -> list[tuple[str, ...]]:
@@ -158,10 +196,12 @@ def commands_in_the_readme() -> list[tuple[str, ...]]:
     found = set()
     for span in re.findall(r"`([^`\n]+)`", (CONF.parent / "README.md").read_text()):
         settings = [word for word in span.split() if re.fullmatch(r"[a-z0-9_.]+=\S+", word)]
-        module = re.search(r"python -m ssd\.(\w+)", span)
-        name = module[1] if module else "predict" if "predict.py" in span else "train"
+        command = re.search(r"\bssd ([a-z-]+)", span)
+        name = command[1] if command else "predict" if "predict.py" in span else "train"
         if settings:
-            found.add((name, *(each_of_a_sweep(word) if "train.py -m" in span else word for word in settings)))
+            found.add(
+                (name.replace("-", "_"), *(each_of_a_sweep(word) if " -m " in span else word for word in settings))
+            )
     return sorted(found)
 
 
@@ -172,17 +212,17 @@ def each_of_a_sweep(setting: str) -> str:
 @pytest.mark.parametrize("command", commands_in_the_readme(), ids=" ".join)
 def test_every_setting_in_the_readme_composes(command: tuple[str, ...]) -> None:
     name, *overrides = command
-    needs_data = name not in ("predict", "import_weights", "export", "benchmark")
+    needs_root = any(word.startswith("dataset.") for word in overrides)
     data = (
         ["dataset=voc"]
-        if needs_data and not any(word.startswith(("dataset=", "experiment=")) for word in overrides)
+        if needs_root and not any(word.startswith(("dataset=", "experiment=")) for word in overrides)
         else []
     )
     config = compose(*data, *overrides, name=name)
     for key in ("checkpoint", "source", "output"):  # what a row leaves out
         if OmegaConf.is_missing(config, key):
             config[key] = "FILE"
-    check_ranges(config)
+    check(config)
 
 
 def test_the_average_can_be_left_out_and_its_decay_is_checked() -> None:
@@ -192,20 +232,21 @@ def test_the_average_can_be_left_out_and_its_decay_is_checked() -> None:
 
 def test_priors_follow_the_backbone() -> None:
     assert compose("backbone=vgg16").priors.scales[0] == 0.1
-    assert compose("backbone=vgg16", "priors=mobilenet_v1").priors.scales[0] == 0.2
+    assert compose("backbone=vgg16", "priors=vgg16_coco").priors.scales[0] == 0.07
+    assert compose("backbone=vgg16_512").image_size == 512
 
 
 def test_runs_of_the_same_second_get_different_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     first = free_folder("runs/now")
     assert free_folder("runs/now") == first == "runs/now"  # asked again in one process
-    monkeypatch.setattr("ssd.cli.config._folders", {})  # another process
+    monkeypatch.setattr(app, "_folders", {})  # another process
     assert free_folder("runs/now") == "runs/now_2"
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_composes_and_its_header_says_what_to_expect(path: Path) -> None:
     config = compose(f"experiment={path.stem}")
-    check_ranges(config)
+    check(config)
     header = "".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     assert all(word in header for word in ("command", "hardware", "duration", "expected"))
     assert "@@" not in header
@@ -250,9 +291,9 @@ def test_nobody_reads_the_output_any_more() -> None:
     ],
 )
 def test_what_hydra_cannot_read_is_taken_as_text(argument: str, value: object) -> None:
-    assert OverridesParser.create().parse_override(readable(argument)).value() == value
+    assert OverridesParser.create().parse_override(quoted(argument)).value() == value
 
 
 def test_what_hydra_can_read_is_left_alone() -> None:
     for argument in ("--help", "-m", "~callbacks.ema", "lr=1e-3,1e-2", "+a.b=[1,2]", "source=a b.jpg", "x="):
-        assert readable(argument) == argument
+        assert quoted(argument) == argument

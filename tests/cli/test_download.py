@@ -133,7 +133,7 @@ def test_a_dataset_without_a_source_is_told(tmp_path: Path) -> None:
 
 
 def train(folder: Path, server: FaultyServer, *more: str) -> subprocess.CompletedProcess[str]:
-    small = ["image_size=96", "epochs=1", "num_workers=0", "batch_size=8", "postprocess.candidates=100"]
+    small = ["image_size=96", "epochs=1", "num_workers=0", "batch_size=8", "postprocess.topk_candidates=100"]
     return run(folder, server, str(ROOT / "train.py"), "backbone=mobilenet_v1_half", *small, *more)
 
 

@@ -19,9 +19,9 @@ import hydra
 import numpy as np
 import pytest
 import torch
+from composed import CONF, register
 from voc_files import add, object_xml
 
-from ssd.cli.config import CONF, register
 from ssd.cli.evaluate import chosen_classes, common_classes, evaluate, short_names
 from ssd.common.errors import ConfigError
 from ssd.common.images import ImageArray

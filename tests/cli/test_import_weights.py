@@ -10,13 +10,13 @@ import hydra
 import legacy_reference as reference
 import pytest
 import torch
+from composed import CONF, register
 from forked import run
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from safetensors import safe_open
 
 import predict
-from ssd.cli.config import CONF, register
 from ssd.cli.import_weights import import_weights
 from ssd.common.errors import CheckpointError, ConfigError
 from ssd.data.formats.shapes import save_images

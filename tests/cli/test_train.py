@@ -30,7 +30,7 @@ TINY = [
     "dataset.test=8",
     "epochs=1",
     "num_workers=0",
-    "postprocess.candidates=100",
+    "postprocess.topk_candidates=100",
 ]
 
 

@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from composed import CONF, register
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from onnx import numpy_helper
@@ -25,7 +26,6 @@ from torchvision_ssd import assert_same_in_any_order, rows
 from voc_files import add, object_xml
 
 from ssd.cli.benchmark import benchmark, show
-from ssd.cli.config import CONF, register
 from ssd.cli.export import check, export
 from ssd.common.errors import ConfigError, DataError, MachineError, SSDError
 from ssd.common.images import ImageArray, warp
@@ -43,7 +43,7 @@ from ssd.weights import checkpoint
 
 SIZE = 96
 Compose = Callable[..., DictConfig]
-SETTINGS: dict[str, Any] = {"iou_threshold": 0.45, "candidates": 60, "max_detections": 40}
+SETTINGS: dict[str, Any] = {"nms_threshold": 0.45, "topk_candidates": 60, "max_detections": 40}
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_all_three_files_find_the_same(
     expected = predictor(images)
     assert sum(map(len, expected)) > 50
     first = expected[0]
-    same_place = box_iou(first.boxes, first.boxes) > SETTINGS["iou_threshold"]
+    same_place = box_iou(first.boxes, first.boxes) > SETTINGS["nms_threshold"]
     assert (same_place & (first.labels[:, None] != first.labels)).any()  # classes do not suppress each other
     for other in predictors:
         assert other.class_names == model.class_names
@@ -155,7 +155,7 @@ def test_the_file_can_be_used_by_what_it_says_of_itself(exported: Path, images: 
     said = session.get_modelmeta().custom_metadata_map
     assert json.loads(said["class_names"]) == list(CLASS_NAMES)
     assert json.loads(said["recipe"])["image_size"] == SIZE
-    assert json.loads(said["postprocess"])["iou_threshold"] == 0.45
+    assert json.loads(said["postprocess"])["nms_threshold"] == 0.45
     assert "uint8 RGB" in said["usage"]
     assert f"{SIZE}x{SIZE}" in said["usage"]
     batch = np.stack([image[:SIZE, :SIZE] for image in images])

@@ -140,7 +140,7 @@ def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
 
 def test_a_setting_that_is_baked_in_is_not_passed_over(graph: onnx.ModelProto, tmp_path: Path) -> None:
     """As the command line does it: the file has its own non-maximum suppression."""
-    inside = {"score_threshold": 0.01, "iou_threshold": 0.45, "candidates": 2000, "max_detections": 200}
+    inside = {"score_threshold": 0.01, "nms_threshold": 0.45, "topk_candidates": 2000, "max_detections": 200}
     onnx_file.describe(graph, recipe=RECIPE, postprocess=inside)
     path = write(graph, tmp_path)
     command = [sys.executable, "predict.py", f"checkpoint={path}", f"source={tmp_path}", f"output={tmp_path / 'out'}"]
@@ -150,15 +150,25 @@ def test_a_setting_that_is_baked_in_is_not_passed_over(graph: onnx.ModelProto, t
         done = subprocess.run([*command, *overrides], cwd=Path(__file__).parents[2], capture_output=True, text=True)
         return done.returncode, done.stderr
 
-    code, said = predict("postprocess.iou_threshold=0.6")
-    assert (code, "was exported with iou_threshold=0.45, which cannot become 0.6" in said) == (2, True), said
-    assert predict("postprocess.iou_threshold=0.45", "postprocess.score_threshold=0.2")[0] == 0
+    code, said = predict("postprocess.nms_threshold=0.6")
+    assert (code, "was exported with nms_threshold=0.45, which cannot become 0.6" in said) == (2, True), said
+    assert predict("postprocess.nms_threshold=0.45", "postprocess.score_threshold=0.2")[0] == 0
 
 
 def test_a_baked_in_setting_of_the_configuration_alone_stands_back(graph: onnx.ModelProto, tmp_path: Path) -> None:
-    onnx_file.describe(graph, recipe=RECIPE, postprocess={"iou_threshold": 0.5, "candidates": 100})
-    postprocess = PostProcess(score_threshold=0.01, iou_threshold=0.45, candidates=2000, max_detections=200)
+    onnx_file.describe(graph, recipe=RECIPE, postprocess={"nms_threshold": 0.5, "topk_candidates": 100})
+    postprocess = PostProcess(score_threshold=0.01, nms_threshold=0.45, topk_candidates=2000, max_detections=200)
     path = write(graph, tmp_path)
     assert open_predictor(path, postprocess).class_names == ("cat", "dog")
-    with pytest.raises(ConfigError, match="exported with candidates=100, which cannot become 2000"):
-        open_predictor(path, postprocess, explicit_overrides=["candidates"])
+    with pytest.raises(ConfigError, match="exported with topk_candidates=100, which cannot become 2000"):
+        open_predictor(path, postprocess, explicit_overrides=["topk_candidates"])
+
+
+def test_the_setting_names_of_version_0_1_are_read(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    old = {"score_threshold": 0.01, "iou_threshold": 0.5, "candidates": 100, "max_detections": 200}
+    onnx_file.describe(graph, recipe=RECIPE, postprocess=old)
+    path = write(graph, tmp_path)
+    expected = {"score_threshold": 0.01, "nms_threshold": 0.5, "topk_candidates": 100, "max_detections": 200}
+    assert onnx_file.read(path).postprocess == expected
+    with pytest.raises(ConfigError, match=r"nms_threshold=0\.5, which cannot become 0\.45"):
+        open_predictor(path, PostProcess(), explicit_overrides=["nms_threshold"])

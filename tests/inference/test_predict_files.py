@@ -29,7 +29,7 @@ def network(mobilenet_v1: PriorSpec) -> SSD:
 
 
 def predictor_over(network: SSD, score: float, **settings: Any) -> Predictor:
-    postprocess = PostProcess(score_threshold=score, iou_threshold=0.45, candidates=100, max_detections=20)
+    postprocess = PostProcess(score_threshold=score, nms_threshold=0.45, topk_candidates=100, max_detections=20)
     return Predictor(network, postprocess, device="cpu", **settings)
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ssd.model import box_coder, matcher
-from ssd.model.loss import Losses, MultiBoxLoss
+from ssd.model.loss import Losses, MultiBoxLoss, hard_negative_mining
 from ssd.model.structures import Predictions
 
-LOSS = MultiBoxLoss(iou_threshold=0.5, negative_ratio=3.0, localization_weight=1.0)
+LOSS = MultiBoxLoss()
 
 
 def random_predictions(images: int, priors: Tensor) -> Predictions:
@@ -34,7 +34,7 @@ def loss_of(
     return loss(predictions, **cases.collate(images, extra_padding=extra_padding), priors=priors)
 
 
-def looped(
+def loss_by_loop(
     images: list[list[reference.Object]], priors: Tensor, *, negative_ratio: float = 3.0
 ) -> tuple[float, float, int]:
     predictions = random_predictions(len(images), priors)
@@ -47,30 +47,30 @@ def one_of_every_kind() -> list[list[reference.Object]]:
 
 
 @pytest.fixture
-def unbounded_contest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the bound of 8 rounds, which the loop does not have."""
-    monkeypatch.setattr(matcher, "_MAX_CONTEST_ROUNDS", 10**6)
+def unlimited_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lifts the limit of 8 rounds, which the reference loop does not have."""
+    monkeypatch.setattr(matcher, "_MAX_BIPARTITE_ROUNDS", 10**6)
 
 
 # Against the loop
 
 
-@pytest.mark.usefixtures("unbounded_contest")
+@pytest.mark.usefixtures("unlimited_rounds")
 @pytest.mark.parametrize("kind", cases.KINDS)
 def test_loss_equals_the_loop(kind: str, few_priors: Tensor) -> None:
     images = [cases.KINDS[kind](random.Random(seed)) for seed in range(2)]
     losses = loss_of(images, few_priors)
-    classification, localization, positives = looped(images, few_priors)
+    classification, localization, positives = loss_by_loop(images, few_priors)
     assert losses.positives == positives
     assert losses.classification.item() == pytest.approx(classification, rel=1e-5)
     assert losses.localization.item() == pytest.approx(localization, rel=1e-5)
 
 
-@pytest.mark.usefixtures("unbounded_contest")
+@pytest.mark.usefixtures("unlimited_rounds")
 def test_loss_of_a_mixed_batch_equals_the_loop(few_priors: Tensor) -> None:
     images = one_of_every_kind()
     losses = loss_of(images, few_priors)
-    classification, localization, positives = looped(images, few_priors)
+    classification, localization, positives = loss_by_loop(images, few_priors)
     assert losses.positives == positives
     assert losses.total.item() == pytest.approx(classification + localization, rel=1e-5)
 
@@ -78,16 +78,14 @@ def test_loss_of_a_mixed_batch_equals_the_loop(few_priors: Tensor) -> None:
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 2.5, 1e4])
 def test_any_negative_ratio_equals_the_loop(ratio: float, few_priors: Tensor) -> None:
     images = [cases.KINDS["some"](random.Random(3)), cases.KINDS["ignored"](random.Random(3))]
-    loss = MultiBoxLoss(iou_threshold=0.5, negative_ratio=ratio, localization_weight=1.0)
-    classification, *_ = looped(images, few_priors, negative_ratio=ratio)
+    loss = MultiBoxLoss(negative_ratio=ratio)
+    classification, *_ = loss_by_loop(images, few_priors, negative_ratio=ratio)
     assert loss_of(images, few_priors, loss=loss).classification.item() == pytest.approx(classification, rel=1e-5)
 
 
 def test_the_weight_multiplies_localization(few_priors: Tensor) -> None:
     images = [cases.KINDS["some"](random.Random(3))]
-    losses = loss_of(
-        images, few_priors, loss=MultiBoxLoss(iou_threshold=0.5, negative_ratio=3.0, localization_weight=2.5)
-    )
+    losses = loss_of(images, few_priors, loss=MultiBoxLoss(localization_weight=2.5))
     assert_close(losses.total, losses.classification + 2.5 * losses.localization)
 
 
@@ -116,42 +114,42 @@ def test_perfect_predictions_have_next_to_no_loss(few_priors: Tensor) -> None:
     images = [cases.KINDS["some"](random.Random(seed)) for seed in range(3)]
     batch = cases.collate(images)
     targets = matcher.match(
-        batch["boxes"], batch["labels"], ignore=batch["ignore"], priors_cxcywh=few_priors, iou_threshold=0.5
+        batch["boxes"], batch["labels"], ignore=batch["ignore"], priors_cxcywh=few_priors, match_threshold=0.5
     )
-    logits = 50 * torch.nn.functional.one_hot(targets.columns, cases.CLASSES + 1).float()
-    matched = batch["boxes"].gather(1, targets.objects[..., None].expand(-1, -1, 4))
+    logits = 50 * torch.nn.functional.one_hot(targets.class_targets, cases.CLASSES + 1).float()
+    matched = batch["boxes"].gather(1, targets.matched_gt[..., None].expand(-1, -1, 4))
     predictions = Predictions(logits, box_coder.encode(matched, few_priors))
     assert loss_of(images, few_priors, predictions=predictions).total < 1e-4
 
 
 def test_negatives_are_the_hardest_three_for_each_positive() -> None:
     logits = torch.randn(2, 100, 3)
-    columns = torch.zeros(2, 100, dtype=torch.int64)
-    columns[0, :4], columns[1, 10:12], columns[:, 50:60] = 1, 2, box_coder.IGNORED
+    class_targets = torch.zeros(2, 100, dtype=torch.int64)
+    class_targets[0, :4], class_targets[1, 10:12], class_targets[:, 50:60] = 1, 2, box_coder.IGNORED
     background_loss = logits.logsumexp(dim=-1) - logits[..., 0]
-    chosen, counts = LOSS.choose(logits, columns)
+    mined, counted = hard_negative_mining(logits, class_targets, negative_ratio=3)
     for image, positives in enumerate((4, 2)):
-        taken = set(chosen[image][counts[image]].tolist())
-        negatives = [prior for prior in range(100) if columns[image, prior] == 0]
+        taken = set(mined[image][counted[image]].tolist())
+        negatives = [prior for prior in range(100) if class_targets[image, prior] == 0]
         hardest = sorted(negatives, key=lambda prior: -background_loss[image, prior])[: 3 * positives]
-        assert taken == set(hardest) | set((columns[image] > 0).nonzero().flatten().tolist())
+        assert taken == set(hardest) | set((class_targets[image] > 0).nonzero().flatten().tolist())
 
 
 def test_ignored_priors_have_no_gradient(few_priors: Tensor) -> None:
-    """A real object amid an ignored one that covers every other prior inside the image."""
+    """A real object inside an ignored one that covers every other prior in the image."""
     images = [[((0.3, 0.3, 0.6, 0.6), 1, False), ((0.0, 0.0, 1.0, 1.0), 0, True)]]
     batch = cases.collate(images)
     targets = matcher.match(
-        batch["boxes"], batch["labels"], ignore=batch["ignore"], priors_cxcywh=few_priors, iou_threshold=0.5
+        batch["boxes"], batch["labels"], ignore=batch["ignore"], priors_cxcywh=few_priors, match_threshold=0.5
     )
     predictions, losses = with_gradients(images, few_priors)
     losses.total.backward()
     assert predictions.logits.grad is not None
-    assert (predictions.logits.grad[targets.columns == box_coder.IGNORED] == 0).all()
-    assert (predictions.logits.grad[targets.columns > 0] != 0).all()
+    assert (predictions.logits.grad[targets.class_targets == box_coder.IGNORED] == 0).all()
+    assert (predictions.logits.grad[targets.class_targets > 0] != 0).all()
 
 
-# Finite, whatever comes
+# Always finite
 
 
 def with_gradients(images: list[list[reference.Object]], priors: Tensor) -> tuple[Predictions, Losses]:
@@ -175,7 +173,7 @@ def test_a_batch_without_objects_has_loss_0(extra: list[reference.Object], few_p
     assert assert_finite_with_gradients([[], extra], few_priors).total == 0
 
 
-def test_images_without_objects_are_ordinary(few_priors: Tensor) -> None:
+def test_images_without_objects_add_no_positives(few_priors: Tensor) -> None:
     some = cases.KINDS["some"](random.Random(0))
     losses = assert_finite_with_gradients([[], some, []], few_priors)
     assert losses.positives == loss_of([some], few_priors).positives
@@ -183,13 +181,13 @@ def test_images_without_objects_are_ordinary(few_priors: Tensor) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_inverted_and_empty_boxes_never_give_nan(seed: int, few_priors: Tensor) -> None:
-    """Elsewhere the log() of a negative side is NaN, and the weights with it (CONVENTIONS, trap 1)."""
+    """In other programs the log() of a negative side makes the weights NaN (CONVENTIONS, trap 1)."""
     broken = cases.KINDS["without area"](random.Random(seed))
     assert_finite_with_gradients([broken, broken[:4]], few_priors)
     assert loss_of([broken[:4]], few_priors).positives == 0
 
 
-def test_an_infinite_loss_of_a_prior_that_does_not_count_stays_out(few_priors: Tensor) -> None:
+def test_an_infinite_loss_of_a_prior_that_does_not_count_is_left_out(few_priors: Tensor) -> None:
     """The second image has no object: its priors fill the table that the first image's positives make large."""
     images: list[list[reference.Object]] = [cases.KINDS["some"](random.Random(0)), []]
     predictions = random_predictions(2, few_priors)
@@ -204,7 +202,7 @@ def test_an_infinite_loss_of_a_prior_that_does_not_count_stays_out(few_priors: T
     assert logits.grad.isfinite().all()
 
 
-def test_half_precision_logits_are_compared_in_single_precision(few_priors: Tensor) -> None:
+def test_the_loss_of_half_precision_logits_is_computed_in_single_precision(few_priors: Tensor) -> None:
     images = one_of_every_kind()
     single = random_predictions(len(images), few_priors)
     half = Predictions(single.logits.bfloat16().requires_grad_(), single.offsets.bfloat16().requires_grad_())

@@ -14,7 +14,12 @@ from ssd.model.postprocess import PostProcess
 from ssd.model.priors import PriorSpec
 from ssd.model.structures import Detections, Predictions
 
-SETTINGS: dict[str, Any] = {"score_threshold": 0.01, "iou_threshold": 0.45, "candidates": 400, "max_detections": 200}
+SETTINGS: dict[str, Any] = {
+    "score_threshold": 0.01,
+    "nms_threshold": 0.45,
+    "topk_candidates": 400,
+    "max_detections": 200,
+}
 
 
 def random_predictions(priors: Tensor, *, classes: int, images: int = 1, seed: int = 0) -> Predictions:
@@ -28,7 +33,7 @@ def detect(predictions: Predictions, priors: Tensor, **settings: Any) -> Detecti
     return detections
 
 
-def looped(predictions: Predictions, priors: Tensor, **settings: Any) -> Detections:
+def detect_by_loop(predictions: Predictions, priors: Tensor, **settings: Any) -> Detections:
     found = reference.postprocess(
         predictions.logits[0].tolist(), predictions.offsets[0].tolist(), priors.tolist(), **(SETTINGS | settings)
     )
@@ -56,21 +61,21 @@ def priors(few_priors: Tensor) -> Tensor:
     [
         {},
         {"score_threshold": 0.5},
-        {"score_threshold": 0.0, "iou_threshold": 0.0},
-        {"iou_threshold": 0.9, "max_detections": 400},
-        {"candidates": 30},
+        {"score_threshold": 0.0, "nms_threshold": 0.0},
+        {"nms_threshold": 0.9, "max_detections": 400},
+        {"topk_candidates": 30},
         {"max_detections": 5},
     ],
 )
 def test_detections_equal_the_loop(settings: dict[str, Any], seed: int, priors: Tensor) -> None:
     predictions = random_predictions(priors, classes=4, seed=seed)
-    assert_same(detect(predictions, priors, **settings), looped(predictions, priors, **settings))
+    assert_same(detect(predictions, priors, **settings), detect_by_loop(predictions, priors, **settings))
 
 
 def test_600_classes_equal_the_loop(priors: Tensor) -> None:
     """Pairs of boxes with an IoU just above and just below the threshold, in the last of 600 classes.
 
-    A float32 box moved by 1,200 image widths is blurred to 1e-4, as would be the decision.
+    A float32 box shifted by 1,200 image widths is only exact to 1e-4, too coarse for the decision.
     """
     first = torch.tensor([[0.5, 0.5, 0.4, 0.4]])
     shift = 0.4 * (1 - 0.45) / (1 + 0.45)  # of two equal squares with an IoU of 0.45
@@ -81,14 +86,14 @@ def test_600_classes_equal_the_loop(priors: Tensor) -> None:
         predictions = Predictions(logits, torch.zeros(1, 2, 4))
         found = detect(predictions, pair)
         assert len(found) == kept
-        assert_same(found, looped(predictions, pair))
+        assert_same(found, detect_by_loop(predictions, pair))
 
 
 def test_classes_do_not_suppress_each_other() -> None:
-    """600 classes, each with the same two boxes: each class keeps one."""
+    """600 classes with the same two boxes: each class keeps one of them."""
     priors = torch.tensor([[0.5, 0.5, 0.9, 0.9], [0.5, 0.5, 0.89, 0.9]])
     predictions = Predictions(torch.zeros(1, 2, 601), torch.zeros(1, 2, 4))
-    found = detect(predictions, priors, score_threshold=0.0, candidates=1200, max_detections=1200)
+    found = detect(predictions, priors, score_threshold=0.0, topk_candidates=1200, max_detections=1200)
     assert sorted(found.labels.tolist()) == list(range(600))
 
 
@@ -101,7 +106,7 @@ def test_an_image_in_a_batch_equals_itself_alone(priors: Tensor) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_detections_are_sorted_clipped_bounded_and_over_the_threshold(seed: int, priors: Tensor) -> None:
+def test_detections_are_sorted_clipped_limited_and_above_the_threshold(seed: int, priors: Tensor) -> None:
     found = detect(random_predictions(priors, classes=4, seed=seed), priors, score_threshold=0.3, max_detections=50)
     assert 0 < len(found) <= 50
     assert (found.scores.diff() <= 0).all()
@@ -111,26 +116,26 @@ def test_detections_are_sorted_clipped_bounded_and_over_the_threshold(seed: int,
     assert set(found.labels.tolist()) <= set(range(4))
 
 
-def test_candidates_bound_what_goes_into_nms(priors: Tensor) -> None:
+def test_topk_candidates_limits_the_input_of_nms(priors: Tensor) -> None:
     predictions = random_predictions(priors, classes=4)
-    found = detect(predictions, priors, candidates=7, iou_threshold=1.0)
+    found = detect(predictions, priors, topk_candidates=7, nms_threshold=1.0)
     scores = predictions.logits.softmax(dim=-1)[..., 1:]
     assert_close(found.scores, scores.flatten().topk(7).values)
 
 
-def test_more_candidates_than_pairs_are_all_pairs(priors: Tensor) -> None:
+def test_topk_above_the_number_of_pairs_keeps_all_pairs(priors: Tensor) -> None:
     predictions = random_predictions(priors, classes=2)
-    everything = {"candidates": 10**6, "score_threshold": 0.0, "iou_threshold": 1.0, "max_detections": 10**6}
+    everything = {"topk_candidates": 10**6, "score_threshold": 0.0, "nms_threshold": 1.0, "max_detections": 10**6}
     assert len(detect(predictions, priors, **everything)) == 2 * len(priors)
 
 
-def test_nothing_found_is_an_empty_result_of_the_same_types(priors: Tensor) -> None:
+def test_an_image_without_detections_gives_empty_tensors_of_the_same_types(priors: Tensor) -> None:
     found = detect(random_predictions(priors, classes=4), priors, score_threshold=1.0)
     assert (found.boxes.shape, found.scores.shape, found.labels.shape) == ((0, 4), (0,), (0,))
     assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (torch.float32, torch.float32, torch.int64)
 
 
-def test_a_score_that_equals_the_threshold_is_not_over_it() -> None:
+def test_a_score_equal_to_the_threshold_is_removed() -> None:
     predictions = Predictions(torch.zeros(1, 1, 2), torch.zeros(1, 1, 4))
     prior = torch.tensor([[0.5, 0.5, 0.2, 0.2]])
     assert len(detect(predictions, prior, score_threshold=0.5)) == 0
@@ -150,14 +155,14 @@ def test_detections_equal_torchvisions(
 ) -> None:
     """The same raw outputs through ssd300_vgg16.postprocess_detections.
 
-    It takes 400 candidates a class where we take so many an image: compared where either bound is out of reach.
+    torchvision keeps 400 candidates per class, we keep a number per image: compared where neither limit applies.
     """
     priors = vgg16_300.build([(side, side) for side in (38, 19, 10, 5, 3, 1)], image_size=300)
     predictions = random_predictions(priors, classes=5, images=2, seed=seed)
     threshold = 0.97
     assert (predictions.logits.softmax(dim=-1)[..., 1:] > threshold).sum(dim=(1, 2)).max() < 1000
 
-    ours = PostProcess(**(SETTINGS | {"score_threshold": threshold, "candidates": 1000}))(predictions, priors)
+    ours = PostProcess(**(SETTINGS | {"score_threshold": threshold, "topk_candidates": 1000}))(predictions, priors)
     monkeypatch.setattr(torchvision_ssd, "score_thresh", threshold)
     theirs = postprocess_by_torchvision(torchvision_ssd, predictions, priors)
     for mine, their in zip(ours, theirs, strict=True):

@@ -37,7 +37,7 @@ def quarter_mobilenet() -> MobileNetV1:
 
 @pytest.fixture(scope="module")
 def ssd300(torchvision_ssd: detection.ssd.SSD, tmp_path_factory: pytest.TempPathFactory) -> SSD:
-    """torchvision's network, imported from its weight file. Not to be changed."""
+    """torchvision's network, imported from its weight file. Shared: do not modify."""
     path = tmp_path_factory.mktemp("torchvision") / "ssd300.pth"
     torch.save(torchvision_ssd.state_dict(), path)
     return checkpoint.load(path)
@@ -72,13 +72,13 @@ def test_predictions_equal_torchvisions(ssd300: SSD, torchvision_ssd: detection.
 def test_detections_equal_torchvisions(
     ssd300: SSD, torchvision_ssd: detection.ssd.SSD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As published but for the score threshold, raised until no bound binds: theirs is 400 a class, ours an image."""
+    """Published settings, with a score threshold so high that neither limit applies (400 per class; 400 per image)."""
     images = image(300)
     predictions = ssd300(images)
     scores = predictions.logits.softmax(dim=-1)[..., 1:].flatten().sort(descending=True).values
     threshold = scores[190:200].mean().item()
     monkeypatch.setattr(torchvision_ssd, "score_thresh", threshold)
-    post_process = PostProcess(score_threshold=threshold, iou_threshold=0.45, candidates=400, max_detections=200)
+    post_process = PostProcess(score_threshold=threshold, nms_threshold=0.45, topk_candidates=400, max_detections=200)
 
     (ours,) = post_process(predictions, ssd300.priors)
     (theirs,) = torchvision_ssd([images[0] / 255])
@@ -167,7 +167,7 @@ def test_a_small_image_keeps_every_level(extras: str, sides: list[int]) -> None:
 
 
 def test_measuring_leaves_the_backbone_as_it_was() -> None:
-    """At 16 pixels, where BatchNorm would refuse to train on the single value of a channel."""
+    """At 16 pixels, where BatchNorm cannot train on the single value of a channel."""
     backbone = quarter_mobilenet().train()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     measure(backbone, image_size=16)
@@ -200,8 +200,8 @@ def test_an_image_in_a_batch_equals_itself_alone(small: SSD) -> None:
         assert_close(together.offsets[index], alone.offsets[0], rtol=0, atol=1e-5)
 
 
-def test_predictions_stand_in_the_order_of_the_priors(small: SSD) -> None:
-    """A head that answers with its channel number: anchors of a cell side by side, K values each."""
+def test_predictions_are_in_the_order_of_the_priors(small: SSD) -> None:
+    """A head that outputs its channel number: the anchors of a cell are adjacent, with K values each."""
     small.eval()
     with torch.no_grad():
         for level, head in enumerate(small.localization_heads):
@@ -217,7 +217,7 @@ def test_predictions_stand_in_the_order_of_the_priors(small: SSD) -> None:
 
 
 class OneLevel(nn.Module):
-    """The least that SSD asks of a backbone."""
+    """The minimal backbone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -268,13 +268,13 @@ def test_a_recipe_holds_the_backbones_arguments(ssd300: SSD) -> None:
     [
         ({"version": 2}, "recipe version 2: this program reads version 1"),
         ({"version": None}, "recipe version None"),
-        ({"backbone": {"name": "os.system", "arguments": {}}}, "'os.system' is not one of vgg16, mobilenet_v1"),
-        ({"backbone": {"name": "mobilenet_v1", "arguments": {}}}, "width_multiplier"),
+        ({"backbone": {"name": "os.system", "arguments": {}}}, "'os.system' is not one of mobilenet_v1, vgg16"),
+        ({"backbone": {"name": "mobilenet_v1", "arguments": {"width": 1}}}, "width"),
         ({"backbone": {"name": "mobilenet_v1"}}, "arguments"),
         ({"backbone": None}, "TypeError"),
         ({"priors": {}}, "scales"),
         ({"priors": {"scales": [0.1, 0.2], "aspect_ratios": [[2]], "clip": "sizes"}}, "1 levels of priors"),
-        ({"class_names": None}, "class_names: must be a list of text"),
+        ({"class_names": None}, "class_names None: must be a list"),
         ({"image_size": "300"}, "image_size '300': must be from 32"),
         ({"image_size": -1}, "image_size -1: must be from 32"),
     ],
@@ -300,8 +300,8 @@ def assert_equal_states(state: dict[str, Tensor], before: dict[str, Tensor]) -> 
     assert [name for name, tensor in state.items() if not torch.equal(tensor, before[name])] == []
 
 
-def see_images(network: SSD) -> None:
-    """Gives BatchNorm the statistics of some images; with the initial ones a deep network's features fade to 0."""
+def set_statistics(network: SSD) -> None:
+    """Sets BatchNorm statistics from some images; with the initial ones the features of a deep network vanish."""
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     for layer in norms:
         layer.momentum = 1.0
@@ -327,7 +327,7 @@ def changed_by_a_training_step(network: SSD) -> set[str]:
 )
 def test_a_training_step_moves_all_but_the_frozen(what: Freeze, held: tuple[str, ...], small: SSD) -> None:
     """Statistics of frozen BatchNorm layers included. The pixel normalisation never moves."""
-    see_images(small)
+    set_statistics(small)
     small.freeze(what)
     everything = {name for name in small.state_dict() if "pixel_norm" not in name}
     assert changed_by_a_training_step(small) == {name for name in everything if not name.startswith(held)}
@@ -344,5 +344,5 @@ def test_frozen_statistics_stay_frozen_after_a_validation(small: SSD) -> None:
 def test_a_backbone_without_base_cannot_freeze_it() -> None:
     spec = PriorSpec(scales=[0.2, 0.5], aspect_ratios=[[2]], clip="sizes")
     network = SSD(OneLevel(), spec, class_names=["thing"], image_size=32)
-    with pytest.raises(ConfigError, match="OneLevel has no part named base"):
+    with pytest.raises(ConfigError, match="OneLevel has no module named base"):
         network.freeze("base")

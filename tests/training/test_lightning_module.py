@@ -37,8 +37,8 @@ def network(classes: tuple[str, ...], priors: PriorSpec) -> SSD:
 def module(model: SSD, *, lr: float = 1e-3, **arguments: Any) -> SSDModule:
     return SSDModule(
         model,
-        loss=MultiBoxLoss(iou_threshold=0.5, negative_ratio=3, localization_weight=1),
-        postprocess=PostProcess(score_threshold=0.01, iou_threshold=0.45, candidates=400, max_detections=100),
+        loss=MultiBoxLoss(match_threshold=0.5, negative_ratio=3, localization_weight=1),
+        postprocess=PostProcess(score_threshold=0.01, nms_threshold=0.45, topk_candidates=400, max_detections=100),
         optimizer=partial(torch.optim.AdamW, lr=lr, weight_decay=0.01, fused=True),
         scheduler=partial(cosine, final=0.01, warmup=0.05),
         **arguments,

@@ -9,11 +9,11 @@ import hydra
 import pytest
 import pytorch_lightning as pl
 import torch
+from composed import CONF, register
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from ssd.cli import build
-from ssd.cli.config import CONF, register
 from ssd.training.checkpoint_callbacks import RecoveryPoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:You're resuming from a checkpoint")
@@ -29,7 +29,7 @@ TINY = [
     "epochs=3",
     "num_workers=0",
     "augmentation=ssd",
-    "postprocess.candidates=50",
+    "postprocess.topk_candidates=50",
     "~logger.tensorboard",
     "~logger.csv",
     "~callbacks.learning_rate",

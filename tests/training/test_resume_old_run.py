@@ -19,13 +19,13 @@ import hydra
 import pytest
 import torch
 import yaml
+from composed import CONF, register
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from ssd.cli.app import with_saved_overrides
-from ssd.cli.config import CONF, register
-from ssd.common.renamed_keys import RENAMED_KEYS, RENAMED_TARGETS, current_key, upgrade_overrides
+from ssd.cli.overrides import with_saved_overrides
+from ssd.common.saved_config import RENAMED_KEYS, RENAMED_TARGETS, current_key, upgrade_overrides
 from ssd.training.resume import changes
 from ssd.weights import checkpoint
 
@@ -93,7 +93,7 @@ def test_old_settings_are_those_of_the_resumed_run(dataset: str) -> None:
 
 def test_saved_overrides_are_upgraded_and_replaced_by_those_given(tmp_path: Path) -> None:
     run = shutil.copytree(FIXTURES / "run_v0_1", tmp_path / "run")
-    line = with_saved_overrides(["train.py", f"resume={run}", "batch_size=4", "callbacks.visualizer.images=2"])
+    line = with_saved_overrides([f"resume={run}", "batch_size=4", "callbacks.visualizer.images=2"])
     assert "postprocess.topk_candidates=50" in line
     assert "postprocess.nms_threshold=0.5" in line
     assert "loss.match_threshold=0.45" in line

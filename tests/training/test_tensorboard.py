@@ -11,13 +11,13 @@ import hydra
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+from composed import CONF, register
 from hydra.core.global_hydra import GlobalHydra
 from pytorch_lightning.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import Dataset
 
 from ssd.cli import build
-from ssd.cli.config import CONF, register
 from ssd.data.datamodule import TimedLoader
 from ssd.data.formats.shapes import read_shapes
 from ssd.evaluation.tide import ERRORS
@@ -34,7 +34,7 @@ TINY = [
     "batch_size=4",
     "epochs=2",
     "num_workers=0",
-    "postprocess.candidates=50",
+    "postprocess.topk_candidates=50",
     "trainer.log_every_n_steps=3",
     "callbacks.visualizer.images=3",
     "callbacks.visualizer.worst=2",

@@ -9,13 +9,13 @@ import hydra
 import legacy_reference as reference
 import pytest
 import torch
+from composed import CONF, register
 from forked import run
 from hydra.core.global_hydra import GlobalHydra
 from test_train import TINY
 from torch import Tensor
 
 from ssd.cli import build
-from ssd.cli.config import CONF, register
 from ssd.common.errors import CheckpointError, ConfigError
 from ssd.model.backbones import VGG16, MobileNetV1
 from ssd.model.priors import PriorSpec

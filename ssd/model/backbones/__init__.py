@@ -1,31 +1,72 @@
-"""Backbones: an image batch (raw pixels, RGB) in, a list of feature maps out, the finest grid first.
+"""Backbones: a batch of images (raw RGB pixels) in, a list of feature maps out, the finest grid first.
 
-Any module of that shape will do. Those with a name in BACKBONES can also be rebuilt from a checkpoint's recipe; they
-have `name`, `arguments` (plain types, enough to build them again) and `base`, the part that ImageNet weights exist for.
+Any module of that shape works in `SSD`. A backbone that a config or a checkpoint can name is a class with a `name` in a
+module of this package: BACKBONES finds it, and nothing else has to list it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from ssd.model.backbones.mobilenet_v1 import MobileNetV1
 from ssd.model.backbones.vgg16 import VGG16
+from ssd.model.priors import PriorSpec
 
 
 class Backbone(Protocol):
-    """What SSD asks of a backbone."""
+    """A backbone that can be named in a config and rebuilt from a checkpoint."""
 
     name: str
-    base: nn.Module
 
     @property
-    def arguments(self) -> dict[str, Any]: ...
+    def arguments(self) -> dict[str, Any]:
+        """Plain types: `cls(**arguments)` is the same network, with fresh weights."""
+
+    @property
+    def default_priors(self) -> PriorSpec:
+        """The published priors of its detector."""
+
+    @property
+    def default_image_size(self) -> int:
+        """Input side in pixels of its published detector."""
 
     def __call__(self, images: Tensor) -> list[Tensor]: ...
 
 
-BACKBONES: dict[str, type[nn.Module]] = {VGG16.name: VGG16, MobileNetV1.name: MobileNetV1}
+@runtime_checkable
+class PretrainedBackbone(Protocol):
+    """A backbone whose `base` can start from ImageNet weights."""
 
-__all__ = ["BACKBONES", "VGG16", "Backbone", "MobileNetV1"]
+    base: nn.Module
+    fresh_base_keys: tuple[str, ...]  # prefixes of the tensors of `base` that ImageNet weights may lack
+
+    @staticmethod
+    def imagenet_weights() -> dict[str, Tensor]:
+        """Downloads them, under the names of their source. Raises ConfigError where a package is missing."""
+
+    @staticmethod
+    def base_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a base net stored in any known layout, under the names of `base`; empty for other layouts."""
+
+
+def find_backbones(path: Iterable[str], package: str) -> dict[str, type[nn.Module]]:
+    """The backbone classes defined in the modules of a package, by name."""
+    found: dict[str, type[nn.Module]] = {}
+    for info in pkgutil.iter_modules(path, f"{package}."):
+        for item in vars(importlib.import_module(info.name)).values():
+            if isinstance(item, type) and item.__module__ == info.name and "name" in vars(item):
+                name = vars(item)["name"]
+                if name in found:
+                    raise ValueError(f"two backbones are named {name}: {found[name]} and {item}; rename one")
+                found[name] = item
+    return found
+
+
+BACKBONES = find_backbones(__path__, __name__)
+
+__all__ = ["BACKBONES", "VGG16", "Backbone", "MobileNetV1", "PretrainedBackbone", "find_backbones"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -14,9 +15,9 @@ from ssd.common.errors import ConfigError
 
 
 class L2Norm(nn.Module):
-    """Scales each cell's feature vector to length `weight` (one factor a channel).
+    """Scales the feature vector of each cell to unit length, then each channel by a learned `weight`.
 
-    Source: ParseNet (arXiv 1506.04579), used by SSD on conv4_3, whose features are larger than those of the others.
+    Source: ParseNet (arXiv 1506.04579); SSD uses it on conv4_3, whose features are larger than those of other levels.
     """
 
     def __init__(self, channels: int, *, scale: float) -> None:
@@ -28,10 +29,10 @@ class L2Norm(nn.Module):
 
 
 class PixelNorm(nn.Module):
-    """Raw pixels 0..255 to the network's range: (x - mean) / std for each channel of the RGB input.
+    """Normalises raw pixels 0..255: (x - mean) / std for each channel of the RGB input.
 
     Raises:
-        ConfigError: not three numbers each, or deviations that are not over 0.
+        ConfigError: mean or std does not have three values, or a value of std is not positive.
     """
 
     mean: Tensor
@@ -40,12 +41,12 @@ class PixelNorm(nn.Module):
     def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
-            raise ConfigError(f"mean={list(mean)}, std={list(std)}: give one for each of R, G and B, std over 0")
+            raise ConfigError(f"mean={list(mean)}, std={list(std)}: give three values each (R, G, B), std above 0")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
 
     def arguments(self) -> dict[str, list[float]]:
-        """Mean and deviation as they are now: they are loaded with the weights that they belong to."""
+        """Current mean and std. Loading weights replaces them by those that the weights were trained with."""
         return {name: buffer.flatten().tolist() for name, buffer in self.named_buffers()}
 
     def forward(self, images: Tensor) -> Float[Tensor, "B 3 H W"]:
@@ -53,7 +54,7 @@ class PixelNorm(nn.Module):
 
 
 def initialize(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for the convolutions (as Caffe SSD, amdegroot, torchvision)."""
+    """Initialises convolutions with Xavier-uniform weights and zero biases (as Caffe SSD, amdegroot, torchvision)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.xavier_uniform_(layer.weight)
@@ -61,10 +62,22 @@ def initialize(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-class ExtraLevel(nn.Sequential):
-    """A 1x1 convolution to `middle` channels and a 3x3 one (or as in `second`) that shrinks the grid.
+_BASE_PREFIX = r"(?:features\.|vgg\.|base_net\.|model\.|(?:model\.)?(?:backbone\.)?base\.)?"
 
-    A grid that is smaller than the kernel is padded to it, so that small inputs work.
+
+def select_base(state: dict[str, Tensor], keys: str) -> dict[str, Tensor]:
+    """The tensors of a base net file, or of one of our checkpoints, whose keys match the pattern `keys`.
+
+    Prefixes in common use (`features.`, `base_net.`, `model.backbone.base.`, ...) are removed.
+    """
+    pattern = re.compile(rf"{_BASE_PREFIX}({keys})$")
+    return {match[1]: value for key, value in state.items() if (match := pattern.match(key))}
+
+
+class ExtraLevel(nn.Sequential):
+    """A 1x1 convolution to `middle` channels, then a 3x3 one that shrinks the grid (`second` overrides its arguments).
+
+    A grid smaller than the kernel is padded to the kernel's size, so that small inputs work.
     """
 
     def __init__(self, channels_in: int, middle: int, channels_out: int, **second: Any) -> None:
@@ -77,7 +90,7 @@ class ExtraLevel(nn.Sequential):
 
     def forward(self, features: Float[Tensor, "B K H W"]) -> Float[Tensor, "B _ _ _"]:
         if features.device.type == "cpu" and features.shape[-2:] == (1, 1):
-            # torch 2.15 leaves parts of the bfloat16 weight gradient of a strided convolution unset on a 1x1 grid
+            # torch 2.15 leaves part of the bfloat16 weight gradient of a strided convolution unset on a 1x1 grid
             with torch.autocast("cpu", enabled=False):
                 return self._shrink(features.to(self._convolutions()[0].weight.dtype))
         return self._shrink(features)

@@ -1,6 +1,6 @@
 """MobileNetV1 (arXiv 1704.04861) with the taps and extra levels of MobileNetV1-SSD.
 
-`base` has the layer numbers of qfgaohao's `base_net`, so that importing its weights is a rename.
+`base` has the layer numbers of qfgaohao's `base_net`, so that importing its weights is a matter of renaming.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssd.model.backbones.layers import ExtraLevel, PixelNorm, initialize
+from ssd.common.errors import ConfigError
+from ssd.model.backbones.layers import ExtraLevel, PixelNorm, initialize, select_base
+from ssd.model.priors import PriorSpec
+
+MEAN, STD = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+PRIORS = PriorSpec(  # MobileNetV1-SSD: squares of 60, 105, 150, 195, 240, 285, 330 of 300 pixels
+    scales=(0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.1),
+    aspect_ratios=((2, 3),) * 6,
+    steps_px={300: (16, 32, 64, 100, 150, 300)},
+    clip="sizes",
+)
 
 _BLOCKS = (  # channels out, stride
     (64, 1),
@@ -26,18 +36,27 @@ _BLOCKS = (  # channels out, stride
 )
 _TAP = 12  # base[:12] ends with the last block of stride 16
 
+_TIMM_MODEL = "mobilenetv1_100.ra4_e3600_r224_in1k"
+_TIMM_STEM = {"conv_stem": "0.0", "bn1": "0.1"}
+_TIMM_BLOCK = {"conv_dw": 0, "bn1": 1, "conv_pw": 3, "bn2": 4}
+
 
 class MobileNetV1(nn.Module):
-    """Six feature maps: strides 16 and 32 of the base, then four extra levels, each of half the grid.
+    """Six feature maps: strides 16 and 32 of the base, then four extra levels that each halve the grid.
 
     Args:
         width_multiplier: factor on the number of channels.
-        mean, std: pixel normalisation of the RGB input, on 0..255.
+        mean, std: pixel normalisation of the RGB input, for pixels 0..255.
     """
 
     name = "mobilenet_v1"
+    default_priors = PRIORS
+    default_image_size = 300
+    fresh_base_keys: tuple[str, ...] = ()
 
-    def __init__(self, *, width_multiplier: float, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, *, width_multiplier: float = 1.0, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    ) -> None:
         super().__init__()
         self.width_multiplier = float(width_multiplier)
 
@@ -50,7 +69,9 @@ class MobileNetV1(nn.Module):
         for channels_out, stride in _BLOCKS:
             blocks.append(_separable(channels, width(channels_out), stride=stride))
             channels = width(channels_out)
-        self.base = nn.Sequential(*blocks)  # PyTorch's own initialisation: He's by fan-out learns far slower here
+        self.base = nn.Sequential(
+            *blocks
+        )  # PyTorch's own initialisation: He's, by fan-out, learns far more slowly here
         self.extras = nn.ModuleList(
             ExtraLevel(width(before), width(middle), width(after), stride=2, padding=1)
             for before, middle, after in ((1024, 256, 512), (512, 128, 256), (256, 128, 256), (256, 128, 256))
@@ -68,6 +89,35 @@ class MobileNetV1(nn.Module):
             features.append(level(features[-1]))
         return features
 
+    @staticmethod
+    def imagenet_weights() -> dict[str, Tensor]:
+        """Downloads timm's weights (mean and std of 0.5, close to MEAN and STD)."""
+        try:
+            import timm
+        except ImportError:
+            raise ConfigError("backbone.weights=imagenet needs timm: pip install 'ssd-detector[backbones]'") from None
+        return dict(timm.create_model(_TIMM_MODEL, pretrained=True).state_dict())
+
+    @staticmethod
+    def base_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Reads timm's layout, and the conv_bn and conv_dw blocks of the common PyTorch MobileNetV1."""
+        return _rename_timm(state) if "conv_stem.weight" in state else select_base(state, r"\d+\.\d+\.\w+")
+
+
+def _rename_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """conv_stem, bn1 and blocks.<stage>.<index> to the layer numbers of `base`."""
+    blocks = sorted({tuple(map(int, key.split(".")[1:3])) for key in state if key.startswith("blocks.")})
+    number = {block: position for position, block in enumerate(blocks, start=1)}
+    renamed = {}
+    for key, value in state.items():
+        parts = key.split(".")
+        if parts[0] in _TIMM_STEM:
+            renamed[f"{_TIMM_STEM[parts[0]]}.{parts[1]}"] = value
+        elif parts[0] == "blocks" and parts[3] in _TIMM_BLOCK:
+            block = number[int(parts[1]), int(parts[2])]
+            renamed[f"{block}.{_TIMM_BLOCK[parts[3]]}.{parts[4]}"] = value
+    return renamed
+
 
 def _convolution(channels_in: int, channels_out: int, **convolution: Any) -> list[nn.Module]:
     arguments: dict[str, Any] = {"kernel_size": 3, "padding": 1} | convolution
@@ -79,7 +129,7 @@ def _convolution(channels_in: int, channels_out: int, **convolution: Any) -> lis
 
 
 def _separable(channels_in: int, channels_out: int, *, stride: int) -> nn.Sequential:
-    """A 3x3 convolution of each channel, then a 1x1 convolution across channels."""
+    """A depthwise 3x3 convolution, then a pointwise 1x1 convolution."""
     return nn.Sequential(
         *_convolution(channels_in, channels_in, stride=stride, groups=channels_in),
         *_convolution(channels_in, channels_out, kernel_size=1, padding=0),

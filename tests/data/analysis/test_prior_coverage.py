@@ -10,12 +10,12 @@ import hydra
 import numpy as np
 import pytest
 import torch
+from composed import CONF, register
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import open_dict
 
-from ssd.cli.config import CONF, register
 from ssd.cli.inspect_data import inspect
 from ssd.common.errors import ConfigError
 from ssd.data.analysis.prior_coverage import Layout, best_iou, fit, measure_coverage, write_priors

@@ -248,7 +248,7 @@ def test_one_command_downloads_trains_and_tests(server: FaultyServer, archives: 
     target = "_target_:ssd.data.download.voc.Archive,"
     given = [f"download.archives=[{','.join(item.replace('{', '{' + target, 1) for item in items)}]"]
     given += [f"download.mirrors=['{mirror(server)}']", "dataset=voc", "backbone=mobilenet_v1_half"]
-    small = ["image_size=96", "epochs=1", "num_workers=0", "batch_size=4", "postprocess.candidates=100"]
+    small = ["image_size=96", "epochs=1", "num_workers=0", "batch_size=4", "postprocess.topk_candidates=100"]
     done = run(tmp_path, "train.py", *given, *small)
     assert done.returncode == 0, done.stderr
     for part in ("VOCtest_a.tar: 5 files", "unpacked into data/voc/VOCdevkit", "train: 11", "val: 1", "test: 2"):

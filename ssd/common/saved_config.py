@@ -1,12 +1,14 @@
-"""Config keys and classes renamed since version 0.1, for saved runs and command lines that still use the old names.
+"""The saved configuration of a run: its files, and the keys and classes in it that were renamed since version 0.1.
 
-Imports nothing heavy: the command line reads it before anything else.
+Imports nothing heavy: the command line needs it before anything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+OVERRIDES_FILE = ".hydra/overrides.yaml"  # in a run folder
+CONFIG_FILE = ".hydra/config.yaml"
 RENAMED_KEYS = {  # a key below a renamed node follows its node
     "calibration_pictures": "calibration_images",
     "callbacks.pace": "callbacks.throughput",

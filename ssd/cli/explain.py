@@ -1,0 +1,146 @@
+"""Errors to exit codes and one line; the exit codes are listed in the README."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ssd.cli.config import CONF, nearest
+from ssd.common.errors import ConfigError, MachineError, SSDError
+
+_MACHINE = {  # what libraries report: the remedy
+    r"MemoryError|can't allocate memory|out of memory|not enough memory|bad_alloc|insufficient memory": (
+        "out of memory: halve batch_size (or image_size)"
+    ),
+    r"DataLoader worker.*(killed|exited|bus error)|shared memory": (
+        "a loader worker died: memory or shared memory (/dev/shm) ran out; use num_workers=0 or fewer, a smaller "
+        "batch_size, or a larger --shm-size"
+    ),
+}
+
+
+def explain(error: BaseException, *, config_name: str, arguments: list[str] | None = None) -> tuple[int, str | None]:
+    """(exit code, one line) of an error; no line for a bug of ours.
+
+    Args:
+        error: with its causes.
+        config_name, arguments: what Hydra composed: the command's configuration and the overrides.
+    """
+    all_causes = list(causes(error))
+    for cause in all_causes:
+        if isinstance(cause, SSDError):
+            return cause.exit_code, _one_line(str(cause))
+    for cause in all_causes:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return MachineError.exit_code, f"{cause.filename or 'output'}: the disk is full; free some space"
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return MachineError.exit_code, f"{cause.filename}: no permission to write here ({cause.strerror})"
+        for signs, remedy in _MACHINE.items():
+            if re.search(signs, f"{type(cause).__name__} {cause}", re.IGNORECASE | re.DOTALL):
+                return MachineError.exit_code, remedy
+    if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
+        return ConfigError.exit_code, _explain_config(error, config_name, arguments or [])
+    if isinstance(error, OSError) and error.filename is not None:
+        return MachineError.exit_code, f"{error.filename}: {error.strerror}; give another path"
+    return 1, None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it was raised from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # contexts can form a ring
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _one_line(text: str) -> str:
+    if "Original Traceback" in text:  # a loader worker sends its error as text
+        text = re.sub(r"^ssd\.common\.errors\.\w+: ", "", text.strip().splitlines()[-1])
+    return " ".join(text.split())
+
+
+def _explain_config(error: BaseException, config_name: str, arguments: list[str]) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: YAML: {error.problem}"
+    if not isinstance(error, InstantiationException):
+        for override in _parse(arguments):
+            problem = _problem(override, config_name, arguments)
+            if problem is not None:
+                return problem
+    omegaconf = [cause for cause in causes(error) if isinstance(cause, OmegaConfBaseException)]
+    if omegaconf and omegaconf[-1].full_key:
+        return f"{omegaconf[-1].full_key}: {_one_line(str(omegaconf[-1].msg or omegaconf[-1]).splitlines()[0])}"
+    root = list(causes(error))[-1]
+    return _one_line(str(root))
+
+
+def _parse(arguments: list[str]) -> Iterator[Override]:
+    parser = OverridesParser.create()
+    for argument in arguments:
+        if not argument.startswith("-"):
+            try:
+                yield parser.parse_override(argument)
+            except HydraException:
+                continue
+
+
+def _problem(override: Override, config_name: str, arguments: list[str]) -> str | None:
+    """What is wrong with one override, if anything: a list without brackets, an unknown option, an unknown key."""
+    key, text = override.key_or_group, override.input_line or ""
+    if override.is_sweep_override() and not {"-m", "--multirun"} & set(arguments):
+        name, _, values = text.partition("=")
+        return f"{key}={values}: a list goes into brackets: {name}=[{values}]"
+    if _is_group(key) and isinstance(option := override.value(), str):
+        options = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+        has_own_configs = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)
+        if option not in options and not has_own_configs:
+            return f"{key}={option}: no such option{nearest(option, options)}; there are {', '.join(options)}"
+    known = _known_keys(config_name, arguments)
+    if known and key not in known and not override.is_add() and not _is_group(key) and not key.startswith("hydra"):
+        return f"{key}: no such setting{_in_other_options(key) or nearest(key, known)}"
+    return None
+
+
+def _in_other_options(key: str) -> str:
+    """Which options of the key's group have it."""
+    group, _, name = key.partition(".")
+    files = sorted((CONF / group).glob("*.yaml")) if _is_group(group) else []
+    options = [path.stem for path in files if name in OmegaConf.load(path)]
+    return f" here; give {' or '.join(f'{group}={option}' for option in options)}" if options else ""
+
+
+def _is_group(key: str) -> bool:
+    return ".." not in key and Path(CONF, key).is_dir()
+
+
+def _known_keys(config_name: str, arguments: list[str]) -> list[str]:
+    """Every key of the configuration with the group options that were given, if these exist."""
+    from hydra import compose, initialize_config_dir
+
+    groups = [argument for argument in arguments if _is_group(argument.partition("=")[0])]
+    for overrides in (groups, []):
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                config = compose(config_name, overrides=overrides)
+        except (HydraException, OmegaConfBaseException):
+            continue
+        return list(_flat(OmegaConf.to_container(config), ""))
+    return []
+
+
+def _flat(node: object, prefix: str) -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    return [name for key, child in node.items() for name in (f"{prefix}{key}", *_flat(child, f"{prefix}{key}."))]

@@ -1,0 +1,103 @@
+"""The command line before Hydra reads it: quoting, the quickstart, and the saved overrides of a resumed run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from ssd.cli.config import CONF
+from ssd.common import slurm
+from ssd.common.errors import ConfigError
+from ssd.common.saved_config import CONFIG_FILE, OVERRIDES_FILE, upgrade_overrides
+
+_SETTING = re.compile(r"[+~]{0,2}(?P<key>\w[\w./@]*)(?:=(?P<value>.*))?", re.DOTALL)  # and no flag such as --config-dir
+_UNSAFE = re.compile(r"_target_|\$\{|^[+~]*hydra|^[+~]*logger\.")  # calls, what may become one, files elsewhere
+
+
+def key_of(override: str) -> str:
+    """`optimizer.lr` of `++optimizer.lr=1`."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def texts(overrides: list[str]) -> dict[str, str]:
+    """What each override gives, as typed."""
+    return {key_of(override): override.partition("=")[2].strip("'\"") for override in overrides if "=" in override}
+
+
+def quoted(argument: str) -> str:
+    """`KEY=VALUE` with quotes where Hydra cannot parse VALUE, such as a path in Korean or a URL with `&`."""
+    key, separator, value = argument.partition("=")
+    if argument.startswith("-") or not separator or _parses(argument):
+        return argument
+    if value.startswith("[") and value.endswith("]"):
+        return f"{key}=[{','.join(map(_quote, value[1:-1].split(',')))}]"
+    return f"{key}={_quote(value)}"
+
+
+def with_quickstart(arguments: list[str]) -> list[str]:
+    """Adds `experiment=quickstart` where neither a dataset nor an experiment is given."""
+    chosen = {key_of(argument).partition("@")[0] for argument in arguments}
+    return arguments if chosen & {"dataset", "experiment"} else [*arguments, "experiment=quickstart"]
+
+
+def with_saved_overrides(arguments: list[str]) -> list[str]:
+    """The arguments of a resumed run: the saved overrides, then those given now, in the run's folder.
+
+    A cluster job that was requeued resumes its run by itself.
+
+    Raises:
+        ConfigError: `resume=` names a folder that holds no run, or one whose overrides name code to call.
+    """
+    given = [argument for argument in arguments if not argument.startswith("resume=")]
+    named = next((argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")), None)
+    folder = named if named is not None else slurm.requeued_run()
+    if folder in (None, "", "null"):
+        return arguments
+    saved = Path(folder, OVERRIDES_FILE)
+    replaced = {key_of(argument) for argument in given}
+    kept = [line for line in _read_saved(saved, folder) if key_of(line) not in replaced]
+    return [*kept, *given, f"resume={folder}", f"hydra.run.dir={folder}"]
+
+
+def _read_saved(path: Path, folder: str) -> list[str]:
+    if not path.is_file():
+        raise ConfigError(f"resume={folder}: no run there ({path} is missing)")
+    content = yaml.safe_load(path.read_text(errors="replace"))
+    if not isinstance(content, list):
+        raise ConfigError(f"{path}: not a list of overrides; restore it, or start a new run")
+    config = Path(folder, CONFIG_FILE)
+    settings = yaml.safe_load(config.read_text(errors="replace")) if config.is_file() else None
+    lines = upgrade_overrides([str(line) for line in content], config=settings)
+    for line in lines:
+        if not _is_plain(line):
+            raise ConfigError(f"{path}: {line}: not accepted from a file; give it on the command line if you trust it")
+    return lines
+
+
+def _is_plain(override: str) -> bool:
+    """Whether it sets a value, or selects an option that conf/ has: the file may be a stranger's."""
+    setting = _SETTING.fullmatch(override)
+    if setting is None or _UNSAFE.search(override):
+        return False
+    group = setting["key"].partition("@")[0]
+    if not (CONF / group).is_dir():
+        return "/" not in group
+    options = {path.stem for path in (CONF / group).glob("*.yaml")} | {"null", None}
+    return ".." not in group and setting["value"] in options
+
+
+def _parses(argument: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
+
+
+def _quote(text: str) -> str:
+    escaped = text.strip().replace("'", "\\'")
+    return f"'{escaped}'"

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import sys
+from inspect import signature
+from pathlib import Path
+
+import pytest
+
+from ssd.model import backbones
+from ssd.model.backbones import BACKBONES, VGG16, Backbone, MobileNetV1, PretrainedBackbone, find_backbones
+from ssd.model.priors import PriorSpec
+from ssd.model.ssd import SSD, build
+
+SOURCE = """
+from torch import nn
+from ssd.model.backbones import vgg16  # an imported backbone is not defined here
+
+class Tiny(nn.Module):
+    name = "tiny"
+    arguments = {}
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, kernel_size=3, stride=8)
+
+    def forward(self, images):
+        return [self.convolution(images.float())]
+"""
+
+
+def test_the_backbones_of_the_package_are_found() -> None:
+    assert {"mobilenet_v1": MobileNetV1, "vgg16": VGG16} == BACKBONES
+
+
+def test_a_new_file_is_a_new_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One Python file, and nothing that lists it."""
+    (tmp_path / "tiny.py").write_text(SOURCE)
+    monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "ssd.model.backbones.tiny", raising=False)
+    found = find_backbones(backbones.__path__, "ssd.model.backbones")
+    assert set(found) == {"mobilenet_v1", "vgg16", "tiny"}
+
+    monkeypatch.setitem(BACKBONES, "tiny", found["tiny"])
+    spec = PriorSpec(scales=[0.2, 0.5], aspect_ratios=[[2]], clip="sizes")
+    network = SSD(found["tiny"](), spec, class_names=["thing"], image_size=32)
+    assert build(network.recipe()).recipe() == network.recipe()
+
+
+def test_two_backbones_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.py").write_text(SOURCE)
+    package = "ssd.model.backbones"
+    monkeypatch.setattr(backbones, "__path__", [str(tmp_path)])
+    with pytest.raises(ValueError, match="two backbones are named tiny"):
+        find_backbones([str(tmp_path)], package)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES.values())
+def test_arguments_rebuild_a_backbone_and_every_argument_has_a_default(backbone: type) -> None:
+    first = backbone()
+    assert all(parameter.default is not parameter.empty for parameter in signature(backbone).parameters.values())
+    assert first.arguments.keys() == signature(backbone).parameters.keys()
+    assert isinstance(first, PretrainedBackbone)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "fixture", "image_size"),
+    [(VGG16(), "vgg16_300", 300), (VGG16(extras="512"), "vgg16_512", 512), (MobileNetV1(), "mobilenet_v1", 300)],
+)
+def test_default_priors_are_the_published_ones_and_fit(
+    backbone: Backbone, fixture: str, image_size: int, request: pytest.FixtureRequest
+) -> None:
+    assert backbone.default_priors == request.getfixturevalue(fixture)
+    assert backbone.default_image_size == image_size
+    SSD(backbone, backbone.default_priors, class_names=["thing"], image_size=image_size)
