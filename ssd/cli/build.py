@@ -196,7 +196,7 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool, first_st
         _convert_="all",
         precision=runtime.auto_precision() if precision == "auto" else precision,
         callbacks=callbacks,
-        logger=[_build_logger(logger, first_step) for logger in config.logger.values()],
+        logger=[build_logger(logger, first_step) for logger in config.logger.values()],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
         use_distributed_sampler=False,
@@ -205,5 +205,6 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool, first_st
     )
 
 
-def _build_logger(config: DictConfig, first_step: int | None) -> Any:
+def build_logger(config: DictConfig, first_step: int | None) -> Any:
+    """A logger; one whose YAML has `purge_step` drops what was logged from `first_step` on, which a resume repeats."""
     return instantiate(config, **({"purge_step": first_step} if "purge_step" in config else {}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,8 @@ from torch.utils.data import Dataset
 
 from ssd.cli import build
 from ssd.data.datamodule import TimedLoader
-from ssd.data.formats.shapes import read_shapes
 from ssd.evaluation.tide import ERRORS
 from ssd.training.progress_bar import Throughput
-from ssd.training.run_metadata import fingerprint
 from ssd.training.tensorboard_writer import MAX_IMAGE_BYTES
 
 TINY = [
@@ -200,11 +197,3 @@ def test_advice_names_the_setting(tmp_path: Path) -> None:
     assert "60%" in advice
     assert "num_workers=3 (now 0)" in advice
     assert "augmentation=light" in str(throughput.advice(trainer, cores=1))
-
-
-def test_the_fingerprint_depends_on_the_content_only(tmp_path: Path) -> None:
-    read = partial(read_shapes, train=3, val=1, test=0, side_px=64)
-    assert fingerprint(read(seed=1)) == fingerprint(read(seed=1))
-    changed = read(seed=1)
-    changed.train.boxes[0, 0] += 0.001  # type: ignore[union-attr]
-    assert len({fingerprint(splits) for splits in (read(seed=1), read(seed=2), changed)}) == 3
