@@ -15,6 +15,7 @@ from ssd.common.saved_config import RENAMED_TARGETS, current_key
 from ssd.model.ssd import SSD
 from ssd.training.ema import RAW_STATE_DICT
 from ssd.weights import checkpoint
+from ssd.weights.safe_load import safe_load
 
 _FIXED = ("backbone", "seed", "image_size", "priors", "dataset.classes", "optimizer._target_", "module.freeze")
 _FREE = ("resume", "backbone.weights", "logger")  # paths, which may have moved
@@ -38,14 +39,14 @@ def read_recovery_point(path: Path, *, epochs: int) -> RecoveryState:
         CheckpointError: the file is damaged, or not a recovery point.
         ConfigError: the run has completed more than `epochs` epochs.
     """
-    content = checkpoint.safe_load(path)
+    content = safe_load(path)
     complete = isinstance(content, dict) and all(content.get(part) for part in _PARTS) and "callbacks" in content
     if not complete or not all(isinstance(content.get(count), int) for count in ("epoch", "global_step")):
         raise CheckpointError(f"{path}: not a recovery point of this program, or a part is missing; resume another run")
     model = checkpoint.restore(content["recipe"], checkpoint.strip_prefix(content["state_dict"]), name=str(path))
     if RAW_STATE_DICT in content:
         raw = checkpoint.strip_prefix(content[RAW_STATE_DICT])
-        checkpoint.fill(model, raw, name=f"{path}: {RAW_STATE_DICT}")
+        checkpoint.load_strict(model, raw, name=f"{path}: {RAW_STATE_DICT}")
     checkpoint.check_finite(_optimizer_tensors(content["optimizer_states"]), name=f"{path}: optimizer")
     if content["epoch"] > epochs:
         raise ConfigError(f"epochs={epochs}: the run has completed {content['epoch']} epochs; set a larger number")

@@ -1,7 +1,7 @@
 """Files written by version 0.1 load and give the detections that version 0.1 gave.
 
 `tests/fixtures/run_v0_1` is a run of version 0.1 that SIGTERM stopped after step 40 of 48; its model.safetensors is
-from the same run without the stop. The detections are those of that version's `ssd.load` on images rendered from a seed.
+from the same run without the stop. The detections are those of its `ssd.load` on images rendered from a seed.
 """
 
 from __future__ import annotations
