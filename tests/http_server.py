@@ -1,4 +1,4 @@
-"""A local HTTP server whose answers go wrong as a test wants: files by path, and for each path the faults to come."""
+"""A local HTTP server with faults: files by path, and for each path the faults of the next requests."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 HTML = b"<html><body>Please sign in to the network</body></html>"
-PASSING = ["500", "503", "429", "truncated", "reset", "stall", "longer", "html"]  # faults after which a file can come
+PASSING = ["500", "503", "429", "truncated", "reset", "stall", "longer", "html"]  # temporary faults
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """`files` by path; `faults[path]` is an iterator, a fault a request; `requests` are (path, Range) as they came."""
+    """`files` by path; `faults[path]` iterates over one fault per request; `requests` are (path, Range) in order."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -31,12 +31,12 @@ class FaultyServer(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         self.connections = 0
         self.retry_after = "0"
-        self.pause_s = 0.0  # before each answer
-        self.gate = threading.Event()  # while it is not set, no answer comes
+        self.pause_s = 0.0  # before each response
+        self.gate = threading.Event()  # no response is sent until it is set
         self.gate.set()
         self.ranges = True
         self.validators = ("ETag", "Last-Modified")
-        self.weak = False  # ETags
+        self.weak = False  # weak ETags
 
     @property
     def url(self) -> str:
@@ -53,7 +53,7 @@ class FaultyServer(ThreadingHTTPServer):
         return super().get_request()
 
     def handle_error(self, *_: Any) -> None:
-        """A client that was killed is no news."""
+        """Ignores clients that were killed."""
 
 
 @contextmanager
@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: FaultyServer
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Keeps the test output clean."""
 
     def do_GET(self) -> None:
         server = self.server
@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, half, length=len(body), **headers)
         elif fault == "longer":
             self._answer(status, body, length=len(body) + 100, **headers)
-        elif fault == "part":  # which nobody asked for
+        elif fault == "part":  # without a Range request
             self._answer(206, half, **headers, **{"Content-Range": f"bytes 0-{len(half) - 1}/{len(body)}"})
         elif fault == "shorter":
             self._answer(status, half, **headers)

@@ -1,4 +1,4 @@
-"""Images and videos to predict on, and a predictor that sees white squares."""
+"""Images and videos to predict on, and a predictor that detects white squares."""
 
 from __future__ import annotations
 
@@ -13,34 +13,26 @@ import torch
 from PIL import Image
 
 from ssd.common.images import ImageArray
-from ssd.inference.predict_media import predict_media
+from ssd.inference.predict_media import PredictOptions, predict_media
+from ssd.inference.predictor import Predictor
 from ssd.inference.sources import find_media
-from ssd.inference.torch_predictor import ImagePredictor
 from ssd.inference.video import VideoWriter
 from ssd.model.structures import Detections
 
 HEIGHT, WIDTH = 45, 70
 SQUARE = 12
-SETTINGS = {
-    "save": None,
-    "classes": None,
-    "draw_threshold": 0.0,
-    "batch_size": 2,
-    "max_frames": None,
-    "track": False,
-    "show": False,
-}
+OPTIONS: dict[str, Any] = {"draw_threshold": 0.0, "batch_size": 2}
 
 
-class SeesWhite:
-    """Finds the white square of an image: all there is to see in `square_at`."""
+class WhiteSquarePredictor:
+    """Detects the white square of `square_at`."""
 
     class_names = ("square", "dot")
 
     def __call__(self, images: Sequence[ImageArray]) -> list[Detections]:
-        return [self._see(image) for image in images]
+        return [self._detect(image) for image in images]
 
-    def _see(self, image: ImageArray) -> Detections:
+    def _detect(self, image: ImageArray) -> Detections:
         height, width = image.shape[:2]
         rows, columns = np.nonzero(image.min(axis=2) > 200)
         if not len(rows):
@@ -49,8 +41,8 @@ class SeesWhite:
         return Detections(torch.tensor([box], dtype=torch.float32), torch.tensor([0.9]), torch.tensor([0]))
 
 
-def image(path: Path, *, seed: int = 0) -> Path:
-    """Noise of HEIGHT x WIDTH."""
+def write_image(path: Path, *, seed: int = 0) -> Path:
+    """Writes an image of noise, HEIGHT x WIDTH."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -64,22 +56,22 @@ def square_at(x: int, *, size: tuple[int, int]) -> ImageArray:
     return image
 
 
-def place(frame: int) -> int:
-    """Where the square of a frame is: no two of twenty successive frames are alike."""
+def square_x(frame: int) -> int:
+    """The left edge of the square in a frame; different in twenty successive frames."""
     return 8 + 7 * (frame % 20)
 
 
-def video(path: Path, *, frames: int, rate: float = 12.5, size: tuple[int, int] = (64, 180)) -> Path:
-    """The square moves to the right."""
+def write_video(path: Path, *, frames: int, rate: float = 12.5, size: tuple[int, int] = (64, 180)) -> Path:
+    """Writes a video in which the square moves to the right."""
     writer = VideoWriter(path, rate=rate, size=size)
     for frame in range(frames):
-        writer.write(square_at(place(frame), size=size))
+        writer.write(square_at(square_x(frame), size=size))
     writer.finish()
     return path
 
 
 def read_video(path: Path) -> tuple[list[ImageArray], float]:
-    """(RGB frames, frames a second), by OpenCV alone."""
+    """(RGB frames, frames per second), read with OpenCV alone."""
     capture = cv2.VideoCapture(str(path))
     frames = []
     while True:
@@ -89,14 +81,15 @@ def read_video(path: Path) -> tuple[list[ImageArray], float]:
         frames.append(frame[..., ::-1].copy())
 
 
-def predict(predictor: ImagePredictor, source: Path | str, output: Path, **settings: Any) -> list[dict[str, Any]]:
-    """The lines of predictions.jsonl."""
+def predict(predictor: Predictor, source: Path | str, output: Path, **options: Any) -> list[dict[str, Any]]:
+    """Runs predict; returns the records."""
     media = find_media(str(source), downloads=output.parent, output=output)
-    predict_media(predictor, media, output=str(output), **(SETTINGS | settings))
-    return lines(output)
+    predict_media(predictor, media, output=str(output), options=PredictOptions(**(OPTIONS | options)))
+    return read_records(output)
 
 
-def lines(output: Path) -> list[dict[str, Any]]:
+def read_records(output: Path) -> list[dict[str, Any]]:
+    """The lines of predictions.jsonl, each of which must end with a newline."""
     text = (output / "predictions.jsonl").read_text(encoding="utf-8")
     assert text == "" or text.endswith("\n")
     return [json.loads(line) for line in text.splitlines()]

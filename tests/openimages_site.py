@@ -1,4 +1,4 @@
-"""Open Images in small, as its servers have it: made images and CSV files for a FaultyServer."""
+"""A miniature Open Images site: rendered images and CSV files for a FaultyServer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OFFICIAL = {"train": "train", "val": "validation", "test": "test"}
 
 
 def publish(server: FaultyServer, *, train: int = 24, val: int = 6, test: int = 6) -> None:
-    """Puts class names, boxes and images where the official addresses have them; see `settings`."""
+    """Serves class names, boxes and images under the official paths; `settings` has the addresses."""
     server.files["/boxes/bbox_labels_600_hierarchy.json"] = json.dumps(KINDS).encode()  # a dog is a car
     names = "".join(f"{mid},{name}\n" for mid, name in MIDS.items())
     server.files["/boxes/class-descriptions-boxable.csv"] = names.encode()
@@ -36,7 +36,7 @@ def publish(server: FaultyServer, *, train: int = 24, val: int = 6, test: int = 
 
 
 def settings(server: FaultyServer) -> dict[str, str]:
-    """Where to look."""
+    """The addresses, as arguments of OpenImagesDownload."""
     return {"annotations_url": f"{server.url}/boxes", "images_url": f"{server.url}/images"}
 
 

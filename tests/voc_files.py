@@ -16,7 +16,7 @@ from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
 
 HEIGHT, WIDTH = 40, 50
-Box = Sequence[object]  # xmin, ymin, xmax, ymax as they shall be written
+Box = Sequence[object]  # xmin, ymin, xmax, ymax as written
 CAT_BOX = (11, 21, 31, 41)
 
 
@@ -33,7 +33,7 @@ def write_image(path: Path) -> None:
 
 
 def object_xml(name: str = "cat", box: Box = CAT_BOX, *, difficult: str | None = None) -> str:
-    """One object; every element on a line of its own, nine or eight in all."""
+    """One object; every element on its own line, nine or eight in all."""
     edges = [f"      <{tag}>{value}</{tag}>" for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)]
     lines = ["  <object>", f"    <name>{name}</name>", "    <bndbox>", *edges, "    </bndbox>", "  </object>"]
     if difficult is not None:
@@ -55,7 +55,7 @@ def write_annotation(
 
 
 def add(root: Path, name: str, *objects: str, suffix: str = ".jpg") -> Path:
-    """An image and its annotation, in the folders of VOC; returns the annotation."""
+    """An image and its annotation, in the folders of VOC; returns the path of the annotation."""
     write_image(root / "JPEGImages" / f"{name}{suffix}")
     annotation = root / "Annotations" / f"{name}.xml"
     write_annotation(annotation, objects)
@@ -78,8 +78,7 @@ def write_voc(root: Path, splits: dict[str, Sequence[str]]) -> None:
 
 
 def read(root: Path, **settings: Any) -> Splits:
-    nothing_said = dict.fromkeys(["classes", "train_splits", "val_splits", "test_splits"])
-    return read_voc(str(root), **(nothing_said | {"strict": False, "seed": 0} | settings))
+    return read_voc(str(root), **settings)
 
 
 def read_one(root: Path, *objects: str, **settings: Any) -> Splits:

@@ -24,8 +24,8 @@ from ssd.data.splits import Splits
 from ssd.model.priors import Grid, PriorSpec
 from ssd.model.ssd import SSD, measure
 from ssd.model.structures import Batch
+from ssd.training.checkpoint_callbacks import checkpoint_callbacks
 from ssd.training.lightning_module import SSDModule
-from ssd.training.run_dir import checkpoint_callbacks
 from ssd.weights import transfer
 from ssd.weights.checkpoint import AtomicCheckpointIO
 
@@ -196,7 +196,7 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool, first_st
         _convert_="all",
         precision=runtime.auto_precision() if precision == "auto" else precision,
         callbacks=callbacks,
-        logger=[_build_logger(logger, first_step) for logger in config.logger.values()],
+        logger=[build_logger(logger, first_step) for logger in config.logger.values()],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
         use_distributed_sampler=False,
@@ -205,6 +205,6 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool, first_st
     )
 
 
-def _build_logger(config: DictConfig, first_step: int | None) -> Any:
-    ours = config._target_.endswith(("TensorBoardLogger", "CsvLogger"))  # they can drop what a lost part has logged
-    return instantiate(config, **({"purge_step": first_step} if ours and first_step is not None else {}))
+def build_logger(config: DictConfig, first_step: int | None) -> Any:
+    """A logger; one whose YAML has `purge_step` drops what was logged from `first_step` on, which a resume repeats."""
+    return instantiate(config, **({"purge_step": first_step} if "purge_step" in config else {}))

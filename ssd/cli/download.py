@@ -1,4 +1,4 @@
-"""Fetches a dataset: python -m ssd download dataset=openimages [KEY=VALUE] ...; see --help."""
+"""Downloads a dataset: python -m ssd download dataset=openimages [KEY=VALUE] ...; see --help."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 def download(config: DictConfig) -> None:
-    """Fetches what is missing, or with `stats_only` says what there is."""
+    """Downloads what is missing, or with `stats_only` prints what there is."""
     from hydra.utils import instantiate
 
     from ssd.common.errors import ConfigError
 
     if config.download is None:
-        raise ConfigError("this dataset has nothing to download; give dataset=openimages or dataset=voc")
+        raise ConfigError("this dataset cannot be downloaded; choose dataset=openimages or dataset=voc")
     source = instantiate(config.download, _convert_="all")
     if config.stats_only:
         source.statistics()

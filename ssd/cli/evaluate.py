@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ssd.data.index import DetectionIndex
     from ssd.data.splits import Splits
     from ssd.evaluation.evaluator import Evaluation
-    from ssd.inference.torch_predictor import ImagePredictor
+    from ssd.inference.predictor import Predictor
 
 
 def evaluate(config: DictConfig) -> None:
@@ -145,7 +145,7 @@ def _check_classes(splits: Splits, class_names: tuple[str, ...]) -> None:
         log(f"left out, since the checkpoint does not know them: objects of {', '.join(others)}")
 
 
-def _open(config: DictConfig, path: str) -> ImagePredictor:
+def _open(config: DictConfig, path: str) -> Predictor:
     from hydra.utils import instantiate
 
     from ssd.inference.detector import open_predictor
@@ -154,7 +154,7 @@ def _open(config: DictConfig, path: str) -> ImagePredictor:
     return open_predictor(path, postprocess, device=config.device, explicit_overrides=explicit_overrides("postprocess"))
 
 
-def _measure(config: DictConfig, name: str, predictor: ImagePredictor, index: DetectionIndex) -> Evaluation:
+def _measure(config: DictConfig, name: str, predictor: Predictor, index: DetectionIndex) -> Evaluation:
     from ssd.evaluation import evaluator
     from ssd.evaluation.matching import resampled
 

@@ -1,4 +1,4 @@
-"""Writes a checkpoint as ONNX: python -m ssd export checkpoint=FILE output=model.onnx; see --help."""
+"""ssd export: writes a checkpoint as ONNX; see --help."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
+    from ssd.common.images import ImageArray
     from ssd.data.index import DetectionIndex
-    from ssd.inference.torch_predictor import Predictor
+    from ssd.inference.torch_predictor import TorchPredictor
     from ssd.model.structures import Batch
-
 
 _RENDERED = "rendered shapes"
 
 
 def export(config: DictConfig) -> None:
-    """Writes the file, once it has shown that it finds what PyTorch finds, and a report `<output>.json` beside it."""
+    """Writes the file if its detections agree with PyTorch's, and a report `<output>.json` beside it."""
     import json
     from pathlib import Path
 
@@ -27,24 +27,17 @@ def export(config: DictConfig) -> None:
 
     from ssd.cli import build
     from ssd.common import atomic_files, console, runtime
-    from ssd.common.errors import ConfigError
-    from ssd.inference.torch_predictor import Predictor
+    from ssd.inference.torch_predictor import TorchPredictor
     from ssd.weights import checkpoint
 
     output = Path(config.output)
-    if output.suffix != ".onnx":
-        raise ConfigError(f"output={output}: must end in .onnx")
-    if config.quantize not in (None, "int8"):
-        raise ConfigError(f"quantize={config.quantize}: must be null or int8")
-    try:
-        from ssd.export.onnx_graph import to_onnx
-    except ImportError as error:
-        raise ConfigError(f"{error.name} is missing: pip install 'ssd-detector[export]'") from None
+    _check_settings(config)
+    to_onnx = _import_exporter()
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
     needs_data = config.quantize is not None or build.has_dataset(config)
     data = build.build_evaluation(model, config) if needs_data else None
-    predictor = Predictor(model, instantiate(config.postprocess), device="cpu")
+    predictor = TorchPredictor(model, instantiate(config.postprocess), device="cpu")
     report: dict[str, Any] = {"checkpoint": config.checkpoint}
 
     def write(temporary: Path) -> None:
@@ -55,14 +48,37 @@ def export(config: DictConfig) -> None:
             report["int8"] = quantize(graph, temporary, *data, config)
 
     atomic_files.write_atomically(output, write)
+    report_file = output.with_name(f"{output.name}.json")
     text = json.dumps(report, indent=2) + "\n"
-    beside = output.with_name(f"{output.name}.json")
-    atomic_files.write_atomically(beside, lambda temporary: temporary.write_text(text))
-    console.log(f"{output}: {output.stat().st_size / 1e6:.1f} MB; the comparison is in {beside}")
+    atomic_files.write_atomically(report_file, lambda temporary: temporary.write_text(text))
+    console.log(f"{output}: {output.stat().st_size / 1e6:.1f} MB; report: {report_file}")
 
 
-def check(predictor: Predictor, file: Path, config: DictConfig, index: DetectionIndex | None = None) -> dict[str, Any]:
-    """Compares the file with PyTorch: on `images`, else on those of the dataset, else on rendered ones.
+def _check_settings(config: DictConfig) -> None:
+    from pathlib import Path
+
+    from ssd.common.errors import ConfigError
+
+    if Path(config.output).suffix != ".onnx":
+        raise ConfigError(f"output={config.output}: must end in .onnx")
+    if config.quantize not in (None, "int8"):
+        raise ConfigError(f"quantize={config.quantize}: must be null or int8")
+
+
+def _import_exporter() -> Any:
+    from ssd.common.errors import ConfigError
+
+    try:
+        from ssd.export.onnx_graph import to_onnx
+    except ImportError as error:
+        raise ConfigError(f"ssd export needs {error.name}: pip install 'ssd-detector[export]'") from None
+    return to_onnx
+
+
+def check(
+    predictor: TorchPredictor, file: Path, config: DictConfig, index: DetectionIndex | None = None
+) -> dict[str, Any]:
+    """Compares the file with PyTorch on the images of `_comparison_images`; returns that part of the report.
 
     Raises:
         MachineError: they disagree.
@@ -73,47 +89,55 @@ def check(predictor: Predictor, file: Path, config: DictConfig, index: Detection
     from ssd.common import console
     from ssd.common.errors import MachineError
     from ssd.export import parity
-    from ssd.export.parity import MAX_IMAGES, example_images, spread_over
     from ssd.inference.onnx_predictor import OnnxPredictor
 
-    if config.images is None and index is not None:
-        images, source = list(spread_over(index, MAX_IMAGES)), config.dataset.get("root", _RENDERED)
-    else:
-        images, source = example_images(config.images), config.images or _RENDERED
-    found = parity.compare(predictor, OnnxPredictor(file), images)
+    images, source = _comparison_images(config, index)
+    result = parity.compare(predictor, OnnxPredictor(file), images)
     versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
-    if not found.agrees:
+    if not result.agrees:
         raise MachineError(
             f"output={config.output}: not written: onnxruntime {versions['onnxruntime']} and torch {versions['torch']} "
-            f"disagree on {found.mismatch_rate:.0%} of {found.detections} detections; try other versions of them, "
-            "or other images=FOLDER"
+            f"disagree on {result.mismatch_rate:.0%} of {result.detections} detections; try other versions, or other "
+            "images=FOLDER"
         )
     console.log(
-        f"agrees with PyTorch on {found.detections} detections in {found.images} images of {source} "
-        f"(largest difference {found.largest_difference:.1e}; {found.mismatch_rate:.2%} without their like)"
+        f"agrees with PyTorch on {result.detections} detections in {result.images} images of {source} "
+        f"(largest difference {result.largest_difference:.1e}, mismatch rate {result.mismatch_rate:.2%})"
     )
     if source == _RENDERED:
-        console.log("compare on images like yours, too: images=FOLDER")
-    return {"versions": versions, "parity": {"graph": "float32", "source": source} | found.as_dict()}
+        console.log("to compare on your own images: images=FOLDER")
+    return {"versions": versions, "parity": {"graph": "float32", "source": source} | result.as_dict()}
+
+
+def _comparison_images(config: DictConfig, index: DetectionIndex | None) -> tuple[list[ImageArray], str]:
+    """(images, their source): those of `images=`, else of the dataset, else rendered ones."""
+    from ssd.cli import sample_images
+
+    if config.images is not None:
+        return sample_images.images_from(config.images), config.images
+    if index is not None:
+        images = list(sample_images.images_of(index, sample_images.MAX_IMAGES))
+        return images, config.dataset.get("root", _RENDERED)
+    return sample_images.rendered_images(), _RENDERED
 
 
 def quantize(
     graph: Any, file: Path, index: DetectionIndex, batches: Iterable[Batch], config: DictConfig
 ) -> dict[str, Any]:
-    """Puts the int8 graph in the place of the float32 one, and measures what that costs.
+    """Replaces the float32 graph in `file` by an int8 one; returns the mAP of both for the report.
 
     Raises:
-        DataError: over `max_map_drop`.
+        DataError: mAP drops by more than `max_map_drop`.
     """
+    from ssd.cli.sample_images import images_of
     from ssd.common import console
     from ssd.common.errors import DataError
     from ssd.evaluation import metrics
-    from ssd.export.parity import spread_over
     from ssd.export.quantize import quantize_int8
     from ssd.inference.onnx_predictor import OnnxPredictor
 
     before = OnnxPredictor(file)
-    quantize_int8(graph, file, images=spread_over(index, config.calibration_images))
+    quantize_int8(graph, file, images=images_of(index, config.calibration_images))
     predictors = {"float32": before, "int8": OnnxPredictor(file)}
     scores = {name: metrics.score(each, batches, each.class_names).get("map") for name, each in predictors.items()}
     shown = (f"{name} {'undefined' if value is None else round(value, 3)}" for name, value in scores.items())
@@ -121,7 +145,7 @@ def quantize(
     drop = (scores["float32"] or 0.0) - (scores["int8"] or 0.0)
     if drop > config.max_map_drop:
         raise DataError(
-            f"output={config.output}: not written: int8 costs {drop:.3f} mAP on {config.split}, over "
-            f"max_map_drop={config.max_map_drop}; give more calibration_images, or ship float32"
+            f"output={config.output}: not written: int8 costs {drop:.3f} mAP on {config.split}, more than "
+            f"max_map_drop={config.max_map_drop}; increase calibration_images, or export float32"
         )
     return {"split": config.split, "map": scores}

@@ -43,7 +43,7 @@ def inspect(config: DictConfig) -> None:
     priors = _priors_file(config)
     spec, grids = build.check_fit(config)
     layout = Layout.lay(spec, grids, image_size=config.image_size, iou_threshold=config.loss.match_threshold)
-    report = Report(keep_going=True)
+    report = Report(collect_all=True)
     splits: Splits | None = None
     with report.collect_errors():
         splits = build.build_reader(config, cached=False)(report=report)
@@ -167,12 +167,12 @@ def _write(config: DictConfig, sections: list[Section], report: Report, *, secon
     from ssd.data.analysis import report as inspection_report
     from ssd.visualization import report_page
 
-    stopping = [problem for problem in report.problems if problem.stops]
+    stopping = [problem for problem in report.problems if problem.fatal]
     verdict = f"training would stop at {len(stopping)}" if stopping else "training would run"
     title = f"Inspection of {config.dataset.get('root', 'the embedded shapes')}"
     summary = f"problems: {len(report.problems)}; {verdict}; {seconds:.1f} s"
     lines = [
-        f"{'stops' if item.stops else 'goes on'}: {inspection_report.printable(str(item))}" for item in report.problems
+        f"{'stops' if item.fatal else 'goes on'}: {inspection_report.printable(str(item))}" for item in report.problems
     ]
     texts = {
         "report.html": report_page.page(title, subtitle=summary, sections=sections),

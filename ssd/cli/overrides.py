@@ -12,8 +12,8 @@ from hydra.errors import HydraException
 from ssd.cli.config import CONF
 from ssd.common import slurm
 from ssd.common.errors import ConfigError
+from ssd.common.saved_config import CONFIG_FILE, OVERRIDES_FILE, upgrade_overrides
 
-OVERRIDES_FILE = ".hydra/overrides.yaml"  # in a run folder
 _SETTING = re.compile(r"[+~]{0,2}(?P<key>\w[\w./@]*)(?:=(?P<value>.*))?", re.DOTALL)  # and no flag such as --config-dir
 _UNSAFE = re.compile(r"_target_|\$\{|^[+~]*hydra|^[+~]*logger\.")  # calls, what may become one, files elsewhere
 
@@ -69,10 +69,13 @@ def _read_saved(path: Path, folder: str) -> list[str]:
     content = yaml.safe_load(path.read_text(errors="replace"))
     if not isinstance(content, list):
         raise ConfigError(f"{path}: not a list of overrides; restore it, or start a new run")
-    for line in map(str, content):
+    config = Path(folder, CONFIG_FILE)
+    settings = yaml.safe_load(config.read_text(errors="replace")) if config.is_file() else None
+    lines = upgrade_overrides([str(line) for line in content], config=settings)
+    for line in lines:
         if not _is_plain(line):
             raise ConfigError(f"{path}: {line}: not accepted from a file; give it on the command line if you trust it")
-    return [str(line) for line in content]
+    return lines
 
 
 def _is_plain(override: str) -> bool:

@@ -1,4 +1,4 @@
-"""Detects objects in images and videos: ssd predict checkpoint=FILE source=SRC output=DIR; see --help."""
+"""ssd predict: detects objects in images, videos and camera streams; see --help."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TERMINATED = 143
 
 
 def predict(config: DictConfig) -> None:
-    """Writes records, and the images or videos with their boxes."""
+    """Writes the records, and the images or videos with their boxes."""
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
@@ -23,10 +23,10 @@ def predict(config: DictConfig) -> None:
 
     from ssd.common import runtime
     from ssd.inference.detector import open_predictor
-    from ssd.inference.predict_media import predict_media
+    from ssd.inference.predict_media import PredictOptions, predict_media
     from ssd.inference.sources import find_media
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # files are finished on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # SystemExit lets the writers complete their files
     runtime.keep_freed_memory()
     predictor = open_predictor(
         config.checkpoint,
@@ -35,22 +35,22 @@ def predict(config: DictConfig) -> None:
         precision=config.precision,
         explicit_overrides=explicit_overrides("postprocess"),
     )
+    options = PredictOptions(
+        save=_names(config.save),
+        classes=_names(config.classes),
+        draw_threshold=config.draw_threshold,
+        batch_size=config.batch_size,
+        max_frames=config.max_frames,
+        track=config.track,
+        show=config.show,
+    )
     with TemporaryDirectory(prefix="ssd-") as downloads:
-        predict_media(
-            predictor,
-            find_media(config.source, downloads=Path(downloads), output=config.output),
-            output=config.output,
-            save=_names(config.save),
-            classes=_names(config.classes),
-            draw_threshold=config.draw_threshold,
-            batch_size=config.batch_size,
-            max_frames=config.max_frames,
-            track=config.track,
-            show=config.show,
-        )
+        media = find_media(config.source, downloads=Path(downloads), output=config.output)
+        predict_media(predictor, media, output=config.output, options=options)
 
 
 def _names(value: Any) -> list[str] | None:
+    """A setting that is null, a name or a list of names."""
     from omegaconf import ListConfig
 
     if value is None:

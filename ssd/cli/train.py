@@ -13,7 +13,9 @@ from ssd.common import console, runtime
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.splits import describe_data
 from ssd.training import run_metadata, summary
-from ssd.training.run_dir import best_checkpoint, best_score, check_classes, claim
+from ssd.training.checkpoint_callbacks import best_score
+from ssd.training.resume import check_classes
+from ssd.training.run_dir import best_checkpoint, prepare
 from ssd.weights import checkpoint
 
 
@@ -22,7 +24,7 @@ def train(config: DictConfig) -> float | None:
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    resumed = claim(folder, config)
+    resumed = prepare(folder, config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     build.check_fit(config)
@@ -39,7 +41,7 @@ def train(config: DictConfig) -> float | None:
         config, folder, validates=datamodule.splits.val is not None, first_step=resumed.step if resumed else None
     )
 
-    run_metadata.begin(trainer, config, datamodule.splits, step=resumed.step if resumed else 0)
+    run_metadata.log_start(trainer, config, datamodule.splits, step=resumed.step if resumed else 0)
     trainer.fit(module, datamodule, ckpt_path=resumed.checkpoint if resumed else None)
     return finish(config, trainer, datamodule, folder)
 
@@ -56,7 +58,7 @@ def finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMod
     if datamodule.splits.test is not None:
         module = build.build_module(config, model)
         test = dict(trainer.test(module, datamodule, verbose=False)[0])
-    summary.show(test or scores, model.class_names, stage="test" if test else "val")
-    summary.show_files(folder, best)
-    run_metadata.end(trainer, config, best=best_score(trainer))
+    summary.log_results(test or scores, model.class_names, stage="test" if test else "val")
+    summary.log_files(folder, best)
+    run_metadata.log_end(trainer, config, best=best_score(trainer))
     return objective

@@ -1,4 +1,4 @@
-"""What a run says: the data at its start, the table, the files and the next commands at its end."""
+"""Output of a command: lines and tables for the terminal and train.log, and paths as a user would type them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _log = logging.getLogger("ssd")
 
 
 def log(line: str) -> None:
-    """A line for the terminal and train.log; one process of several speaks."""
+    """Prints a line to the terminal and train.log, in the first process of a distributed run only."""
     if is_first_process():
         _log.info(line)
 
 
 def relative_to_cwd(path: Path) -> Path:
-    """The path as a user in the current folder would write it."""
+    """The path relative to the current folder, or absolute if it is not below it."""
     path = path.resolve()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def log_table(table: Table) -> None:
-    """A table for the terminal and train.log."""
-    console = Console(soft_wrap=True, markup=False, emoji=False)  # names may hold brackets
+    """Prints a table to the terminal and train.log."""
+    console = Console(soft_wrap=True, markup=False, emoji=False)  # class names may contain brackets
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().rstrip().splitlines():

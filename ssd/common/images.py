@@ -1,7 +1,7 @@
-"""Reading and resizing images: the one way for training, validation and prediction.
+"""Reading and resizing images, the same for training, validation and prediction.
 
-An image is uint8 [H, W, 3], RGB, upright (its EXIF rotation applied). Gray, palette and CMYK become RGB, 16 bits are
-cut to the upper 8, 32 bits must hold 8 or 16, transparency is laid over white.
+An image is uint8 [H, W, 3], RGB, upright (its EXIF rotation applied). Gray, palette and CMYK become RGB; of 16 bits
+the upper 8 are kept; 32 bits must hold values of 8 or 16 bits; transparency is blended over white.
 """
 
 from __future__ import annotations
@@ -17,30 +17,20 @@ import cv2
 import numpy as np
 import simplejpeg
 from jaxtyping import Integer, UInt8
-from numpy import ndarray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssd.common.errors import DamagedImageError, DataError
 
-_WARNINGS = ("Corrupt", "Premature", "Invalid", "Unsupported marker")  # how libjpeg's begin
-
-
-def decode(data: bytes) -> UInt8[ndarray, "H W 3"] | str | None:
-    """RGB pixels as stored; or what libjpeg warns of where they are damaged; None where it cannot decode them."""
-    try:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
-    except ValueError as error:
-        return str(error) if str(error).startswith(_WARNINGS) else None
-
-
 MAX_PIXELS = 2 * 10**8
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above it and fails above twice as much; we fail at once
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 _File = io.FileIO | io.BytesIO
-ImageArray = UInt8[np.ndarray, "_ _ 3"]  # H and W would have to be the same for all images of a list
+ImageArray = UInt8[np.ndarray, "_ _ 3"]  # named H and W would have to be equal for all images of a list
 
 _EXIF_ORIENTATION = 0x0112
-_TURNS: dict[int | None, Callable[[ImageArray], ImageArray]] = {
+_TO_UPRIGHT: dict[int | None, Callable[[ImageArray], ImageArray]] = {
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
     4: lambda image: image[::-1],
@@ -49,20 +39,21 @@ _TURNS: dict[int | None, Callable[[ImageArray], ImageArray]] = {
     7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
     8: np.rot90,
 }
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _JPEG_FRAMES = {0xC0 + kind for kind in range(16)} - {0xC4, 0xC8, 0xCC}
 _JPEG_APP1 = 0xE1  # EXIF or XMP
+_JPEG_WARNINGS = ("Corrupt", "Premature", "Invalid", "Unsupported marker")  # first words of libjpeg's warnings
 _HEADER_BYTES = 4096
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def read_image(path: str | Path, *, name: str | None = None) -> ImageArray:
-    """The image in a file; errors call it `name`, or by its path.
+    """The image in a file; error messages use `name`, or else its path.
 
     Raises:
-        DataError: missing, empty, no image, cut short, damaged, over MAX_PIXELS, or of floating-point pixels.
+        DataError: missing, empty, not an image, truncated, damaged, over MAX_PIXELS, or with floating-point pixels.
     """
     return decode_image(read_bytes(path), name=name or str(path))
 
@@ -71,48 +62,50 @@ def read_bytes(path: str | Path) -> bytes:
     """The content of an image file.
 
     Raises:
-        DataError: missing, or it cannot be read.
+        DataError: missing or unreadable.
     """
-    with _opened(path) as file:
+    with _open_file(path) as file:
         return file.read()
 
 
 def read_below(root: str, path: str) -> ImageArray:
-    """`read_image` of a path below `root`; with `root` bound it is what an index calls to load its images."""
+    """`read_image` of a path below `root`; an index loads its images with it, `root` bound by `partial`."""
     return read_image(Path(root, path))
 
 
 def decode_image(data: bytes, *, name: str, accept_damage: bool = False) -> ImageArray:
-    """The image in `data`, the bytes of an image file; `name` is for the message of an error.
+    """The image in `data`, the bytes of an image file; `name` is for error messages.
 
     Raises:
-        DamagedImageError: a JPEG is damaged inside, unless `accept_damage` takes what there is of it.
+        DamagedImageError: the compressed data of a JPEG is damaged; with `accept_damage`, part of the image is gray or
+            wrong instead.
         DataError: as `read_image`.
     """
-    header = _open(io.BytesIO(data), name)
+    header = _open_image(io.BytesIO(data), name)
     if header.format == "JPEG":
         _check_complete(data, name)
-        found = decode(data)
-        if isinstance(found, str) and not accept_damage:
-            raise DamagedImageError(f"{name}: damaged inside, part of it is gray or wrong ({found}); fetch it again")
-        if isinstance(found, np.ndarray) and header.mode in ("RGB", "L"):
-            turn = _TURNS.get(_orientation(header, name))
-            return found if turn is None else np.ascontiguousarray(turn(found))
+        pixels, warning = _decode_jpeg(data)
+        if warning and not accept_damage:
+            raise DamagedImageError(
+                f"{name}: damaged inside, part of it is gray or wrong ({warning}); replace the file"
+            )
+        if pixels is not None and header.mode in ("RGB", "L"):
+            to_upright = _TO_UPRIGHT.get(_orientation(header, name))
+            return pixels if to_upright is None else np.ascontiguousarray(to_upright(pixels))
     return from_pillow(header, name=name)
 
 
 def from_pillow(image: Image.Image, *, name: str) -> ImageArray:
-    """The image in a Pillow image of any mode; `name` is for the message of an error.
+    """The pixels of a Pillow image of any mode; `name` is for error messages.
 
     Raises:
-        DataError: damaged, or of floating-point pixels.
+        DataError: damaged, or with floating-point pixels.
     """
-    if image.mode == "F":
-        raise DataError(f"{name}: floating-point pixels have no known range; convert to 8 bits")
-    with _naming_damage(name):
+    _check_mode(image, name)
+    with _errors_named(name):
         kind, image = image.format, ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):
-            sixteen_bits = image.mode != "I" or kind == "PPM"  # of which Pillow makes 32
+            sixteen_bits = image.mode != "I" or kind == "PPM"  # Pillow reads PPM of 16 bits as 32 bits
             return np.repeat(_eight_bits(np.asarray(image), sixteen_bits, name)[..., None], 3, axis=2)
         if image.has_transparency_data:
             image = image.convert("RGBA")
@@ -128,12 +121,12 @@ def _eight_bits(values: Integer[np.ndarray, "H W"], sixteen_bits: bool, name: st
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Upright (H, W) of an image file, from its header; finds what can be found without decoding.
+    """Upright (H, W) of an image file, from its header.
 
     Raises:
-        DataError: as `read_image`, but for damage inside the compressed data.
+        DataError: as `read_image`, except for damage inside the compressed data, which only decoding finds.
     """
-    with _opened(path) as file:
+    with _open_file(path) as file:
         size = _plain_jpeg_size(file)
         if size is not None and size[0] * size[1] <= MAX_PIXELS:
             return size
@@ -148,10 +141,10 @@ def warp(
     flip: bool = False,
     fill: tuple[int, int, int] = (0, 0, 0),
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """The part of an image under `window`, stretched to a square of `size` pixels, in one bilinear sampling.
+    """The part of an image inside `window`, resampled bilinearly to a square of `size` pixels.
 
-    `window` is xyxy in fractions of the image and may reach beyond it; `fill` shows there. Where the image is
-    twice as fine as the result or more, it is averaged down first, so that small things do not fall between samples.
+    `window` is xyxy in fractions of the image; the area beyond the image has the colour `fill`. An image with at least
+    twice the resolution of the result is averaged down first, so that small objects do not fall between samples.
     """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = window
@@ -163,7 +156,7 @@ def warp(
     if flip:
         x1, x2 = x2, x1
     scale_x, scale_y = (x2 - x1) * width / size, (y2 - y1) * height / size
-    to_source = np.array(  # pixel centres lie at halves
+    to_source = np.array(  # pixel centres are at half-integers
         [
             [scale_x, 0, x1 * width + scale_x / 2 - 0.5],
             [0, scale_y, y1 * height + scale_y / 2 - 0.5],
@@ -181,7 +174,7 @@ def warp(
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[io.FileIO]:
+def _open_file(path: str | Path) -> Iterator[io.FileIO]:
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  half the time of Path.open
             yield file
@@ -192,7 +185,7 @@ def _opened(path: str | Path) -> Iterator[io.FileIO]:
 
 
 def _plain_jpeg_size(file: _File) -> tuple[int, int] | None:
-    """(H, W) of a whole JPEG without EXIF and XMP, in a fifth of Pillow's time; None of whatever is less usual."""
+    """(H, W) of a complete JPEG without EXIF and XMP, in a fifth of Pillow's time; None for anything less common."""
     data = file.read(_HEADER_BYTES)
     size, segment = None, len(_JPEG_START)
     while data.startswith(_JPEG_START) and data[segment : segment + 1] == b"\xff" and segment + 10 <= len(data):
@@ -210,8 +203,8 @@ def _plain_jpeg_size(file: _File) -> tuple[int, int] | None:
 
 def _size_by_pillow(file: _File, name: str) -> tuple[int, int]:
     plain_png = _is_plain_png(file)
-    header = _open(file, name)
-    with _naming_damage(name):  # Pillow decodes a PNG to look for EXIF behind the pixels
+    header = _open_image(file, name)
+    with _errors_named(name):  # Pillow decodes a PNG to look for EXIF after the pixels
         exif = Image.Image.getexif(header) if plain_png else header.getexif()
     if header.format == "JPEG":
         file.seek(-len(_JPEG_END), io.SEEK_END)
@@ -219,12 +212,12 @@ def _size_by_pillow(file: _File, name: str) -> tuple[int, int]:
             file.seek(0)
             _check_complete(file.read(), name)
     width, height = header.size
-    turned = exif.get(_EXIF_ORIENTATION) in _TURNED and header.format != "TIFF"  # whose size Pillow turns by itself
-    return (width, height) if turned else (height, width)
+    transposed = exif.get(_EXIF_ORIENTATION) in _TRANSPOSED and header.format != "TIFF"  # done by Pillow
+    return (width, height) if transposed else (height, width)
 
 
 def _is_plain_png(file: _File) -> bool:
-    """Whether a PNG is whole and has nothing behind its pixels."""
+    """True for a complete PNG without chunks after its pixels."""
     file.seek(0)
     plain, pixels = file.read(len(_PNG_START)) == _PNG_START, False
     while plain:
@@ -238,7 +231,7 @@ def _is_plain_png(file: _File) -> bool:
     return plain
 
 
-def _open(file: _File, name: str) -> Image.Image:
+def _open_image(file: _File, name: str) -> Image.Image:
     file.seek(0)
     try:
         header = Image.open(file)
@@ -256,34 +249,42 @@ def _open(file: _File, name: str) -> Image.Image:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: {error}") from error
     if header.width * header.height > MAX_PIXELS:
-        raise DataError(f"{name}: {header.width}x{header.height} is over the limit of {MAX_PIXELS} pixels; shrink it")
-    if header.mode == "F":
-        raise DataError(f"{name}: floating-point pixels have no known range; convert to 8 bits")
+        raise DataError(f"{name}: {header.width}x{header.height} is over the limit of {MAX_PIXELS} pixels; resize it")
+    _check_mode(header, name)
     return header
 
 
+def _check_mode(image: Image.Image, name: str) -> None:
+    if image.mode == "F":
+        raise DataError(f"{name}: floating-point pixels have no known range; convert to 8 bits")
+
+
+def _decode_jpeg(data: bytes) -> tuple[ImageArray | None, str]:
+    """RGB pixels as stored, or None and libjpeg's warning about damaged data (empty if it cannot decode the format)."""
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True), ""
+    except ValueError as error:
+        return None, str(error) if str(error).startswith(_JPEG_WARNINGS) else ""
+
+
 def _check_complete(data: bytes, name: str) -> None:
-    """A JPEG has its end mark after its pixels: a thumbnail before them has its own, and phones append a trailer."""
+    """The end marker must follow the pixels: a thumbnail before them has its own, and phones append a trailer."""
     segment = 2
     while data[segment : segment + 1] == b"\xff" and data[segment : segment + 2] != _JPEG_SCAN:
         segment += 2 + int.from_bytes(data[segment + 2 : segment + 4], "big")
     if _JPEG_END not in data[segment:]:
-        raise DataError(f"{name}: JPEG is cut short; fetch the file again or delete it")
+        raise DataError(f"{name}: JPEG is cut short; replace or delete the file")
 
 
 def _orientation(header: Image.Image, name: str) -> int | None:
-    """From EXIF or XMP, wherever Pillow finds it: OpenCV looks in fewer places."""
-    with _naming_damage(name):
+    """From EXIF or XMP, as Pillow finds it; OpenCV reads fewer places."""
+    with _errors_named(name):
         return header.getexif().get(_EXIF_ORIENTATION)
 
 
 @contextmanager
-def _naming_damage(name: str) -> Iterator[None]:
+def _errors_named(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise DataError(f"{name}: damaged image: {error}; replace or delete the file") from error
-
-
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns over it and refuses twice as much; ours refuses at once
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # in the order of Lightning
 
 
 def keep_freed_memory() -> bool:
@@ -55,6 +57,8 @@ def quiet_libraries() -> None:
 
 def is_first_process() -> bool:
     """Whether this process has rank 0, and so prints and writes for a distributed run."""
-    from pytorch_lightning.utilities import rank_zero_only
-
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
+    module = sys.modules.get("lightning_utilities.core.rank_zero")
+    rank = getattr(module and module.rank_zero_only, "rank", None)
+    if rank is None:  # Lightning is not loaded, and importing it for one line takes seconds
+        rank = next((int(os.environ[name]) for name in _RANK_VARIABLES if name in os.environ), 0)
+    return rank == 0

@@ -1,4 +1,4 @@
-"""Augmentation with Albumentations: geometry as one warp to the input size, then colours on the small image."""
+"""Augmentation with Albumentations: geometry as one warp to the input size, then colours of the small image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ssd.common.images import ImageArray, warp
 Window = tuple[float, float, float, float]  # xyxy in fractions of the image; may reach beyond it
 WHOLE: Window = (0.0, 0.0, 1.0, 1.0)
 
-_CANDIDATES = 50  # crops tried for one IoU, as in the Caffe code
+_MAX_TRIALS = 50  # crops tried for one IoU, as in the Caffe code
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
 
     Args:
         image_size: side of the result in pixels.
-        zoom_out_probability: how often the image is laid on a larger canvas.
-        max_zoom_out: largest side of the canvas, in sides of the image.
-        crop_min_ious: one is drawn for each image: null is no crop, 0 is any crop that keeps an object's centre; else
-            some object must overlap the crop by this IoU.
-        crop_scale: least and largest side of a crop, in sides of the canvas.
-        crop_aspect: least and largest width/height of a crop.
-        flip_probability: horizontal flip.
-        fill: RGB colour of the canvas.
+        zoom_out_probability: probability of placing the image on a larger canvas, 0..1.
+        max_zoom_out: largest side of the canvas, in sides of the image; at least 1.
+        crop_min_ious: one is drawn for each image: None is no crop, 0 any crop that contains the centre of an object;
+            otherwise some object must overlap the crop by this IoU.
+        crop_scale: smallest and largest side of a crop, in sides of the canvas.
+        crop_aspect: smallest and largest width/height of a crop.
+        flip_probability: probability of a horizontal flip, 0..1.
+        fill: RGB colour of the canvas, 0..255.
     """
 
     _targets = (Targets.IMAGE, Targets.BBOXES)
@@ -55,13 +55,13 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
         self,
         *,
         image_size: int,
-        zoom_out_probability: float,
-        max_zoom_out: float,
-        crop_min_ious: Sequence[float | None],
-        crop_scale: Sequence[float],
-        crop_aspect: Sequence[float],
-        flip_probability: float,
-        fill: Sequence[int],
+        zoom_out_probability: float = 0.5,
+        max_zoom_out: float = 4.0,
+        crop_min_ious: Sequence[float | None] = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0),
+        crop_scale: Sequence[float] = (0.3, 1.0),
+        crop_aspect: Sequence[float] = (0.5, 2.0),
+        flip_probability: float = 0.5,
+        fill: Sequence[int] = (123, 117, 104),
     ) -> None:
         super().__init__(p=1.0)
         self.image_size = image_size
@@ -75,24 +75,15 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
 
     @classmethod
     def resize(cls, image_size: int) -> SSDWindow:
-        """The whole image, nothing random: what validation and prediction see."""
-        return cls(
-            image_size=image_size,
-            zoom_out_probability=0.0,
-            max_zoom_out=1.0,
-            crop_min_ious=[None],
-            crop_scale=(1.0, 1.0),
-            crop_aspect=(1.0, 1.0),
-            flip_probability=0.0,
-            fill=(0, 0, 0),
-        )
+        """The whole image without randomness, for validation."""
+        return cls(image_size=image_size, zoom_out_probability=0.0, crop_min_ious=[None], flip_probability=0.0)
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         boxes = np.asarray(data["bboxes"])[:, :4]
         canvas = self._zoom_out()
         crop = self._crop(_to_window(boxes, canvas))
         return {
-            "window": _inside(canvas, crop),
+            "window": _compose(canvas, crop),
             "flip": self.py_random.random() < self.flip_probability,
         }
 
@@ -102,7 +93,7 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
     def apply_to_bboxes(
         self, bboxes: Shaped[np.ndarray, "G K"], *, window: Window, flip: bool, **_: Any
     ) -> Shaped[np.ndarray, "N K"]:
-        """Boxes whose centre lies in the window, cut at its edge; further columns go along."""
+        """Boxes whose centre is inside the window, clipped to it; further columns stay unchanged."""
         boxes = _to_window(bboxes[:, :4], window)
         keep = _centre_inside(boxes)
         boxes = boxes[keep].clip(0, 1)
@@ -122,24 +113,24 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
         if min_iou is None:
             return WHOLE
         crops = self._candidate_crops()
-        accepted = crops[acceptable(crops, boxes, min_iou=min_iou)]
+        accepted = crops[accepts_crop(crops, boxes, min_iou=min_iou)]
         return tuple(accepted[0].tolist()) if len(accepted) else WHOLE
 
     def _candidate_crops(self) -> Float[np.ndarray, "N 4"]:
-        sides = self.random_generator.uniform(*self.crop_scale, size=(_CANDIDATES, 2))
+        sides = self.random_generator.uniform(*self.crop_scale, size=(_MAX_TRIALS, 2))
         aspect = sides[:, 0] / sides[:, 1]
         sides = sides[(aspect >= self.crop_aspect[0]) & (aspect <= self.crop_aspect[1])]
         corners = self.random_generator.uniform(0, 1, size=sides.shape) * (1 - sides)
         return np.column_stack((corners, corners + sides))
 
 
-def acceptable(
+def accepts_crop(
     crops: Float[np.ndarray, "N 4"], boxes: Float[np.ndarray, "G 4"], *, min_iou: float
 ) -> Bool[np.ndarray, "N"]:
-    """Crops in which some object has its centre, and that some object overlaps by `min_iou` or more.
+    """True for crops that contain the centre of some object and overlap some object by an IoU of at least `min_iou`.
 
-    Peers test `overlaps.min() < min_iou and max_iou < overlaps.max()`, which never rejects. Without objects any crop
-    will do.
+    Other implementations test `overlaps.min() < min_iou and max_iou < overlaps.max()`, which never rejects a crop.
+    Without objects every crop is accepted.
     """
     if not len(boxes):
         return np.ones(len(crops), dtype=bool)
@@ -148,16 +139,16 @@ def acceptable(
     overlap = (high - low).clip(0).prod(axis=2)
     union = _area(crops)[:, None] + _area(boxes) - overlap
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    holds_centre = ((centres > crops[:, None, :2]) & (centres < crops[:, None, 2:])).all(axis=2)
-    return ((overlap >= min_iou * union).any(axis=1)) & holds_centre.any(axis=1)
+    contains_centre = ((centres > crops[:, None, :2]) & (centres < crops[:, None, 2:])).all(axis=2)
+    return ((overlap >= min_iou * union).any(axis=1)) & contains_centre.any(axis=1)
 
 
 class Augmentation:
-    """A list of Albumentations transforms, drawn for each sample from its own seed.
+    """A list of Albumentations transforms with an own random seed for each sample.
 
-    The first must bring the image to the input size. A sample is a function of (seed, epoch, position) alone: the
-    same with any number of workers and after a resume. (Albumentations would otherwise replay one stream in each
-    forked worker.)
+    The first must resize the image to the input size. A sample is a function of (seed, epoch, position) alone: the
+    same with any number of workers and after a resume. (Without this, Albumentations replays the same random stream
+    in each forked worker.)
     """
 
     def __init__(self, transforms: Sequence[albumentations.BasicTransform]) -> None:
@@ -196,8 +187,8 @@ def _to_window(boxes: np.ndarray, window: Window) -> np.ndarray:
     return (boxes - np.array([x1, y1, x1, y1])) / np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
 
 
-def _inside(outer: Window, inner: Window) -> Window:
-    """`inner`, given in fractions of `outer`, in fractions of what `outer` is given in."""
+def _compose(outer: Window, inner: Window) -> Window:
+    """`inner`, in fractions of `outer`, converted to the coordinates of `outer`."""
     x1, y1, x2, y2 = outer
     return (
         x1 + inner[0] * (x2 - x1),

@@ -1,15 +1,13 @@
 """A cache for every reader of a folder: the next start parses no annotation and opens no image.
 
-One file for each choice of settings lies in <root>/.ssd_cache: the arrays of the indexes as they lie in memory, then
-their places, the report and a checksum. It is mapped, not read, so processes share its pages. It may be deleted at any
-time; where it cannot be written, or the folder is marked as read-only, there is none.
+Each choice of settings has one safetensors file in <root>/.ssd_cache, which is memory-mapped, so processes share its
+pages. It may be deleted at any time; no file is written if the folder is marked as read-only or cannot be written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,6 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from ssd.common.atomic_files import write_atomically
 from ssd.common.images import IMAGE_SUFFIXES, ImageArray, read_below
@@ -28,42 +28,40 @@ from ssd.data.validation import Problem, Report
 
 FOLDER = ".ssd_cache"
 _WRITE_BITS = 0o222
-_KEPT = 8  # choices of settings
-_ALIGNMENT = 64  # bytes
-_END = 8 + 4  # bytes: length of the description, checksum
+_MAX_FILES = 8  # choices of settings
 
 
 def read_cached(read: partial[Splits]) -> Splits:
-    """What `read` returns, from the cache while its sources are what they were.
+    """The result of `read`, from the cache as long as its sources do not change.
 
-    Sources are the settings of `read`, the files below its `root` (or that another setting names) that are neither
-    images nor hidden, with size and time, the times of the folders of images, and the code of the readers. A
+    Sources are the settings of `read`; size and time of the files below its `root` (or below a path in another
+    setting) that are neither images nor hidden; the times of the folders of images; and the code of the readers. An
     image that is overwritten in place is not noticed.
     """
     root = read.keywords.get("root")
     if root is None or not Path(root).is_dir():
         return read()
-    path, fingerprint = _place(read), _fingerprint(read)
+    path, fingerprint = _cache_file(read), _fingerprint(read)
     splits = _load(path, fingerprint, partial(read_below, str(root)))
     if splits is None:
         splits = read()
-        writable = Path(root).stat().st_mode & _WRITE_BITS  # root could write where nobody should
+        writable = Path(root).stat().st_mode & _WRITE_BITS  # root can write even where nobody should
         if writable and all(getattr(index.load, "func", None) is read_below for _, index in splits.items()):
-            with suppress(OSError):  # a folder that cannot be written, a full disk
+            with suppress(OSError, SafetensorError):  # a folder that cannot be written, a full disk
                 write_atomically(path, partial(_save, splits, fingerprint))
                 newest_first = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-                for file in newest_first[_KEPT:]:
+                for file in newest_first[_MAX_FILES:]:
                     file.unlink()
     return splits
 
 
-def _place(read: partial[Splits]) -> Path:
+def _cache_file(read: partial[Splits]) -> Path:
     settings = {name: value for name, value in read.keywords.items() if name != "root"}
     text = f"{read.func.__module__}.{read.func.__qualname__} {json.dumps(settings, sort_keys=True, default=str)}"
-    return Path(read.keywords["root"], FOLDER, f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.index")
+    return Path(read.keywords["root"], FOLDER, f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors")
 
 
-# --- what a change is --------------------------------------------------------------------------------------------
+# --- fingerprint of the sources ----------------------------------------------------------------------------------
 
 
 def _fingerprint(read: partial[Splits]) -> str:
@@ -77,7 +75,7 @@ def _fingerprint(read: partial[Splits]) -> str:
 
 
 def _sources(path: Path, seen: set[tuple[int, int]]) -> Iterator[str]:
-    """A line for each source at or below `path` that can be read; links are followed, once."""
+    """A line for each source at or below `path` that can be read; follows every link once."""
     with suppress(OSError):
         info = path.stat()
         if (info.st_dev, info.st_ino) in seen:
@@ -86,62 +84,63 @@ def _sources(path: Path, seen: set[tuple[int, int]]) -> Iterator[str]:
         if not path.is_dir():
             yield f"{path} {info.st_size} {info.st_mtime_ns}"
             return
-        images = False
+        has_images = False
         for entry in os.scandir(path):
             if entry.name.lower().endswith(IMAGE_SUFFIXES):
-                images = True
+                has_images = True
             elif not entry.name.startswith("."):
                 yield from _sources(Path(entry), seen)
-        if images:
+        if has_images:
             yield f"{path} {info.st_mtime_ns}"
 
 
 # --- the file ----------------------------------------------------------------------------------------------------
 
+_COLUMNS = ("sizes", "box_offsets", "boxes", "labels", "ignore", "source_lines")
+_STRINGS = ("paths", "ids")
+_HEADER = "header"  # one entry only: safetensors writes several in random order
+
 
 def _save(splits: Splits, fingerprint: str, path: Path) -> None:
-    places: dict[str, list[tuple[str, tuple[int, ...], int]]] = {}
-    with path.open("wb") as file:
-        for name, index in splits.items():
-            places[name] = []
-            for array in _arrays(index):
-                file.write(bytes(-file.tell() % _ALIGNMENT))
-                places[name].append((array.dtype.str, array.shape, file.tell()))
-                array.tofile(file)
-        problems = [astuple(problem) for problem in splits.report.problems]
-        about = {"fingerprint": fingerprint, "class_names": splits.class_names, "problems": problems, "places": places}
-        text = json.dumps(about).encode()
-        file.write(text + len(text).to_bytes(8, "little"))
-    checksum = zlib.crc32(np.memmap(path, mode="r").data)
-    with path.open("ab") as file:
-        file.write(checksum.to_bytes(4, "little"))
+    arrays: dict[str, np.ndarray] = {}
+    for split, index in splits.items():
+        arrays |= {f"{split}.{name}": getattr(index, name) for name in _COLUMNS}
+        for name in _STRINGS:
+            strings = getattr(index, name)
+            arrays |= {f"{split}.{name}.data": strings.data, f"{split}.{name}.offsets": strings.offsets}
+    problems = [astuple(problem) for problem in splits.report.problems]
+    header = {"fingerprint": fingerprint, "class_names": splits.class_names, "problems": problems}
+    text = json.dumps(header | {"splits": [split for split, _ in splits.items()]})
+    save_file(arrays, path, metadata={_HEADER: f"{_checksum(arrays, text)} {text}"})
+
+
+def _checksum(arrays: dict[str, np.ndarray], text: str) -> int:
+    """Of names, types, shapes and contents."""
+    checksum = zlib.crc32(text.encode())
+    for name, array in sorted(arrays.items()):
+        checksum = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    return checksum
 
 
 def _load(path: Path, fingerprint: str, load: Callable[[str], ImageArray]) -> Splits | None:
-    """None where there is no such file, it is damaged, or its sources have changed."""
+    """None if there is no such file, it is damaged, or its sources have changed."""
     try:
-        data = np.asarray(np.memmap(path, mode="c"))  # "c": torch warns of arrays that cannot be written
-        length, checksum = (int.from_bytes(part.tobytes(), "little") for part in (data[-_END:-4], data[-4:]))
-        about = json.loads(data[-_END - length : -_END].tobytes())
-        if about["fingerprint"] != fingerprint or zlib.crc32(data[:-4].data) != checksum:
+        with safe_open(path, framework="pt") as file:  # "pt": mapped, as "np" would copy
+            checksum, _, text = file.metadata()[_HEADER].partition(" ")
+            header = json.loads(text)
+            if header["fingerprint"] != fingerprint:
+                return None
+            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118  it is no dict
+        if str(_checksum(arrays, text)) != checksum:
             return None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
         return None
     indexes: dict[str, DetectionIndex | None] = {"train": None, "val": None, "test": None}
-    for name, places in about["places"].items():
-        arrays = [_mapped(data, *place) for place in places]
-        indexes[name] = DetectionIndex(
-            tuple(about["class_names"]), load, PackedStrings(*arrays[:2]), PackedStrings(*arrays[2:4]), *arrays[4:]
+    for split in header["splits"]:
+        paths, ids = (
+            PackedStrings(arrays[f"{split}.{name}.data"], arrays[f"{split}.{name}.offsets"]) for name in _STRINGS
         )
-    return Splits(**indexes, report=Report([Problem(*problem) for problem in about["problems"]]))
-
-
-def _arrays(index: DetectionIndex) -> list[np.ndarray]:
-    """In the order of the fields of an index."""
-    strings = (index.paths.data, index.paths.offsets, index.ids.data, index.ids.offsets)
-    return [*strings, index.sizes, index.box_offsets, index.boxes, index.labels, index.ignore]
-
-
-def _mapped(data: np.ndarray, dtype: str, shape: list[int], start: int) -> np.ndarray:
-    size = np.dtype(dtype).itemsize * math.prod(shape)
-    return data[start : start + size].view(dtype).reshape(shape)
+        columns = {name: arrays[f"{split}.{name}"] for name in _COLUMNS}
+        indexes[split] = DetectionIndex(tuple(header["class_names"]), load, paths, ids, **columns)
+    return Splits(**indexes, report=Report([Problem(*problem) for problem in header["problems"]]))

@@ -1,4 +1,4 @@
-"""The LightningDataModule: splits to loaders."""
+"""The LightningDataModule: loaders for the splits of a dataset."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ssd.model.structures import Batch
 
 
 class TimedLoader(DataLoader[Batch]):
-    """Counts in `waited` the seconds for which the training had to wait for a batch."""
+    """A loader that adds up in `waited` the seconds that training waits for batches."""
 
     waited = 0.0
 
@@ -35,16 +35,17 @@ class TimedLoader(DataLoader[Batch]):
 
 
 class DetectionDataModule(pl.LightningDataModule):
-    """Loaders for the splits that a reader finds.
+    """Loaders for the splits of a dataset.
 
     Args:
-        read: reads the dataset; see `ssd.data.formats.voc.read_voc` for one.
-        train_augmentation, eval_augmentation: the first for training only.
-        batch_size: images a step, on each device.
-        num_workers: loader processes; None is one less than the machine has cores, at most 8.
-        seed: of order and augmentation.
-        balance: threshold of `balance.repeat_factors` for training; None draws each image once an epoch.
-        prepare: fetches what is missing; called before `read`, on one process of a machine only.
+        read: reads the dataset, like `ssd.data.formats.voc.read_voc`.
+        train_augmentation: for training.
+        eval_augmentation: for validation and test.
+        batch_size: images per step and device.
+        num_workers: loader processes; None is one less than the number of cores, at most 8.
+        seed: determines order and augmentation.
+        balance: threshold of `repeat_factors` for training; None uses each image once per epoch.
+        prepare: downloads missing files; called before `read`, in one process per machine.
     """
 
     def __init__(
@@ -53,9 +54,9 @@ class DetectionDataModule(pl.LightningDataModule):
         *,
         train_augmentation: Augmentation,
         eval_augmentation: Augmentation,
-        batch_size: int,
-        num_workers: int | None,
-        seed: int,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        seed: int = 0,
         balance: float | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
@@ -69,7 +70,7 @@ class DetectionDataModule(pl.LightningDataModule):
         self._read = read
         self._prepare = prepare
         self._splits: Splits | None = None
-        self._go_on = {"epoch": 0, "samples": 0}
+        self._resume = {"epoch": 0, "samples": 0}
 
     def prepare_data(self) -> None:
         if self._prepare is not None and self._splits is None:
@@ -77,7 +78,7 @@ class DetectionDataModule(pl.LightningDataModule):
 
     @property
     def splits(self) -> Splits:
-        """The dataset, read at first use."""
+        """The dataset, read on first access."""
         if self._splits is None:
             self._splits = self._read()
         return self._splits
@@ -107,10 +108,10 @@ class DetectionDataModule(pl.LightningDataModule):
             seed=self.seed,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
-            draws=repeat_factors(index, self.balance) if training and self.balance is not None else None,
+            factors=repeat_factors(index, self.balance) if training and self.balance is not None else None,
         )
         if training:
-            sampler.go_on(**self._go_on)
+            sampler.resume_from(**self._resume)
         return TimedLoader(
             cast(Dataset[Batch], DetectionDataset(index, augmentation, seed=self.seed)),
             batch_size=self.batch_size,
@@ -121,11 +122,11 @@ class DetectionDataModule(pl.LightningDataModule):
             drop_last=training and len(sampler) >= self.batch_size,
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_prepare_worker,
-            generator=torch.Generator(),  # the seeds of workers must not cost the network random numbers
+            generator=torch.Generator(),  # seeds of workers must not take random numbers from the network
         )
 
     def state_dict(self) -> dict[str, int]:
-        """Where the training is: the epoch, and how many samples of it each rank has used."""
+        """The current epoch, and how many of its samples each rank has used."""
         progress = self.trainer.fit_loop.state_dict()  # type: ignore[union-attr]
         epochs = progress["epoch_progress"]["current"]
         in_epoch = epochs["started"] > epochs["processed"]
@@ -133,21 +134,21 @@ class DetectionDataModule(pl.LightningDataModule):
         return {"epoch": epochs["processed"], "samples": batches * self.batch_size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._go_on = dict(state_dict)
+        self._resume = dict(state_dict)
 
 
 def _prepare_worker(_worker: int) -> None:
-    """One thread: the cores belong to the training. Signals are for the main process, which has a step to end."""
+    """One thread, as training needs the cores. Signals are for the main process, which finishes its step first."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_leave_when_told, daemon=True).start()
+        Thread(target=_exit_on_sigterm_of_parent, daemon=True).start()
 
 
-def _leave_when_told() -> None:
-    """A SIGTERM of the main process ends a worker; one for the whole process group does not."""
+def _exit_on_sigterm_of_parent() -> None:
+    """Ends a worker on a SIGTERM from the main process, but not on one to the whole process group."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

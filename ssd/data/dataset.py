@@ -1,4 +1,4 @@
-"""Samples by key, batches of samples, and the order in which they come."""
+"""Samples by key, their order, and batches of samples."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ssd.common.errors import DataError
 from ssd.common.images import ImageArray
 from ssd.data.augmentation import Augmentation, Sample
 from ssd.data.index import DetectionIndex
-from ssd.data.sampler import draw
-from ssd.data.validation import MAX_SET_ASIDE, too_many_set_aside
+from ssd.data.sampler import balanced_order
+from ssd.data.validation import MAX_UNREADABLE, too_many_unreadable
 from ssd.model.structures import PADDING_LABEL, Batch
 
 _log = logging.getLogger("ssd")
-Key = tuple[int, int]  # epoch, position in the index (plus its length for each time that the epoch had it before)
+Key = tuple[int, int]  # epoch, position in the index (plus N each time that the epoch repeats the image)
 
 
 class DetectionDataset(Dataset[Sample]):
-    """The samples of an index under an augmentation; a key says which epoch's.
+    """The samples of an index after augmentation; the randomness of a sample depends on its key alone.
 
-    Damage inside an image shows only now: the next image of the index comes in its place. Up to MAX_SET_ASIDE of
-    them are put up with, and told; more are a DataError.
+    Damage inside an image shows only when it is decoded: the next readable image of the index then replaces it. Up to
+    MAX_UNREADABLE of the images are skipped with a warning; more are a DataError.
     """
 
-    def __init__(self, index: DetectionIndex, augmentation: Augmentation, *, seed: int) -> None:
+    def __init__(self, index: DetectionIndex, augmentation: Augmentation, *, seed: int = 0) -> None:
         self.index = index
         self.augmentation = augmentation
         self.seed = seed
-        self._set_aside = torch.zeros(len(index), dtype=torch.bool).share_memory_()  # by all loader processes
+        self._unreadable = torch.zeros(len(index), dtype=torch.bool).share_memory_()  # by all loader processes
 
     def __len__(self) -> int:
         return len(self.index)
@@ -52,23 +52,26 @@ class DetectionDataset(Dataset[Sample]):
         )
 
     def _load(self, position: int) -> tuple[int, ImageArray]:
+        """The image at `position`, or the next readable one, with its position."""
         while True:
             try:
                 return position, self.index.load(self.index.paths[position])
             except DataError as error:
-                known = bool(self._set_aside[position])
-                self._set_aside[position] = True
-                if (count := int(self._set_aside.sum())) > MAX_SET_ASIDE * len(self.index):
-                    raise too_many_set_aside(count, len(self.index), [str(error)]) from error
-                if not known:
-                    _log.warning("warning: set aside: %s", error)
+                reported = bool(self._unreadable[position])
+                self._unreadable[position] = True
+                if (count := int(self._unreadable.sum())) > MAX_UNREADABLE * len(self.index):
+                    raise too_many_unreadable(count, len(self.index), [str(error)]) from error
+                if not reported:
+                    _log.warning("warning: skipped image: %s", error)
                 position = (position + 1) % len(self.index)
 
 
 class EpochSampler(Sampler[Key]):
-    """Yields (epoch, position), shuffled by (seed, epoch); each of `world_size` ranks takes its share.
+    """Yields (epoch, position), shuffled by (seed, epoch); each of `world_size` ranks gets its share.
 
-    `draws`, of `balance.repeat_factors`, has some images come more often than others.
+    Args:
+        length: number of images.
+        factors: of `repeat_factors`, for a balanced order.
     """
 
     def __init__(
@@ -79,43 +82,43 @@ class EpochSampler(Sampler[Key]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        draws: Float64[np.ndarray, "N"] | None = None,
+        factors: Float64[np.ndarray, "N"] | None = None,
     ) -> None:
         self.length = length
-        self.draws = draws
+        self.factors = factors
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
-        self._done = (0, 0)
+        self._resume = (0, 0)
 
-    def go_on(self, epoch: int, samples: int) -> None:
-        """Leaves out this rank's first `samples` of `epoch`, which an interrupted run has used."""
+    def resume_from(self, epoch: int, samples: int) -> None:
+        """Skips this rank's first `samples` of `epoch`, which an interrupted run has used."""
         self.epoch = epoch
-        self._done = epoch, samples
+        self._resume = epoch, samples
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch."""
+        """Lightning calls it at the start of each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(range(self.length)[self._mine()])
+        return len(range(self.length)[self._share()])
 
     def __iter__(self) -> Iterator[Key]:
         order = np.arange(self.length)
         if self.shuffle:
             rng = np.random.default_rng((self.seed, self.epoch))
-            order = rng.permutation(self.length) if self.draws is None else draw(self.draws, rng)
-        epoch, (done_epoch, done) = self.epoch, self._done
-        for position in order[self._mine()][done if epoch == done_epoch else 0 :]:
+            order = rng.permutation(self.length) if self.factors is None else balanced_order(self.factors, rng)
+        epoch, (resumed_epoch, used) = self.epoch, self._resume
+        for position in order[self._share()][used if epoch == resumed_epoch else 0 :]:
             yield epoch, int(position)
 
-    def _mine(self) -> slice:
-        """Training ranks must take equally many steps; in validation no image may be left out.
+    def _share(self) -> slice:
+        """Training ranks must take the same number of steps; validation must not leave out an image.
 
-        A rank that would get no image takes the first one again, which the metric counts once: a rank without a
-        batch would keep the others waiting.
+        A rank without an image would keep the others waiting, so it gets the first image again, which the metric
+        counts once.
         """
         usable = self.length - self.length % self.world_size if self.shuffle else self.length
         rank = self.rank if self.rank < usable else 0
@@ -123,7 +126,7 @@ class EpochSampler(Sampler[Key]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stacks samples; boxes are padded to the largest number. Pixels stay uint8, and lie channels-last in memory."""
+    """Stacks samples and pads their boxes to the largest number. Pixels stay uint8, channels-last in memory."""
     most = max(len(sample.labels) for sample in samples)
     boxes = np.zeros((len(samples), most, 4), dtype=np.float32)
     labels = np.full((len(samples), most), PADDING_LABEL, dtype=np.int64)
@@ -140,7 +143,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         sizes=torch.tensor([sample.size for sample in samples], dtype=torch.int64),
         ids=tuple(sample.id for sample in samples),
     )
-    if get_worker_info() is not None:  # now: where sending it finds no room, the main process would wait for ever
+    if get_worker_info() is not None:  # fails here, not when sent: then the main process would wait forever
         for tensor in (batch.images, batch.boxes, batch.labels, batch.ignore, batch.sizes):
             tensor.share_memory_()
     return batch

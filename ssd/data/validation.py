@@ -1,12 +1,12 @@
-"""Checks an index and mends what can be mended: bad boxes are dropped or clipped, and counted by file.
+"""Validates the boxes of an index: drops or clips bad ones and reports each with its file and line.
 
-An inverted box would make log() NaN and kill the weights; it never gets past here.
+An inverted box would make log() NaN and destroy the weights, so no such box may get past this module.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -15,20 +15,19 @@ import numpy as np
 from ssd.common.errors import DataError
 from ssd.data.index import DetectionIndex
 
-# For rows of an index's boxes, as the reader made it: the annotation file with line or entry, and what is written there
-Places = Callable[[DetectionIndex, Sequence[int]], list[tuple[str, str]]]
-MAX_SET_ASIDE = 0.001  # share of unreadable images that training puts up with
-_NAMED = 5
+MAX_UNREADABLE = 0.001  # largest share of unreadable images that training skips
+_MAX_NAMED = 5  # files in one message
+_TOLERANCE_PX = 1.001  # up to one pixel outside the image is clipped without a report
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with the data: the file (and line), which rule, what was done; the value that breaks it."""
+    """A problem in the data: file (and line), the violated rule and what was done, the offending value."""
 
     file: str
     rule: str
     value: str = ""
-    stops: bool = False  # training stops at it
+    fatal: bool = False  # training stops
 
     def __str__(self) -> str:
         return f"{self.file}: {self.rule}" + (f": {self.value}" if self.value else "")
@@ -36,30 +35,38 @@ class Problem:
 
 @dataclass(slots=True)
 class Report:
-    """The problems of a dataset, in the order found.
+    """The problems of a dataset, in the order in which they were found.
 
-    Reading stops at the first that cannot be mended; with `keep_going` it leaves the part out, and lists all.
+    Reading stops at the first fatal one; with `collect_all` it skips the part concerned and lists all of them.
     """
 
     problems: list[Problem] = field(default_factory=list)
-    keep_going: bool = False
+    collect_all: bool = False
 
-    def add(self, file: str, rule: str, *, value: str = "", stops: bool = False) -> None:
-        self.problems.append(Problem(file, rule, value, stops))
+    def add(self, file: str, rule: str, *, value: str = "", fatal: bool = False) -> None:
+        """Adds a problem.
+
+        Raises:
+            DataError: it is fatal, and the report does not collect all.
+        """
+        problem = Problem(file, rule, value, fatal)
+        if fatal and not self.collect_all:
+            raise DataError(str(problem))
+        self.problems.append(problem)
 
     @contextmanager
     def collect_errors(self) -> Iterator[None]:
-        """Around the reading of one part: an error is raised, or with `keep_going` taken down."""
+        """Context for reading one part: raises its DataError or, with `collect_all`, adds it to the problems."""
         try:
             yield
         except DataError as error:
-            if not self.keep_going:
+            if not self.collect_all:
                 raise
             file, _, rule = str(error).partition(": ")
-            self.add(file, rule, stops=True)
+            self.add(file, rule, fatal=True)
 
     def summary_lines(self) -> list[str]:
-        """One line a rule: how often, and the first files."""
+        """One line for each rule: number of problems and the first files."""
         counts = Counter(problem.rule for problem in self.problems)
         return [f"{count} x {rule}: {_first(self._files(rule))}" for rule, count in counts.most_common()]
 
@@ -67,86 +74,52 @@ class Report:
         return list(dict.fromkeys(problem.file for problem in self.problems if problem.rule == rule))
 
 
-def repair(index: DetectionIndex, report: Report, *, strict: bool, places: Places | None = None) -> DetectionIndex:
-    """Drops boxes without area and duplicates, clips what reaches outside; what was done goes to `report`.
+def validate(
+    index: DetectionIndex, report: Report, *, strict: bool, locate: Callable[[str, int], str] | None = None
+) -> DetectionIndex:
+    """Drops boxes without area and duplicates, clips boxes to the image, and reports every change.
 
-    A problem is named by the image, but by what `places` finds, which may take a while, where the report is kept
-    going or the problem stops the run.
+    Args:
+        strict: the first box that would be changed is an error.
+        locate: annotation file and line, from the id of an image and the source line of a box; by default the path of
+            the image is reported.
 
     Raises:
-        DataError: with `strict`, at the first box that would have to be mended; a box that is not a number, always.
+        DataError: with `strict`, at the first box that would be changed; always for a coordinate that is not finite.
     """
     images = index.image_of_box()
-    boxes = index.boxes
-    found: list[tuple[int, str]] = []
-
-    def note(mask: np.ndarray, rule: str) -> None:
-        found.extend((row, rule) for row in np.flatnonzero(mask).tolist())
-
-    not_numbers = ~np.isfinite(boxes).all(axis=1)
-    for row in np.flatnonzero(not_numbers).tolist():
-        with report.collect_errors():
-            raise DataError(f"{index.paths[int(images[row])]}: box {boxes[row]}: not a number")
-    empty = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
-    note(empty, "box without area (x2 <= x1 or y2 <= y1) dropped")
-
-    clipped = boxes.clip(0, 1)
-    gone = ~empty & ((clipped[:, 2] <= clipped[:, 0]) | (clipped[:, 3] <= clipped[:, 1]))
-    note(gone, "box outside the image dropped")
-    reaching = ~empty & ~gone & (boxes != clipped).any(axis=1)
-    outside_px = np.abs(boxes - clipped)[reaching] * index.sizes[images[reaching]][:, [1, 0, 1, 0]]
-    reaching[reaching] = outside_px.max(axis=1, initial=0) > 1.001
-    note(reaching, "box reaching outside the image clipped")
-
-    duplicate = _duplicates(images, clipped, index.labels) & ~empty & ~gone
-    note(duplicate, "duplicate box dropped")
-    stops = strict and not report.keep_going
-    found = found[:1] if stops else found
-    where = (places or _in_pixels) if strict or report.keep_going else _in_pixels
-    for (_, rule), (file, value) in zip(found, where(index, [row for row, _ in found]), strict=True):
-        if stops:
-            raise DataError(f"{file}: {rule}: {value} (dataset.strict=true)")
-        report.add(file, rule, value=value, stops=strict)
-    keep = ~(not_numbers | empty | gone | duplicate)
-    return replace(index, boxes=clipped).keep_boxes(keep)
+    boxes, clipped = index.boxes, index.boxes.clip(0, 1)
+    not_finite = ~np.isfinite(boxes).all(axis=1)
+    empty = ~not_finite & _without_area(boxes)
+    outside = ~not_finite & ~empty & _without_area(clipped)
+    bad = not_finite | empty | outside
+    duplicate = ~bad & _duplicates(images, clipped, index.labels)
+    rules = {
+        "box coordinate not finite; correct or remove the box": not_finite,
+        "box without area (x2 <= x1 or y2 <= y1) dropped": empty,
+        "box outside the image dropped": outside,
+        "box reaching outside the image clipped": ~bad & _reaches_outside(index, images, clipped),
+        "duplicate box dropped": duplicate,
+    }
+    for rule, rows in rules.items():
+        hint = " (dataset.strict=true)" if strict and rows is not not_finite else ""
+        for row in np.flatnonzero(rows).tolist():
+            image = int(images[row])
+            file = locate(index.ids[image], int(index.source_lines[row])) if locate else index.paths[image]
+            report.add(file, rule, value=_describe(index, image, row) + hint, fatal=strict or rows is not_finite)
+    return replace(index, boxes=clipped).keep_boxes(~(bad | duplicate))
 
 
-def check_set_aside(broken: Iterable[tuple[str, str]], *, images: int, report: Report) -> None:
-    """Puts up with a few unreadable images, which goes to `report`; stops at more.
-
-    Raises:
-        DataError: over MAX_SET_ASIDE of the images are unreadable; names the first ones.
-    """
-    broken = list(broken)
-    too_many = len(broken) > MAX_SET_ASIDE * images
-    for path, reason in broken:
-        report.add(path, reason.partition(": ")[2], stops=too_many)
-    if too_many and not report.keep_going:
-        raise too_many_set_aside(len(broken), images, [reason for _, reason in broken])
+def _without_area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
 
 
-def too_many_set_aside(count: int, images: int, reasons: list[str]) -> DataError:
-    """The error for more unreadable images than training puts up with."""
-    return DataError(
-        f"{count} of {images} images cannot be used (at most {MAX_SET_ASIDE:.1%} may be set aside): "
-        + "; ".join(reasons[:_NAMED])
-        + (" ..." if len(reasons) > _NAMED else "")
-    )
-
-
-def describe_image(index: DetectionIndex, image: int) -> str:
-    """Its name and size, to judge a box by."""
-    height, width = index.sizes[image].tolist()
-    return f"{index.paths[image]}, {width} x {height} px"
-
-
-def _in_pixels(index: DetectionIndex, rows: Sequence[int]) -> list[tuple[str, str]]:
-    """By the images, as the boxes are held."""
-    places = []
-    for row, image in zip(rows, index.images_of(rows), strict=True):
-        value = ", ".join(f"{edge:.4g}" for edge in index.boxes[row] * index.sizes[image][[1, 0, 1, 0]])
-        places.append((index.paths[image], f"({value}) px"))
-    return places
+def _reaches_outside(index: DetectionIndex, images: np.ndarray, clipped: np.ndarray) -> np.ndarray:
+    """True for boxes that clipping shortens by more than a pixel."""
+    reaches = (index.boxes != clipped).any(axis=1)
+    outside_px = np.abs(index.boxes - clipped)[reaches] * index.sizes[images[reaches]][:, [1, 0, 1, 0]]
+    reaches[reaches] = outside_px.max(axis=1, initial=0) > _TOLERANCE_PX
+    return reaches
 
 
 def _duplicates(images: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -166,5 +139,34 @@ def _duplicates(images: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np
     return duplicate
 
 
+def _describe(index: DetectionIndex, image: int, row: int) -> str:
+    """The box in pixels, and the image with its size to compare it with."""
+    height, width = index.sizes[image].tolist()
+    box_px = ", ".join(f"{edge:.6g}" for edge in index.boxes[row] * (width, height, width, height))
+    return f"({box_px}) px; {index.paths[image]}, {width} x {height} px"
+
+
+def check_unreadable(unreadable: Sequence[tuple[str, str]], *, images: int, report: Report) -> None:
+    """Adds the unreadable images (path, error message) to `report`; fails if they are too many to skip.
+
+    Raises:
+        DataError: more than MAX_UNREADABLE of the images are unreadable; names the first ones.
+    """
+    too_many = len(unreadable) > MAX_UNREADABLE * images
+    if too_many and not report.collect_all:
+        raise too_many_unreadable(len(unreadable), images, [message for _, message in unreadable])
+    for path, message in unreadable:
+        report.add(path, message.partition(": ")[2], fatal=too_many)
+
+
+def too_many_unreadable(count: int, images: int, messages: list[str]) -> DataError:
+    """The error for more unreadable images than training skips."""
+    return DataError(
+        f"{count} of {images} images cannot be read (training skips at most {MAX_UNREADABLE:.1%}): "
+        + "; ".join(messages[:_MAX_NAMED])
+        + (" ..." if len(messages) > _MAX_NAMED else "")
+    )
+
+
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else "")

@@ -1,1 +1,1 @@
-"""Export to other runtimes, compared with PyTorch."""
+"""Export to other runtimes, and the comparison with PyTorch."""

@@ -17,19 +17,19 @@ from ssd.model.ssd import SSD
 from ssd.model.structures import PADDING_LABEL
 
 op: Any = onnxscript.opset18
-_EXAMPLE_BATCH = 2  # 1 would be taken for a constant
+_EXAMPLE_BATCH = 2  # the exporter would treat a batch of 1 as a constant
 
 
 def to_onnx(model: SSD, postprocess: PostProcess) -> onnx.ModelProto:
     """The graph of both, for batches of any size, with the metadata of `ssd.inference.onnx_file`.
 
     Raises:
-        ConfigError: it would be over 2 GB.
+        ConfigError: the model is larger than 2 GB.
     """
     network = _Detector(model, postprocess).eval()
     images = torch.zeros(_EXAMPLE_BATCH, model.image_size, model.image_size, 3, dtype=torch.uint8)
     shapes = ({0: torch.export.Dim("batch")},)
-    with torch.no_grad():  # in two steps, because the second by itself would fall back to a fixed batch
+    with torch.no_grad():  # in two steps: torch.onnx.export by itself would fall back to a fixed batch
         program = torch.export.export(network, (images,), dynamic_shapes=shapes)
         exported = torch.onnx.export(
             program,
@@ -38,19 +38,20 @@ def to_onnx(model: SSD, postprocess: PostProcess) -> onnx.ModelProto:
             opset_version=op.version,
             input_names=[onnx_file.INPUT],
             output_names=onnx_file.OUTPUTS,
-            custom_translation_table={torch.ops.ssd.survivors.default: _survivors},
+            custom_translation_table={torch.ops.ssd.nms_mask.default: _nms_mask},
         )
     proto: onnx.ModelProto = cast(torch.onnx.ONNXProgram, exported).model_proto
-    _strip(proto)
+    _strip_debug_info(proto)
     if proto.ByteSize() > onnx_file.MAX_BYTES:
-        raise ConfigError("the network is over 2 GB, too large for one .onnx file; export a smaller one")
+        raise ConfigError("the network is larger than 2 GB, the limit of one .onnx file; export a smaller one")
     names = ("score_threshold", "nms_threshold", "topk_candidates", "max_detections")
-    onnx_file.describe(proto, recipe=model.recipe(), postprocess={name: getattr(postprocess, name) for name in names})
+    settings = {name: getattr(postprocess, name) for name in names}
+    onnx_file.write_metadata(proto, recipe=model.recipe(), postprocess=settings)
     return proto
 
 
 class _Detector(nn.Module):
-    """What the graph computes. Its NMS exists in ONNX only, so it can be exported but not run."""
+    """The computation of the graph. Its NMS exists in ONNX only, so it can be exported but not run."""
 
     def __init__(self, model: SSD, postprocess: PostProcess) -> None:
         super().__init__()
@@ -60,50 +61,50 @@ class _Detector(nn.Module):
     def forward(
         self, images: UInt8[Tensor, "B S S 3"]
     ) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int64[Tensor, "B D"], Int64[Tensor, "B"]]:
-        rules = self.postprocess
-        boxes, scores, labels = rules.select_topk(self.model(images.permute(0, 3, 1, 2)), self.model.priors)
-        survives = torch.ops.ssd.survivors(
-            boxes, scores, labels, len(self.model.class_names), rules.nms_threshold, rules.score_threshold
+        post = self.postprocess
+        boxes, scores, labels = post.select_topk(self.model(images.permute(0, 3, 1, 2)), self.model.priors)
+        keep = torch.ops.ssd.nms_mask(
+            boxes, scores, labels, len(self.model.class_names), post.nms_threshold, post.score_threshold
         )
-        kept = min(rules.max_detections, scores.shape[1])
-        scores, order = scores.where(survives, 0.0).topk(kept, dim=1)
-        found = scores > 0
-        boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4)).where(found[..., None], 0.0)
-        labels = labels.gather(1, order).where(found, PADDING_LABEL)
-        return boxes, scores, labels, found.sum(dim=1)
+        limit = min(post.max_detections, scores.shape[1])
+        scores, order = scores.where(keep, 0.0).topk(limit, dim=1)
+        valid = scores > 0
+        boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4)).where(valid[..., None], 0.0)
+        labels = labels.gather(1, order).where(valid, PADDING_LABEL)
+        return boxes, scores, labels, valid.sum(dim=1)
 
 
 torch.library.define(
-    "ssd::survivors",
-    "(Tensor boxes, Tensor scores, Tensor labels, int classes, float iou_threshold, float score_threshold) -> Tensor",
+    "ssd::nms_mask",
+    "(Tensor boxes, Tensor scores, Tensor labels, int classes, float nms_threshold, float score_threshold) -> Tensor",
 )
 
 torch.library.register_fake(
-    "ssd::survivors", lambda boxes, scores, labels, *settings: torch.empty_like(scores, dtype=torch.bool)
+    "ssd::nms_mask", lambda boxes, scores, labels, *settings: torch.empty_like(scores, dtype=torch.bool)
 )
 
 
-def _survivors(boxes: Any, scores: Any, labels: Any, classes: int, iou_threshold: float, score_threshold: float) -> Any:
-    """Which of the candidates [B, N] are over the threshold and survive the NMS of their class."""
-    names = op.Constant(value_ints=list(range(classes)))
-    is_class = op.Equal(op.Unsqueeze(labels, [1]), op.Unsqueeze(names, [0, 2]))
+def _nms_mask(boxes: Any, scores: Any, labels: Any, classes: int, nms_threshold: float, score_threshold: float) -> Any:
+    """Mask [B, N] of the candidates above the score threshold that the NMS of their class keeps."""
+    class_ids = op.Constant(value_ints=list(range(classes)))
+    is_class = op.Equal(op.Unsqueeze(labels, [1]), op.Unsqueeze(class_ids, [0, 2]))
     per_class = op.Where(is_class, op.Unsqueeze(scores, [1]), op.Constant(value_float=-1.0))  # [B, C, N]
-    chosen = op.NonMaxSuppression(
+    selected = op.NonMaxSuppression(
         boxes,
         per_class,
         op.Squeeze(op.Shape(scores, start=1)),
-        op.Constant(value_floats=[iou_threshold]),
+        op.Constant(value_floats=[nms_threshold]),
         op.Constant(value_floats=[score_threshold]),
     )
-    cells = op.Gather(chosen, [0, 2], axis=1)  # rows are (image, class, candidate)
-    nowhere = op.ConstantOfShape(op.Shape(scores), value=onnxscript.ir.tensor([False]))
-    true = op.Expand(op.Constant(value=onnxscript.ir.tensor([True])), op.Shape(cells, start=0, end=1))
-    return op.ScatterND(nowhere, cells, true)
+    positions = op.Gather(selected, [0, 2], axis=1)  # rows are (image, class, candidate)
+    nothing = op.ConstantOfShape(op.Shape(scores), value=onnxscript.ir.tensor([False]))
+    true = op.Expand(op.Constant(value=onnxscript.ir.tensor([True])), op.Shape(positions, start=0, end=1))
+    return op.ScatterND(nothing, positions, true)
 
 
-def _strip(proto: onnx.ModelProto) -> None:
-    """Takes out the exporter's notes: stack traces name the folders of the machine."""
-    for message in onnx_file.messages(proto):
+def _strip_debug_info(proto: onnx.ModelProto) -> None:
+    """Removes the exporter's stack traces, which contain paths of this machine."""
+    for message in onnx_file.walk_messages(proto):
         for field in ("metadata_props", "doc_string"):
             if field in message.DESCRIPTOR.fields_by_name:
                 message.ClearField(field)

@@ -1,4 +1,4 @@
-"""Eight-bit convolutions for an exported graph, by ONNX Runtime, calibrated on images."""
+"""Quantizes an exported graph to int8 with ONNX Runtime, calibrated on images."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ssd.common.images import ImageArray, warp
 from ssd.inference import onnx_file
 
 _OPERATORS = ["Conv", "Relu", "MaxPool"]
-_PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # shapes and folded constants are there: no advice, please
+_PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # our graph needs none; without it ONNX Runtime warns
 
 
 def quantize_int8(model: onnx.ModelProto, target: Path, *, images: Iterable[ImageArray]) -> None:
-    """Writes `model` to `target` with its backbone in int8; heads, decoding and NMS stay in float32.
+    """Writes `model` to `target` with its backbone in int8; heads, decoding and NMS remain in float32.
 
-    The ranges are those that `images` show. Weights have 7 bits, one scale a channel: with 8, processors without
-    VNNI would overflow.
+    `images` calibrate the activation ranges. Weights have 7 bits and one scale per channel: with 8 bits, processors
+    without VNNI would overflow.
     """
     size = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     inputs = ({onnx_file.INPUT: warp(image, size=size)[None]} for image in images)
     model = onnx.ModelProto.FromString(model.SerializeToString())
-    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | _PREPARED)
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | _PREPROCESSED)
     heads = [node.name for node in model.graph.node if node.op_type == "Conv" and "_heads." in node.input[1]]
     quantize_static(
         model,
         target,
-        _Reader(inputs),
+        _CalibrationReader(inputs),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         reduce_range=True,
@@ -42,8 +42,8 @@ def quantize_int8(model: onnx.ModelProto, target: Path, *, images: Iterable[Imag
     )
 
 
-class _Reader:
-    """What ONNX Runtime calls a CalibrationDataReader."""
+class _CalibrationReader:
+    """Has the interface of ONNX Runtime's CalibrationDataReader."""
 
     def __init__(self, inputs: Iterator[dict[str, np.ndarray]]) -> None:
         self._inputs = inputs

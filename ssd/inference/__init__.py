@@ -1,1 +1,1 @@
-"""Images, videos and cameras in; records, drawings and tracks out; the Python API."""
+"""Detection in images, videos and camera streams, and the Python API."""

@@ -1,4 +1,4 @@
-"""Detections from an exported file, without PyTorch's network."""
+"""Runs an exported `.onnx` file in ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from ssd.inference import onnx_file
 from ssd.model.structures import Detections
 
 Runtime = Literal["onnxruntime", "openvino"]
-_Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+_Session = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
 class OnnxPredictor:
-    """Runs an exported file on images of any size, on the CPU, with the thresholds that it was exported with.
+    """Runs an exported file on images of any size, on the CPU.
+
+    The graph contains the post-processing that it was exported with; the arguments here can only drop more detections.
 
     Args:
-        path: see `ssd.cli.export`.
-        runtime: `openvino` computes in bfloat16 where the processor does.
-        score_threshold, max_detections: leave out more than the file does.
+        path: a file that `ssd export` wrote.
+        runtime: `openvino` computes in bfloat16 if the processor supports it.
+        score_threshold, max_detections: applied to the graph's detections.
 
     Raises:
-        CheckpointError: see `ssd.inference.onnx_file.read`; or the runtime refuses it.
+        CheckpointError: see `ssd.inference.onnx_file.read`; or the runtime rejects the file.
         ConfigError: the runtime is not installed.
     """
 
@@ -45,8 +47,8 @@ class OnnxPredictor:
         self._max_detections = max_detections
         self._path = path
         self._runtime = runtime
-        with self._naming_the_file():
-            self._run = {"onnxruntime": _onnxruntime, "openvino": _openvino}[runtime](self._file.data)
+        with self._convert_errors():
+            self._run = {"onnxruntime": _open_onnxruntime, "openvino": _open_openvino}[runtime](self._file.data)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -55,7 +57,7 @@ class OnnxPredictor:
 
     @property
     def postprocess(self) -> dict[str, float]:
-        """The thresholds and limits that it was exported with."""
+        """The thresholds and limits that the file was exported with."""
         return self._file.postprocess
 
     def __call__(self, images: Sequence[ImageArray]) -> list[Detections]:
@@ -63,29 +65,30 @@ class OnnxPredictor:
         if not images:
             return []
         batch = np.stack([warp(image, size=self._file.image_size) for image in images])
-        with self._naming_the_file():
+        with self._convert_errors():
             boxes, scores, labels, counts = (torch.from_numpy(np.array(output)) for output in self._run(batch))
-        found = [
+        results = [
             Detections(boxes[row, :count], scores[row, :count], labels[row, :count])
             for row, count in enumerate(counts.tolist())
         ]
-        if any(len(one) and not 0 <= one.labels.min() <= one.labels.max() < len(self.class_names) for one in found):
-            raise CheckpointError(f"{self._path}: found a class that it has no name for; export it again")
-        return [one.above(self._score_threshold).first(self._max_detections) for one in found]
+        classes = len(self.class_names)
+        if any(len(result) and not 0 <= result.labels.min() <= result.labels.max() < classes for result in results):
+            raise CheckpointError(f"{self._path}: returned a label that has no class name; export it again")
+        return [result.above(self._score_threshold).first(self._max_detections) for result in results]
 
     @contextmanager
-    def _naming_the_file(self) -> Iterator[None]:
+    def _convert_errors(self) -> Iterator[None]:
         try:
             yield
         except ImportError:
             extra = "export" if self._runtime == "onnxruntime" else self._runtime
             raise ConfigError(f"{self._path}: needs {self._runtime}: pip install 'ssd-detector[{extra}]'") from None
-        except Exception as error:  # the runtimes raise many kinds without a common base
+        except Exception as error:  # the runtimes raise many types without a common base
             reason = " ".join(str(error).split())
-            raise CheckpointError(f"{self._path}: {self._runtime} refuses it: {reason}") from error
+            raise CheckpointError(f"{self._path}: {self._runtime} rejects it: {reason}") from error
 
 
-def _onnxruntime(data: bytes) -> _Run:
+def _open_onnxruntime(data: bytes) -> _Session:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -95,7 +98,7 @@ def _onnxruntime(data: bytes) -> _Run:
     return lambda batch: session.run(list(onnx_file.OUTPUTS), {onnx_file.INPUT: batch})
 
 
-def _openvino(data: bytes) -> _Run:
+def _open_openvino(data: bytes) -> _Session:
     import openvino
 
     core = openvino.Core()

@@ -1,16 +1,14 @@
-"""Reads, detects and writes at the same time: what predict.py does with its parts."""
+"""Reads, detects and writes in parallel: the work of `ssd predict`."""
 
 from __future__ import annotations
 
 import difflib
 import logging
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from queue import Empty, Full, Queue
-from threading import Event, Thread
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,148 +17,105 @@ from ssd.common.atomic_files import write_atomically
 from ssd.common.class_names import class_index
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.common.progress import FrameProgress
-from ssd.inference.sources import Frame, Medium, Reading, count_frames, read_frames
-from ssd.inference.torch_predictor import ImagePredictor
+from ssd.inference.predictor import Predictor
+from ssd.inference.prefetch import prefetched
+from ssd.inference.results import DRAW_THRESHOLD, FrameResult
+from ssd.inference.sources import Frame, Medium, ReadStatus, count_frames, read_frames
 from ssd.inference.tracking import Tracker
-from ssd.inference.writers import Outputs, Result, Window
+from ssd.inference.window import Window
+from ssd.inference.writers import PredictionWriter
 from ssd.model.structures import Detections
 
-T = TypeVar("T")
-
-_WAKE_S = 0.1  # how soon a thread that waits notices that nobody wants more
-_FAREWELL_S = 10.0
-
-
-def prefetched(items: Generator[T, None, None], *, depth: int) -> Generator[T, None, None]:
-    """Yields `items` in order, produced in a thread of its own, at most `depth` of them ahead.
-
-    An error in `items` is raised here, after the items before it. Closing this generator closes `items`, too.
-    """
-    ready: Queue[tuple[T] | BaseException | None] = Queue(depth)
-    enough = Event()
-
-    def put(entry: tuple[T] | BaseException | None) -> None:
-        while not enough.is_set():
-            with suppress(Full):
-                ready.put(entry, timeout=_WAKE_S)
-                return
-
-    def produce() -> None:
-        try:
-            for item in items:
-                put((item,))
-                if enough.is_set():
-                    break
-            items.close()
-            put(None)
-        except BaseException as error:  # a thread's error would only be printed
-            put(error)
-
-    thread = Thread(target=produce, daemon=True)
-    thread.start()
-    try:
-        while (entry := _next(ready)) is not None:
-            if isinstance(entry, BaseException):
-                raise entry
-            yield entry[0]
-    finally:
-        enough.set()
-        thread.join(_FAREWELL_S)
-
-
-def _next(queue: Queue[T]) -> T:
-    while True:  # without a time-out, Ctrl-C would not reach a waiting thread on Windows
-        with suppress(Empty):
-            return queue.get(timeout=_WAKE_S)
-
-
+FAILED_FILE = "failed.txt"  # in the output folder: a line for each unreadable or incomplete file
+_MAX_BATCH_PIXELS = 5 * 10**7  # up to five batches of whole images are in memory
+_MAX_LISTED = 5
 _log = logging.getLogger("ssd")
-_BATCH_PIXELS = 5 * 10**7  # whole images wait in as many as five batches
-_MOST_LISTED = 5
-
-FAILED_FILE = "failed.txt"  # in the output: a line for each file that could not be read whole
 
 
-def predict_media(
-    predictor: ImagePredictor,
-    media: Sequence[Medium],
-    *,
-    output: str,
-    save: Sequence[str] | None,
-    classes: Sequence[str] | None,
-    draw_threshold: float,
-    batch_size: int,
-    max_frames: int | None,
-    track: bool,
-    show: bool,
-) -> None:
-    """Writes into the folder `output` what `save` names (see `Outputs`).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictOptions:
+    """What to keep, draw and save.
 
     Args:
-        classes: only these are kept; None: all.
-        draw_threshold: detections over it are drawn and cut out; with `track`, those that are tracked.
-        max_frames: read, of all media together.
-        show: also in a window.
+        save: see `PredictionWriter`.
+        classes: keeps only these; None: all.
+        draw_threshold: detections with a score above it are drawn and cropped; with `track`, they start tracks.
+        batch_size: images or frames.
+        max_frames: reads at most this number, of all media together.
+        track: assigns track ids to the objects of videos.
+        show: shows the frames in a window as well.
+    """
+
+    save: Sequence[str] | None = None
+    classes: Sequence[str] | None = None
+    draw_threshold: float = DRAW_THRESHOLD
+    batch_size: int = 8
+    max_frames: int | None = None
+    track: bool = False
+    show: bool = False
+
+
+def predict_media(predictor: Predictor, media: Sequence[Medium], *, output: str, options: PredictOptions) -> None:
+    """Writes the results for `media` into the folder `output`.
 
     Raises:
-        ConfigError: an unknown class, or a source that would be overwritten.
-        DataError: nothing could be read.
-        PartialError: something could not be read (whole); the rest is written.
+        ConfigError: an unknown class, or a source would be overwritten.
+        DataError: no file could be read.
+        PartialError: some files could not be read, or only in part; the rest is written.
         MachineError: the output cannot be written.
     """
-    choose = _Choice(predictor.class_names, classes=classes, draw_threshold=draw_threshold, track=track)
-    if track and not any(medium.is_video for medium in media):
-        _log.warning("track=true: the source has no video, so nothing is followed")
-    window = Window() if show else None
-    reading = Reading()
-    batches = prefetched(_batches(islice(read_frames(media, reading), max_frames), batch_size), depth=1)
-    found = prefetched(_detect(predictor, batches), depth=1)
-    meter = FrameProgress(total=_expected(media, max_frames))
+    to_result = _ResultBuilder(predictor.class_names, options)
+    if options.track and not any(medium.is_video for medium in media):
+        _log.warning("track=true: the source has no video, so nothing is tracked")
+    window = Window() if options.show else None
+    status = ReadStatus()
+    frames = islice(read_frames(media, status), options.max_frames)
+    batches = prefetched(_batches(frames, options.batch_size), depth=1)
+    detected = prefetched(_detect(predictor, batches), depth=1)
+    progress = FrameProgress(total=_expected_frames(media, options.max_frames))
     try:
-        with Outputs(Path(output), media, save=save) as outputs, closing(found), meter:
-            for frame, detections in chain.from_iterable(found):
-                result = choose(frame, detections)
-                outputs.add(result)
-                meter.step(str(frame.medium.name), objects=int(result.shown.sum()))
+        with PredictionWriter(Path(output), media, save=options.save) as writer, closing(detected), progress:
+            for frame, detections in chain.from_iterable(detected):
+                result = to_result(frame, detections)
+                writer.write(result)
+                progress.step(str(frame.medium.name), objects=int(result.shown.sum()))
                 if window and not window.show(result.drawn):
                     break
-            listed = _listed(reading, Path(output))
-            if listed and meter.frames == 0:
-                raise DataError(listed)
+            failure = _report_errors(status, Path(output))
+            if failure and progress.frames == 0:
+                raise DataError(failure)
     except OSError as error:
         raise MachineError(
-            f"output={output}: cannot be written: {error.strerror or error}; name another folder"
+            f"output={output}: cannot be written: {error.strerror or error}; give another folder"
         ) from error
     finally:
-        if meter.frames:
-            _log.info("%s -> %s", meter.summary(), output)
-    if listed:
-        raise PartialError(listed)
+        if progress.frames:
+            _log.info("%s -> %s", progress.summary(), output)
+    if failure:
+        raise PartialError(failure)
 
 
-class _Choice:
-    """From detections to results: the classes that are asked for, what is shown, and tracks within each video."""
+class _ResultBuilder:
+    """Filters detections by class, tracks them within each video, and marks those to show."""
 
-    def __init__(
-        self, class_names: tuple[str, ...], *, classes: Sequence[str] | None, draw_threshold: float, track: bool
-    ) -> None:
+    def __init__(self, class_names: tuple[str, ...], options: PredictOptions) -> None:
         self._class_names = class_names
-        self._labels = _labels(classes, class_names)
-        self._threshold = draw_threshold
-        self._track = track
+        self._labels = _labels(options.classes, class_names)
+        self._threshold = options.draw_threshold
+        self._track = options.track
         self._medium: Medium | None = None
         self._tracker: Tracker | None = None
 
-    def __call__(self, frame: Frame, detections: Detections) -> Result:
+    def __call__(self, frame: Frame, detections: Detections) -> FrameResult:
         detections = detections.where(torch.isin(detections.labels, self._labels))
-        ids = self._follow(frame, detections)
-        if ids is None:
+        track_ids = self._track_ids(frame, detections)
+        if track_ids is None:
             shown = detections.scores > self._threshold
         else:
-            shown = torch.tensor([number is not None for number in ids], dtype=torch.bool)
-        return Result(frame, detections, shown, ids, self._class_names)
+            shown = torch.tensor([track_id is not None for track_id in track_ids], dtype=torch.bool)
+        return FrameResult(frame, detections, shown, track_ids, self._class_names)
 
-    def _follow(self, frame: Frame, detections: Detections) -> tuple[int | None, ...] | None:
+    def _track_ids(self, frame: Frame, detections: Detections) -> tuple[int | None, ...] | None:
         if not self._track or frame.rate is None:
             return None
         if self._tracker is None or self._medium is not frame.medium:
@@ -169,15 +124,15 @@ class _Choice:
 
 
 def _labels(classes: Sequence[str] | None, class_names: Sequence[str]) -> Tensor:
-    places = []
+    labels = []
     for name in class_names if classes is None else classes:
-        place = class_index(name, class_names)
-        if place is None:
-            near = difflib.get_close_matches(name, class_names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(class_names[:20])}"
-            raise ConfigError(f"classes: the checkpoint has no class {name}; {hint}")
-        places.append(place)
-    return torch.tensor(places, dtype=torch.int64)
+        label = class_index(name, class_names)
+        if label is None:
+            similar = difflib.get_close_matches(name, class_names, n=1)
+            hint = f"did you mean {similar[0]}?" if similar else f"it has {', '.join(class_names[:20])}"
+            raise ConfigError(f"classes={name}: the checkpoint has no such class; {hint}")
+        labels.append(label)
+    return torch.tensor(labels, dtype=torch.int64)
 
 
 def _batches(frames: Iterable[Frame], size: int) -> Generator[list[Frame], None, None]:
@@ -186,7 +141,7 @@ def _batches(frames: Iterable[Frame], size: int) -> Generator[list[Frame], None,
     for frame in frames:
         batch.append(frame)
         pixels += frame.image.shape[0] * frame.image.shape[1]
-        if len(batch) == size or pixels > _BATCH_PIXELS:
+        if len(batch) == size or pixels > _MAX_BATCH_PIXELS:
             yield batch
             batch, pixels = [], 0
     if batch:
@@ -194,26 +149,26 @@ def _batches(frames: Iterable[Frame], size: int) -> Generator[list[Frame], None,
 
 
 def _detect(
-    predictor: ImagePredictor, batches: Generator[list[Frame], None, None]
+    predictor: Predictor, batches: Generator[list[Frame], None, None]
 ) -> Generator[list[tuple[Frame, Detections]], None, None]:
     with closing(batches):
         for batch in batches:
             yield list(zip(batch, predictor([frame.image for frame in batch]), strict=True))
 
 
-def _expected(media: Sequence[Medium], max_frames: int | None) -> int | None:
-    count = count_frames(media)
-    return min((number for number in (count, max_frames) if number is not None), default=None)
+def _expected_frames(media: Sequence[Medium], max_frames: int | None) -> int | None:
+    limits = [limit for limit in (count_frames(media), max_frames) if limit is not None]
+    return min(limits, default=None)
 
 
-def _listed(reading: Reading, output: Path) -> str:
-    """What is wrong with the files, in one line; where there were several files, all of it is in FAILED_FILE."""
-    failed, path = reading.failed, output / FAILED_FILE
-    if not failed or reading.begun == 1:
+def _report_errors(status: ReadStatus, output: Path) -> str:
+    """The read errors in one line, empty without any; if there were several files, FAILED_FILE lists all errors."""
+    errors, path = status.errors, output / FAILED_FILE
+    if not errors or status.opened == 1:
         path.unlink(missing_ok=True)
-        return "".join(failed)
-    text = "".join(f"{' '.join(line.split())}\n" for line in failed)
+        return "".join(errors)
+    text = "".join(f"{' '.join(error.split())}\n" for error in errors)
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    more = f"; and {len(failed) - _MOST_LISTED} more" if len(failed) > _MOST_LISTED else ""
-    listed = "; ".join(failed[:_MOST_LISTED]) + more
-    return f"{len(failed)} of {reading.begun} files could not be read whole (all are in {path}): {listed}"
+    more = f"; and {len(errors) - _MAX_LISTED} more" if len(errors) > _MAX_LISTED else ""
+    listed = "; ".join(errors[:_MAX_LISTED]) + more
+    return f"{len(errors)} of {status.opened} files could not be read completely (see {path}): {listed}"

@@ -1,4 +1,4 @@
-"""Objects followed from frame to frame, by supervision's ByteTrack (pip install 'ssd-detector[track]')."""
+"""Tracks objects from frame to frame with supervision's ByteTrack (pip install 'ssd-detector[track]')."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from ssd.common.errors import ConfigError
 from ssd.model.structures import Detections
 
-_LOWEST_SCORE = 0.1  # of a box that may go on with a track (ByteTrack, arXiv 2110.06864)
-_PATIENCE_S = 1.0  # how long an object may be hidden
+_MIN_SCORE = 0.1  # of a box that may continue a track (ByteTrack, arXiv 2110.06864)
+_MAX_HIDDEN_S = 1.0  # a track ends when its object has been out of sight for longer
 
 
 class Tracker:
-    """Gives the objects of one video numbers that stay.
+    """Assigns track ids to the objects of one video.
 
     Args:
-        rate: frames a second.
-        start_score: a box over it begins a track; lower ones only go on with one.
+        rate: frames per second.
+        start_score: a box above it can start a track; a lower one can only continue a track.
 
     Raises:
         ConfigError: supervision is not installed.
@@ -30,25 +30,26 @@ class Tracker:
         except ImportError:
             raise ConfigError("track=true needs supervision: pip install 'ssd-detector[track]'") from None
         self._detections = supervision.Detections
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its next release moves it elsewhere
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # ByteTrack moves in the next release
             self._tracker = supervision.ByteTrack(
                 track_activation_threshold=start_score,
-                lost_track_buffer=30,
-                frame_rate=max(1, round(rate * _PATIENCE_S)),
+                lost_track_buffer=30,  # frames at 30 frames per second; scaled by frame_rate
+                frame_rate=max(1, round(rate * _MAX_HIDDEN_S)),
             )
 
     def __call__(self, detections: Detections, *, size: tuple[int, int]) -> tuple[int | None, ...]:
-        """The number of each detection in the next frame, of (H, W) pixels; None where it belongs to no track."""
-        ids: list[int | None] = [None] * len(detections)
+        """Track ids of the detections in the next frame, of (H, W) pixels; None for a detection without a track."""
         height, width = size
-        likely = np.flatnonzero(detections.scores.numpy() > _LOWEST_SCORE)
-        found = self._detections(
-            xyxy=detections.boxes.numpy()[likely] * np.array([width, height, width, height], np.float32),
-            confidence=detections.scores.numpy()[likely],
-            class_id=detections.labels.numpy()[likely],
-            data={"place": likely},
+        track_ids: list[int | None] = [None] * len(detections)
+        candidates = np.flatnonzero(detections.scores.numpy() > _MIN_SCORE)
+        tracked = self._tracker.update_with_detections(
+            self._detections(
+                xyxy=detections.boxes.numpy()[candidates] * np.array([width, height, width, height], np.float32),
+                confidence=detections.scores.numpy()[candidates],
+                class_id=detections.labels.numpy()[candidates],
+                data={"index": candidates},
+            )
         )
-        tracked = self._tracker.update_with_detections(found)
-        for place, number in zip(tracked.data.get("place", ()), np.asarray(tracked.tracker_id), strict=True):
-            ids[place] = int(number)
-        return tuple(ids)
+        for index, track_id in zip(tracked.data.get("index", ()), np.asarray(tracked.tracker_id), strict=True):
+            track_ids[index] = int(track_id)
+        return tuple(track_ids)

@@ -1,239 +1,192 @@
-"""Video files and cameras: images out of them, and images into an MP4."""
+"""Reads frames from video files and cameras, and writes MP4 files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 
 import cv2
 
 from ssd.common.errors import DataError, MachineError, PartialError
 from ssd.common.images import ImageArray
 
-_FIRST = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-_LARGEST_INDEX = 2**28  # bytes: an hour of video takes a few MB
-
-
-def is_cut(path: Path) -> bool | None:
-    """Whether the last box reaches beyond the end of the file; None for other containers."""
-    boxes = list(_top_boxes(path))
-    if not boxes or boxes[0][0] not in _FIRST:
-        return None
-    return boxes[-1][2] > path.stat().st_size
-
-
-def hides_frames(path: Path) -> bool:
-    """Whether an edit list leaves out more than a hundredth of the video: a trimmed clip counts what it hides."""
-    kind, begin, end = next((box for box in _top_boxes(path) if box[0] == b"moov"), (b"", 0, 0))
-    if not kind or end - begin > _LARGEST_INDEX:
-        return True  # nobody knows
-    with path.open("rb") as file:
-        file.seek(begin)
-        moov = file.read(end - begin)
-    second = _duration(_inside(moov, b"mvhd"))[0]
-    for track in _all_inside(moov, b"trak"):
-        media = _inside(track, b"mdia")
-        if _inside(media, b"hdlr")[8:12] == b"vide":
-            edits = _edits(_inside(_inside(track, b"edts"), b"elst"))
-            units, length = _duration(_inside(media, b"mdhd"))
-            return bool(edits) and sum(edits) / max(1, second) < 0.99 * length / max(1, units)
-    return False
-
-
-def _top_boxes(path: Path) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, first byte inside, end) of each; the last may end behind the file."""
-    size, position = path.stat().st_size, 0
-    with path.open("rb") as file:
-        while position < size:
-            file.seek(position)
-            kind, begin, end = _head(file.read(16), position, size)
-            yield kind, begin, end
-            position = end
-
-
-def _head(header: bytes, position: int, size: int) -> tuple[bytes, int, int]:
-    length, inside = int.from_bytes(header[:4], "big"), 8
-    if length == 1:
-        length, inside = int.from_bytes(header[8:16], "big"), 16
-    end = size if length == 0 else position + max(inside, length)
-    return header[4:8], position + inside, end
-
-
-def _all_inside(data: bytes, kind: bytes) -> Iterator[bytes]:
-    """The contents of the boxes of a kind."""
-    position = 0
-    while position < len(data):
-        found, begin, end = _head(data[position : position + 16], position, len(data))
-        if found == kind:
-            yield data[begin:end]
-        position = end
-
-
-def _inside(data: bytes, kind: bytes) -> bytes:
-    return next(_all_inside(data, kind), b"")
-
-
-def _duration(header: bytes) -> tuple[int, int]:
-    """(units a second, length) of an mvhd or mdhd box."""
-    at, wide = (20, 8) if header[:1] == b"\1" else (12, 4)
-    return int.from_bytes(header[at : at + 4], "big"), int.from_bytes(header[at + 4 : at + 4 + wide], "big")
-
-
-def _edits(table: bytes) -> list[int]:
-    """The lengths of the parts that are shown."""
-    wide = 8 if table[:1] == b"\1" else 4
-    count, row = int.from_bytes(table[4:8], "big"), 2 * wide + 4
-    rows = [table[8 + row * number : 8 + row * (number + 1)] for number in range(min(count, len(table) // row))]
-    gap = b"\xff" * wide  # an empty edit shows nothing
-    return [int.from_bytes(entry[:wide], "big") for entry in rows if entry[wide : 2 * wide] != gap]
-
-
+# fmt: off
 VIDEO_SUFFIXES = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".avi",
-    ".mkv",
-    ".webm",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".wmv",
-    ".flv",
-    ".ogv",
-    ".3gp",
+    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp",
 )
-
+# fmt: on
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg"
+_MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _CODECS = ("avc1", "mp4v")  # H.264 plays everywhere, but the OpenCV of PyPI cannot write it on Linux
-_USUAL_RATE = 25.0
-_SLACK = 0.02  # of the frames: most containers only estimate how many they hold
-_MOST_LOST = 1000  # damaged packets in a row; a damaged header may promise billions of frames
+_DEFAULT_RATE = 25.0
+_FRAME_COUNT_TOLERANCE = 0.02  # of the frames: most containers only estimate their number
+_MAX_FAILED_READS = 1000  # in a row, for damaged packets; a damaged header may claim billions of frames
 
-# Playlists would let a file from a stranger open other files and addresses. FFmpeg's own messages help nobody.
-os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", f"protocol_whitelist;file|format_whitelist;{_FORMATS}")
+# A playlist from an unknown source could open other files and URLs. FFmpeg's own messages name no file.
+_CAPTURE_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+os.environ.setdefault(_CAPTURE_OPTIONS, f"protocol_whitelist;file|format_whitelist;{_FORMATS}")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+_open_lock = Lock()
 
 
 class VideoReader:
-    """The frames of a video, upright, each exactly once; iterate over it once. What is damaged in between is left out.
+    """Iterates once over the frames of a video, upright; skips damaged frames.
+
+    `rate` is in frames per second. `frame_count` is the number of frames by the container's header; None if unknown.
 
     Args:
-        source: a file, or the number of a camera, which has no end.
-        name: for messages.
+        source: a file, or a camera number (a camera has no end).
+        name: for error messages.
 
     Raises:
-        DataError: no video, no index, or a codec that OpenCV lacks.
-        MachineError: no such camera.
+        DataError: not a video, no index, or a codec that OpenCV lacks.
+        MachineError: the camera does not exist.
     """
 
     def __init__(self, source: Path | int, *, name: str) -> None:
         self._name = name
         self._path = source if isinstance(source, Path) else None
-        if isinstance(source, Path):
-            if not source.is_file():
-                raise DataError(f"{name}: no such video")
-            self._capture = cv2.VideoCapture(str(source.resolve()), cv2.CAP_FFMPEG)
-        else:
-            self._capture = cv2.VideoCapture(source)
+        if isinstance(source, Path) and not source.is_file():
+            raise DataError(f"{name}: no such video")
+        self._capture = _open(source) if isinstance(source, Path) else cv2.VideoCapture(source)
         if not self._capture.isOpened():
             if self._path is None:
-                raise MachineError(f"source={source}: no camera answers under this number")
-            raise DataError(f"{name}: not a video, or cut short before its index, or its codec is not known here")
+                raise MachineError(f"source={source}: no camera with this number; check its connection")
+            raise DataError(
+                f"{name}: not a video, or cut off before its index, or an unknown codec; convert it to .mp4"
+            )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if 0.1 < rate < 1000 else _USUAL_RATE
-        promised = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.promised = int(promised) if self._path is not None and promised > 0 else None
+        self.rate = rate if 0.1 < rate < 1000 else _DEFAULT_RATE
+        frame_count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.frame_count = int(frame_count) if self._path is not None and frame_count > 0 else None
 
     def __iter__(self) -> Iterator[ImageArray]:
-        """RGB frames.
+        """Yields RGB frames.
 
         Raises:
-            DataError: after the last frame, if there was none.
-            PartialError: after the last frame, if the file is cut short or damaged.
+            DataError: at the end, if there was no frame.
+            PartialError: at the end, if the file is truncated or damaged.
         """
-        count = lost = 0
-        while (frame := self._next(count, lost)) is not None:
-            image, skipped = frame
-            count, lost = count + 1, lost + skipped
+        count = failed = 0
+        while (read := self._read(count, failed)) is not None:
+            image, failed_before = read
+            count, failed = count + 1, failed + failed_before
             yield image
         self.close()
         if count == 0:
-            raise DataError(f"{self._name}: no frame can be decoded: damaged, or its codec is not known here")
-        if self._path is not None and (expected := self._short_of(self._path, count, lost)):
-            raise PartialError(f"{self._name}: {count} of {expected} frames; the file is cut short or damaged")
+            raise DataError(f"{self._name}: no frame can be decoded: damaged, or an unknown codec; convert it to .mp4")
+        if self._path is not None and (expected := self._missing_from(self._path, count, failed)):
+            raise PartialError(f"{self._name}: {count} of {expected} frames; the file is truncated or damaged")
 
-    def _next(self, count: int, lost: int) -> tuple[ImageArray, int] | None:
-        """The next frame, and how many reads failed before it: OpenCV fails once for each damaged packet."""
-        missing = _MOST_LOST if self.promised is None else self.promised - count - lost
-        tries = 1 if self._path is None else 1 + min(max(0, missing), _MOST_LOST)
-        for skipped in range(tries):
-            read, frame = self._capture.read()
-            if read:
-                return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), skipped
+    def _read(self, count: int, failed: int) -> tuple[ImageArray, int] | None:
+        """The next frame, and the number of failed reads before it: OpenCV fails once for each damaged packet."""
+        remaining = _MAX_FAILED_READS if self.frame_count is None else self.frame_count - count - failed
+        attempts = 1 if self._path is None else 1 + min(max(0, remaining), _MAX_FAILED_READS)
+        for failed_before in range(attempts):
+            success, frame = self._capture.read()
+            if success:
+                return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), failed_before
         return None
 
     def close(self) -> None:
-        """Lets go of the file or camera."""
+        """Releases the file or camera."""
         self._capture.release()
 
-    def _short_of(self, path: Path, count: int, lost: int) -> int | None:
-        """How many frames there should be, where these are too few."""
-        if lost:
-            expected = self.promised or count + lost
+    def _missing_from(self, path: Path, count: int, failed: int) -> int | None:
+        """The expected number of frames, if fewer were read."""
+        if failed:
+            expected = self.frame_count or count + failed
             return expected if count < expected else None
-        if self.promised is None or not self._is_short(path, count, self.promised):
+        if self.frame_count is None or not _is_short(path, count, self.frame_count):
             return None
-        return self.promised
+        return self.frame_count
 
-    @staticmethod
-    def _is_short(path: Path, count: int, promised: int) -> bool:
-        cut = is_cut(path)
-        if cut:
-            return count < promised
-        trimmed = cut is False and hides_frames(path)
-        return not trimmed and count < promised - max(1, _SLACK * promised)
+
+def _open(path: Path, *, options: str = "") -> cv2.VideoCapture:
+    """Opens a file with FFmpeg options in addition to the process's own; OpenCV reads them from the environment."""
+    with _open_lock:
+        usual = os.environ.get(_CAPTURE_OPTIONS, "")
+        try:
+            os.environ[_CAPTURE_OPTIONS] = "|".join(filter(None, (usual, options)))
+            return cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG)
+        finally:
+            os.environ[_CAPTURE_OPTIONS] = usual
+
+
+def _is_short(path: Path, count: int, expected: int) -> bool:
+    """Whether the `count` frames that were read are too few.
+
+    A clip that was trimmed without re-encoding hides its first frames by an edit list, but its header counts them:
+    only if frames are missing without the edit list as well, the file is damaged.
+    """
+    tolerance = 0.0 if _is_truncated_mp4(path) else max(1.0, _FRAME_COUNT_TOLERANCE * expected)
+    return count < expected - tolerance and _count_hidden_too(path) < expected - tolerance
+
+
+def _count_hidden_too(path: Path) -> int:
+    capture, count = _open(path, options="ignore_editlist;1"), 0
+    while capture.grab():
+        count += 1
+    return count
+
+
+def _is_truncated_mp4(path: Path) -> bool:
+    """Whether the last top-level box of an MP4 ends beyond the file; its frame count is exact then."""
+    size, position = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(16)
+            if position == 0 and header[4:8] not in _MP4_FIRST_BOXES:
+                return False
+            length = int.from_bytes(header[:4], "big")
+            if length == 0:  # to the end of the file
+                return False
+            position += max(8, length if length != 1 else int.from_bytes(header[8:16], "big"))
+    return position > size
 
 
 def is_video(path: Path) -> bool:
-    """Whether OpenCV can open it as a video, whatever its name."""
-    return bool(cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG).isOpened())
+    """Whether OpenCV can open the file as a video, whatever its name."""
+    return bool(_open(path).isOpened())
 
 
 class VideoWriter:
-    """An MP4 in the making: `NAME.partial.mp4` until `finish` has checked it.
+    """Writes an MP4, as `NAME.partial.mp4` until `finish` has checked it.
 
-    H.264 where OpenCV can write it, else MPEG-4. Both need even sides: an odd one gets its last line of pixels twice.
+    Uses H.264 if OpenCV can write it, else MPEG-4. Both need even sides: an odd side repeats its last row or column.
 
     Args:
         path: the final name.
-        rate: frames a second.
+        rate: frames per second.
         size: (H, W) of the frames.
 
     Raises:
-        MachineError: no file can be written there.
+        MachineError: the file cannot be written.
     """
 
     def __init__(self, path: Path, *, rate: float, size: tuple[int, int]) -> None:
         self._path = path
-        self._partial = path.with_name(f"{path.stem}.partial.mp4")
+        self._partial = path.with_name(f"{path.stem}.partial.mp4")  # stays after an error; OpenCV needs the suffix
         self._size = size
         self._count = 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._partial.touch()  # OpenCV does not say why it cannot write
-        even = size[1] + size[1] % 2, size[0] + size[0] % 2
+        self._partial.touch()  # raises if the folder is read-only; OpenCV gives no reason
+        height, width = size
+        even = width + width % 2, height + height % 2
         for codec in _CODECS:
             self._writer = cv2.VideoWriter(
                 str(self._partial.resolve()), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), rate, even
             )
             if self._writer.isOpened():
                 return
-        raise MachineError(f"{path}: OpenCV cannot write a video of {size[1]}x{size[0]} at {rate:g} frames a second")
+        raise MachineError(f"{path}: OpenCV cannot write a video of {width}x{height} at {rate:g} frames per second")
 
     def write(self, image: ImageArray) -> None:
-        """Adds an RGB frame; one of another size than the first is resized."""
+        """Appends an RGB frame; resizes it if its size is not that of the first."""
         height, width = self._size
         if image.shape[:2] != self._size:
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -242,13 +195,15 @@ class VideoWriter:
         self._count += 1
 
     def finish(self) -> None:
-        """Closes the file and gives it its name.
+        """Closes the file and gives it its final name.
 
         Raises:
-            MachineError: the file does not hold every frame.
+            MachineError: the file does not contain every frame.
         """
         self._writer.release()
-        written = cv2.VideoCapture(str(self._partial.resolve()), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT)
+        written = _open(self._partial).get(cv2.CAP_PROP_FRAME_COUNT)  # OpenCV's writer does not report a full disk
         if written < self._count:  # one more after an interrupt within `write`
-            raise MachineError(f"{self._path}: {max(0, int(written))} of {self._count} frames were written; disk full?")
+            raise MachineError(
+                f"{self._path}: {max(0, int(written))} of {self._count} frames written; is the disk full?"
+            )
         self._partial.replace(self._path)

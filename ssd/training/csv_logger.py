@@ -1,6 +1,6 @@
-"""metrics.csv: one row for each time metrics are logged.
+"""metrics.csv: one row each time metrics are logged.
 
-Lightning's CSVLogger deletes the file of an earlier run in the same folder, and a resumed run is one.
+Lightning's CSVLogger deletes the file of an earlier run in the same folder, which a resumed run must keep.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from ssd.common.atomic_files import write_atomically
 
 
 class CsvLogger(Logger):
-    """Appends to `path`; the file is written anew when a metric of a new name comes.
+    """Appends rows to `path`, and rewrites the file when a metric with a new name is logged.
 
     Args:
-        path: the file.
-        purge_step: rows from this step on are dropped first: a resumed run does these steps again.
+        purge_step: drop the rows from this step on, which a resumed run repeats.
     """
 
     def __init__(self, *, path: str, purge_step: int | None = None) -> None:
@@ -42,7 +41,7 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
-        """Hyperparameters are in .hydra/config.yaml."""
+        """Does nothing: .hydra/config.yaml has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -1,7 +1,7 @@
 """Exponential moving average of the weights.
 
-Lightning's EMAWeightAveraging asks the device in each step whether it has averaged before, which makes the host wait
-for a GPU, and has no warm-up, so that short runs validate on an average of random weights.
+Lightning's EMAWeightAveraging reads a flag from the device in each step, which makes the host wait for a GPU, and has
+no warm-up, so that short runs validate on an average of random weights.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-RAW = "raw_state_dict"
+RAW_STATE_DICT = "raw_state_dict"
 
 
 class EMA(pl.Callback):
     """Averages after each optimizer step; validation and checkpoints see the average.
 
-    A checkpoint has the average as `state_dict` and the weights in training beside it, so a resumed run goes on with
-    both.
+    A checkpoint holds the average as `state_dict` and the weights in training as `raw_state_dict`; a resumed run
+    restores both.
 
     Args:
-        decay: share of the old average kept in a step; below it while the run is young: (1 + n) / (10 + n).
+        decay: fraction of the old average kept in each step (0..1); in early steps at most (1 + n) / (10 + n).
     """
 
-    def __init__(self, *, decay: float) -> None:
+    def __init__(self, *, decay: float = 0.999) -> None:
         self.decay = decay
         self._average: dict[str, Tensor] = {}
         self._updates = 0
@@ -38,7 +38,7 @@ class EMA(pl.Callback):
         self._average = {name: value.to(pl_module.device) for name, value in self._average.items()}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._last_step = trainer.global_step  # in on_fit_start that of a resumed run is not known yet
+        self._last_step = trainer.global_step  # in on_fit_start the step of a resumed run is not known yet
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -73,14 +73,14 @@ class EMA(pl.Callback):
     ) -> None:
         if self._average:
             average, raw = _copy(self._average), checkpoint["state_dict"]
-            checkpoint["state_dict"], checkpoint[RAW] = (raw, average) if self._swapped else (average, raw)
+            checkpoint["state_dict"], checkpoint[RAW_STATE_DICT] = (raw, average) if self._swapped else (average, raw)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if RAW in checkpoint:
+        if RAW_STATE_DICT in checkpoint:
             self._average = _copy(checkpoint["state_dict"])
-            pl_module.load_state_dict(checkpoint[RAW])
+            pl_module.load_state_dict(checkpoint[RAW_STATE_DICT])
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self._updates}
@@ -91,9 +91,9 @@ class EMA(pl.Callback):
     @torch.no_grad()
     def _swap(self, pl_module: pl.LightningModule) -> None:
         for name, value in pl_module.state_dict().items():
-            kept = value.clone()
+            current = value.clone()
             value.copy_(self._average[name])
-            self._average[name].copy_(kept)
+            self._average[name].copy_(current)
         self._swapped = not self._swapped
 
 

@@ -1,10 +1,8 @@
-"""The LightningModule: what happens in a training and in a validation step."""
+"""The LightningModule: training, validation and test steps, optimizer and logged metrics."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,78 +13,22 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ssd.common.errors import NonFiniteLossError
 from ssd.evaluation.metrics import DetectionMetrics
 from ssd.model.loss import Losses, MultiBoxLoss
 from ssd.model.postprocess import PostProcess
 from ssd.model.ssd import SSD
 from ssd.model.structures import Batch, Predictions
-
-_MAX_PENDING = 8
-
-
-@dataclass(frozen=True, slots=True)
-class _Check:
-    bad: Tensor
-    copied: torch.cuda.Event | None
-    step: int
-    ids: tuple[str, ...]
-
-
-class FiniteGuard:
-    """Checks each step without making the host wait for a GPU.
-
-    On the CPU a bad step raises at once. On a GPU the fused optimizer is told on the device to skip the update
-    (`found_inf`, the hook that gradient scalers use), the verdict is copied in the background, and the run stops when
-    the copy has arrived, a few steps later; an optimizer that is not fused is waited for.
-    """
-
-    def __init__(self) -> None:
-        self._pending: deque[_Check] = deque()
-
-    def check(self, optimizer: Optimizer, values: list[Tensor], *, step: int, ids: tuple[str, ...]) -> None:
-        """Call between backward and the optimizer's step.
-
-        Raises:
-            NonFiniteLossError: one of `values` is not finite.
-        """
-        bad = ~torch.stack([value.detach().float() for value in values]).isfinite().all()
-        if bad.device.type == "cuda" and optimizer.defaults.get("fused"):
-            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
-            host = bad.to("cpu", non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-            self._pending.append(_Check(host, copied, step, ids))
-        else:
-            self._pending.append(_Check(bad, None, step, ids))
-        self.settle(at_most=_MAX_PENDING)
-
-    def settle(self, *, at_most: int = 0) -> None:
-        """Looks at the verdicts that have arrived, and waits while more than `at_most` have not."""
-        while self._pending:
-            first = self._pending[0]
-            if first.copied is not None and not first.copied.query():
-                if len(self._pending) <= at_most:
-                    return
-                first.copied.synchronize()
-            self._pending.popleft()
-            if bool(first.bad):
-                raise NonFiniteLossError(
-                    f"step {first.step}: the loss or a gradient is not finite; images {', '.join(first.ids)}. "
-                    "The weights were not updated. Lower optimizer.lr, lengthen scheduler.warmup, or set "
-                    "trainer.gradient_clip_val"
-                )
+from ssd.training.finite_guard import FiniteGuard
 
 
 class SSDModule(pl.LightningModule):
     """Trains an SSD.
 
     Args:
-        model, loss, postprocess: the parts.
-        optimizer: parameter groups in, optimizer out.
-        scheduler: called with the optimizer and `total_steps`.
+        optimizer: makes the optimizer from parameter groups.
+        scheduler: makes the learning-rate schedule from the optimizer and `total_steps`.
         base_lr_multiplier: factor on the learning rate of the backbone's base net (the part with ImageNet weights).
-        head_lr_multiplier: factor on that of the heads.
+        head_lr_multiplier: factor on the learning rate of the heads.
     """
 
     def __init__(
@@ -110,9 +52,9 @@ class SSDModule(pl.LightningModule):
         self._base_lr_multiplier = base_lr_multiplier
         self._head_lr_multiplier = head_lr_multiplier
         self._guard = FiniteGuard()
-        self.step_losses: Losses  # of the last training step
+        self.step_losses: Losses  # of the last training step, as its ids
         self._step_ids: tuple[str, ...]
-        self._configured: list[dict[str, Any]] = []  # the settings of each parameter group
+        self._group_settings: list[dict[str, Any]] = []  # of each parameter group, as configured
         self._skipped = torch.zeros((), dtype=torch.int64)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -139,16 +81,16 @@ class SSDModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by norm, and keeps what is not finite away from the weights."""
+        """Clips by norm; a loss or gradient that is not finite never reaches the weights."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = clip_grad_norm_(parameters, gradient_clip_val or float("inf"), foreach=True)
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it handles infinite gradients itself
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it skips steps with infinite gradients itself
         loss = self.step_losses.total
         values = [loss, norm] if scaler is None else [loss]
         self._guard.check(optimizer, values, step=self.global_step + 1, ids=self._step_ids)
         self.log("train/gradient_norm", norm)
-        self._skipped = self._skipped.to(norm.device)  # stays there: nothing waits for the device
-        if scaler is not None:  # otherwise such a step stops the run
+        self._skipped = self._skipped.to(norm.device)  # stays on the device: nothing waits for it
+        if scaler is not None:  # without a scaler such a step stops the run
             self._skipped = self._skipped + ~norm.isfinite()
         self.log("train/skipped_steps", self._skipped.float())
 
@@ -157,9 +99,9 @@ class SSDModule(pl.LightningModule):
         checkpoint["recipe"] = self.model.recipe()
 
     def on_train_start(self) -> None:
-        """Settings given with a resume count: Lightning has just put back those of the run that was stopped."""
+        """Applies the configured settings: on resume, Lightning has just restored those of the stopped run."""
         groups = self.trainer.optimizers[0].param_groups
-        for group, configured in zip(groups, self._configured, strict=True):
+        for group, configured in zip(groups, self._group_settings, strict=True):
             group["lr"] *= configured["initial_lr"] / group["initial_lr"]
             group.update(configured)
         self.trainer.lr_scheduler_configs[0].scheduler.base_lrs = [group["initial_lr"] for group in groups]
@@ -173,13 +115,13 @@ class SSDModule(pl.LightningModule):
             group["lr"] *= group.pop("lr_multiplier")
         scheduler = self._scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
         changing = ("params", "lr")
-        self._configured = [
+        self._group_settings = [
             {name: value for name, value in group.items() if name not in changing} for group in optimizer.param_groups
         ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Base net, extra levels and heads, each with and without weight decay (none on norms and biases)."""
+        """Groups of base net, extra levels and heads, each with and without weight decay (none on norms, biases)."""
         base = set(getattr(self.model.backbone, "base", nn.Module()).parameters())
         heads = {
             *self.model.classification_heads.parameters(),

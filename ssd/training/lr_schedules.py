@@ -1,4 +1,4 @@
-"""Learning-rate schedules over the steps that a run really has; each starts with a linear warm-up."""
+"""Learning-rate schedules in fractions of the run's steps; each starts with a linear warm-up."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from collections.abc import Callable, Sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-_WARMUP_START = 0.01
+_WARMUP_START = 0.01  # of the learning rate
 
 
 def multistep(
-    optimizer: Optimizer, *, total_steps: int, milestones: Sequence[float], gamma: float, warmup: float
+    optimizer: Optimizer,
+    *,
+    total_steps: int,
+    milestones: Sequence[float] = (0.6667, 0.8333),
+    gamma: float = 0.1,
+    warmup: float = 0.005,
 ) -> LambdaLR:
-    """Multiplies the learning rate by `gamma` at each of `milestones`, given as shares of `total_steps`.
+    """Multiplies the learning rate by `gamma` at each of `milestones`.
+
+    Args:
+        milestones: fractions of `total_steps`.
+        warmup: fraction of `total_steps`.
 
     Source: SSD paper, section 3.1: 120,000 steps, a tenth at 80,000 and at 100,000.
     """
@@ -23,8 +32,12 @@ def multistep(
     )
 
 
-def cosine(optimizer: Optimizer, *, total_steps: int, final: float, warmup: float) -> LambdaLR:
-    """Half a cosine from the full learning rate to `final` of it. Source: SGDR (arXiv 1608.03983), one cycle."""
+def cosine(optimizer: Optimizer, *, total_steps: int, final: float = 0.01, warmup: float = 0.05) -> LambdaLR:
+    """Half a cosine from the full learning rate to `final` times it. Source: SGDR (arXiv 1608.03983), one cycle.
+
+    Args:
+        warmup: fraction of `total_steps`.
+    """
 
     def factor(done: float) -> float:
         progress = min(1.0, max(0.0, (done - warmup) / (1 - warmup)))
@@ -34,10 +47,10 @@ def cosine(optimizer: Optimizer, *, total_steps: int, final: float, warmup: floa
 
 
 def _schedule(optimizer: Optimizer, total_steps: int, warmup: float, factor: Callable[[float], float]) -> LambdaLR:
-    def of_step(step: int) -> float:
+    def factor_at(step: int) -> float:
         done = step / max(1, total_steps)
         if done < warmup:
             return _WARMUP_START + (1 - _WARMUP_START) * done / warmup
         return factor(done)
 
-    return LambdaLR(optimizer, of_step)
+    return LambdaLR(optimizer, factor_at)

@@ -1,157 +1,125 @@
-"""The recovery point, checkpoints/last.ckpt: from it a run goes on exactly where it stopped.
-
-It is written at step boundaries (after an optimizer step, never while gradients are being accumulated), at a time or
-step interval, after each epoch, and when a signal asks the run to stop. Lightning 2.6 leaves with 0 and saves nothing
-on SIGTERM; its ModelCheckpoint may save between accumulated batches, and a run resumed at a batch that is followed by a
-validation would leave that out.
-"""
+"""What a resumed run takes from the stopped one: its recovery point, and its configuration with the user's changes."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-import time
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from textwrap import shorten
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
 
-from ssd.common import slurm
-from ssd.common.console import log, relative_to_cwd
+from ssd.common.console import log
+from ssd.common.errors import CheckpointError, ConfigError
+from ssd.common.saved_config import RENAMED_TARGETS, current_key
+from ssd.model.ssd import SSD
+from ssd.training.ema import RAW_STATE_DICT
+from ssd.weights import checkpoint
+from ssd.weights.safe_load import safe_load
 
-_RNG = "rng"
-_NOT_STARTED = {"ready": 1, "started": 1, "processed": 0, "completed": 0}  # to Lightning: stopped in a validation
-_NOTHING = dict.fromkeys(_NOT_STARTED, 0)
+_FIXED = ("backbone", "seed", "image_size", "priors", "dataset.classes", "optimizer._target_", "module.freeze")
+_FREE = ("resume", "backbone.weights", "logger")  # paths, which may have moved
+_PARTS = ("recipe", "state_dict", "optimizer_states", "lr_schedulers", "loops")
+_MAX_VALUE_LENGTH = 60
 
 
-class RecoveryPoint(Checkpoint):
-    """Writes `path`, and stops the run when a signal asks for it.
+@dataclass(frozen=True, slots=True)
+class RecoveryState:
+    """Where a resumed run starts: the checkpoint file, its number of optimizer steps, and its classes."""
 
-    SIGTERM and SIGINT (and SIGUSR1 in a cluster job) save at the next step boundary and leave with 128 + the signal's
-    number; a second SIGINT leaves at once.
+    checkpoint: Path
+    step: int
+    class_names: tuple[str, ...]
+
+
+def read_recovery_point(path: Path, *, epochs: int) -> RecoveryState:
+    """Reads and checks a recovery point before anything is built from it.
+
+    Raises:
+        CheckpointError: the file is damaged, or not a recovery point.
+        ConfigError: the run has completed more than `epochs` epochs.
+    """
+    content = safe_load(path)
+    complete = isinstance(content, dict) and all(content.get(part) for part in _PARTS) and "callbacks" in content
+    if not complete or not all(isinstance(content.get(count), int) for count in ("epoch", "global_step")):
+        raise CheckpointError(f"{path}: not a recovery point of this program, or a part is missing; resume another run")
+    model = checkpoint.restore(content["recipe"], checkpoint.strip_prefix(content["state_dict"]), name=str(path))
+    if RAW_STATE_DICT in content:
+        raw = checkpoint.strip_prefix(content[RAW_STATE_DICT])
+        checkpoint.load_strict(model, raw, name=f"{path}: {RAW_STATE_DICT}")
+    checkpoint.check_finite(_optimizer_tensors(content["optimizer_states"]), name=f"{path}: optimizer")
+    if content["epoch"] > epochs:
+        raise ConfigError(f"epochs={epochs}: the run has completed {content['epoch']} epochs; set a larger number")
+    return RecoveryState(path, content["global_step"], model.class_names)
+
+
+def check_classes(state: RecoveryState, model: SSD) -> None:
+    """Checks that the data of a resumed run still has the classes of the checkpoint.
+
+    Raises:
+        ConfigError: the class lists differ.
+    """
+    if state.class_names != model.class_names:
+        raise ConfigError(
+            f"resume: the run has classes {list(state.class_names)}, the data has {list(model.class_names)}; "
+            "restore the data, or start a new run"
+        )
+
+
+def check_changes(saved: Any, now: Any) -> None:
+    """Logs each setting that a resume changes.
 
     Args:
-        path: the file.
-        minutes, steps: intervals between saves within an epoch; None for no such interval.
+        saved: the run's saved configuration, as plain containers; that of an older version, too.
+        now: the configuration of the resumed run, resolved, as plain containers.
+
+    Raises:
+        ConfigError: a setting that must not change differs.
     """
+    differing = changes(saved, now)
+    texts = {key: tuple(shorten(str(value), _MAX_VALUE_LENGTH) for value in pair) for key, pair in differing.items()}
+    for fixed in _FIXED:
+        for key, (old, new) in texts.items():
+            if key.startswith(fixed):
+                raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run")
+    for key, (old, new) in texts.items():
+        log(f"changed on resume: {key}: {old} -> {new}")
 
-    def __init__(self, path: Path, *, minutes: float | None, steps: int | None) -> None:
-        self.path = path
-        self._seconds = None if minutes is None else 60 * minutes
-        self._steps = steps
-        self._saved_at = time.monotonic()
-        self._saved_step = 0
-        self._last_step = 0
-        self._signal: int | None = None
-        self._save_before_validation = False
-        self._saved_rng: dict[str, Any] | None = None
 
-    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._listen()
+def changes(saved: Any, now: Any) -> dict[str, tuple[Any, Any]]:
+    """The settings whose values differ, as (saved, now); renamed keys and classes are compared by their new names."""
+    before = {current_key(key): _current_target(value) for key, value in _flatten(saved).items()}
+    after = _flatten(now)
+    return {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not key.startswith(_FREE)
+    }
 
-    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._asked(trainer):
-            self._leave(trainer)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._listen()
-        self._saved_at = time.monotonic()
-        self._last_step = self._saved_step = trainer.global_step
-        if self._saved_rng is not None:
-            torch.set_rng_state(self._saved_rng["cpu"])
-            if self._saved_rng["cuda"] and torch.cuda.is_available():
-                torch.cuda.set_rng_state(self._saved_rng["cuda"][0])
+def _current_target(value: Any) -> Any:
+    return RENAMED_TARGETS.get(value, value) if isinstance(value, str) else value
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == self._last_step:  # gradients are being accumulated
-            return
-        self._last_step = trainer.global_step
-        if not self._agree(trainer, self._due(trainer) or self._signal is not None):
-            return
-        epoch_loop = trainer.fit_loop.epoch_loop
-        if epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
-            self._save_before_validation = True
-        elif not trainer.is_last_batch:
-            self._save(trainer)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._save_before_validation:
-            self._save(trainer)
+def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key; a list that holds settings counts as a mapping from positions."""
+    if isinstance(node, list) and any(isinstance(child, dict) for child in node):
+        node = {str(number): child for number, child in enumerate(node)}
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    return {name: value for key, child in node.items() for name, value in _flatten(child, f"{prefix}{key}.").items()}
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if not trainer.sanity_checking and trainer.state.fn == "fit" and self._asked(trainer):
-            self._save(trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer)
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._listen()
-
-    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self._asked(trainer):
-            self._leave(trainer)
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-        checkpoint[_RNG] = {"cpu": torch.get_rng_state(), "cuda": cuda}
-        if trainer.validating:  # a resumed run does the whole validation
-            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-            progress["total"].update(_NOT_STARTED)
-            progress["current"].update(_NOTHING)
-            progress["is_last_batch"] = False
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self._saved_rng = checkpoint.get(_RNG)
-
-    def _due(self, trainer: pl.Trainer) -> bool:
-        steps_over = self._steps is not None and trainer.global_step - self._saved_step >= self._steps
-        return steps_over or (self._seconds is not None and time.monotonic() - self._saved_at >= self._seconds)
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        self._save_before_validation = False
-        trainer.save_checkpoint(self.path)
-        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
-        if self._asked(trainer):
-            self._leave(trainer)
-
-    def _asked(self, trainer: pl.Trainer) -> bool:
-        return self._agree(trainer, self._signal is not None)
-
-    def _agree(self, trainer: pl.Trainer, mine: bool) -> bool:
-        """Whether any process of the run says so: all save together, or none."""
-        return mine if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(mine, all=False)
-
-    def _listen(self) -> None:
-        """After Lightning has installed its handlers; it puts back what was there before when it ends."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, *slurm.requeue_signals()):
-                signal.signal(number, self._note)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._signal = number
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"stopping after this step ...\n")
-
-    def _leave(self, trainer: pl.Trainer) -> None:
-        number = signal.Signals(self._signal or signal.SIGTERM)  # of another process of the run
-        folder = self.path.parent.parent
-        saved = (
-            f"saved; go on with: python train.py resume={relative_to_cwd(folder)}"
-            if self.path.exists()
-            else "nothing to save yet"
-        )
-        log(f"stopped by {number.name} at step {trainer.global_step}: {saved}")
-        if number in slurm.requeue_signals() and trainer.is_global_zero:
-            slurm.requeue()
-        raise SystemExit(128 + number)
+def _optimizer_tensors(states: list[dict[str, Any]]) -> dict[str, Tensor]:
+    try:
+        return {
+            f"{name} of parameter {number}": value
+            for state in states
+            for number, values in state["state"].items()
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"optimizer_states: not the state of an optimizer: {error!r}; resume another run"
+        ) from error

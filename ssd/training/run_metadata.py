@@ -1,11 +1,10 @@
-"""What a run was: its configuration, code, data and command, for TensorBoard's TEXT and HPARAMS tabs."""
+"""Metadata of a run for its loggers: hyperparameters, and in TensorBoard also command, code version and data."""
 
 from __future__ import annotations
 
 import hashlib
 import shlex
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,57 +16,58 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # typ
 from torch.utils.tensorboard.summary import hparams
 
 from ssd.data.splits import Splits
-from ssd.training.tensorboard_images import writer_of
+from ssd.training.tensorboard_writer import add_scalars, tensorboard_writer
 
 _GROUPS = ("backbone", "dataset", "augmentation", "optimizer", "scheduler")
 _SETTINGS = ("optimizer.lr", "optimizer.weight_decay", "batch_size", "epochs", "image_size", "seed")
 _METRICS = ("best/map", "val/map", "val/map_50", "val/loss", "test/map", "test/map_50")
-_Value = int | float | str
 
 
-def begin(trainer: pl.Trainer, config: DictConfig, splits: Splits, *, step: int) -> None:
-    """The text, and the run's row in HPARAMS, which its metrics fill as they come."""
-    writer = writer_of(trainer)
-    if writer is None:
+def log_start(trainer: pl.Trainer, config: DictConfig, splits: Splits, *, step: int) -> None:
+    """Logs the hyperparameters and the metadata; `step` is the first of this process.
+
+    TensorBoardLogger.log_hyperparams would declare the metrics only together with values for them, so the row in
+    HPARAMS is declared here: it exists from the start, and the metrics fill it when they are logged.
+    """
+    for logger in trainer.loggers:
+        logger.log_hyperparams(hyperparameters(config))
+    if (writer := tensorboard_writer(trainer)) is None:
         return
     texts = {
-        "command": _block(f"python train.py {shlex.join(_overrides())}"),
-        "overrides": _block("\n".join(_overrides()) or "none"),
-        "code": _block(git_state(Path(__file__).parent)),
-        "data": _table({"fingerprint": fingerprint(splits), **_counts(splits)}),
-        "configuration": _block(OmegaConf.to_yaml(config, resolve=True)),
+        "command": f"python train.py {shlex.join(_overrides())}",
+        "code": git_state(Path(__file__).parent),
+        "data": "\n".join([f"fingerprint {fingerprint(splits)}", *_sizes(splits)]),
+        "configuration": OmegaConf.to_yaml(config, resolve=True),
     }
     for name, text in texts.items():
-        writer.add_text(f"run/{name}", text, step)
+        markdown = "\n".join(f"    {line}" for line in text.splitlines())  # a block of code
+        writer.add_text(f"run/{name}", markdown, step)
     for summary in _hparams(config)[:2]:
         writer._get_file_writer().add_summary(summary, step)
 
 
-def end(trainer: pl.Trainer, config: DictConfig, *, best: float | None) -> None:
-    """Marks the row as complete."""
-    writer = writer_of(trainer)
-    if writer is None:
-        return
-    if best is not None:
-        writer.add_scalar("best/map", best, trainer.global_step)
-    writer._get_file_writer().add_summary(_hparams(config)[2])
-    writer.flush()
+def log_end(trainer: pl.Trainer, config: DictConfig, *, best: float | None) -> None:
+    """Logs the best val/map, and marks the run as complete in HPARAMS."""
+    if (writer := tensorboard_writer(trainer)) is not None:
+        add_scalars(writer, {} if best is None else {"best/map": best}, trainer.global_step)
+        writer._get_file_writer().add_summary(_hparams(config)[2])
+        writer.flush()
 
 
-def hyperparameters(config: DictConfig) -> dict[str, _Value]:
-    """The usual columns, and whatever the command line sets: in a sweep, what varies."""
+def hyperparameters(config: DictConfig) -> dict[str, int | float | str]:
+    """The chosen options, the usual settings, and every override."""
     choices = HydraConfig.get().runtime.choices
     values = {name: choices[name] for name in _GROUPS}
     keys = [override.lstrip("+~").partition("=")[0] for override in _overrides()]
     for key in dict.fromkeys([*_SETTINGS, *keys]):
         value = OmegaConf.select(config, key) if "/" not in key and key not in choices else None
         if value is not None and not isinstance(value, DictConfig):
-            values[key] = value if type(value) in (int, float, str) else str(value)  # a bool would show as 0.0000
+            values[key] = value if type(value) in (int, float, str) else str(value)  # HPARAMS shows False as 0.0000
     return values
 
 
 def fingerprint(splits: Splits) -> str:
-    """The same for the same images (by id and size), boxes, labels and splits, wherever they lie."""
+    """A hash of the images (ids and sizes), boxes, labels and splits; the folder of the images does not count."""
     digest = hashlib.blake2b(digest_size=8)
     for name, index in splits.items():
         digest.update(repr((name, index.class_names)).encode())
@@ -78,7 +78,7 @@ def fingerprint(splits: Splits) -> str:
 
 
 def git_state(folder: Path) -> str:
-    """The commit of the code, and what differs from it."""
+    """The commit of the code in `folder`, and the files that differ from it."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -93,34 +93,26 @@ def git_state(folder: Path) -> str:
 
 def _hparams(config: DictConfig) -> tuple[Summary, Summary, Summary]:
     """The experiment with its columns, and the start and the end of the session."""
-    experiment, start, finish = hparams(hyperparameters(config), dict.fromkeys(_METRICS, 0.0))
+    metrics = dict.fromkeys([*_METRICS, config.objective], 0.0)  # only their names are written
+    experiment, start, end = hparams(hyperparameters(config), metrics)
     content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
     for info in content.experiment.hparam_infos:
-        info.differs = info.name in _swept()  # these columns come first
+        info.differs = info.name in _swept()  # TensorBoard shows these columns first
     experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
-    return experiment, start, finish
+    return experiment, start, end
 
 
 def _swept() -> set[str]:
-    """What a sweep varies: the overrides of this job that were not given as they are."""
+    """The keys that a sweep varies: overrides of this job that the sweep's command line does not hold as they are."""
     sweep = Path(HydraConfig.get().runtime.output_dir).parent / "multirun.yaml"
     given = OmegaConf.load(sweep).hydra.overrides.task if sweep.exists() else _overrides()
-    as_given = {item.lower() for item in given}  # Hydra gives a job False for false
-    return {item.partition("=")[0] for item in _overrides() if item.lower() not in as_given}
+    unchanged = {item.lower() for item in given}  # Hydra passes `false` to a job as False
+    return {item.partition("=")[0] for item in _overrides() if item.lower() not in unchanged}
 
 
 def _overrides() -> list[str]:
     return [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
 
 
-def _counts(splits: Splits) -> dict[str, str]:
-    return {name: f"{len(index)} images, {len(index.boxes)} boxes" for name, index in splits.items()}
-
-
-def _block(text: str) -> str:
-    """Markdown as it stands."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
-
-
-def _table(values: Mapping[str, str]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())])
+def _sizes(splits: Splits) -> list[str]:
+    return [f"{name}: {len(index)} images, {len(index.boxes)} boxes" for name, index in splits.items()]

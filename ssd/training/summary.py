@@ -1,4 +1,4 @@
-"""What a run says: the data at its start, the table, the files and the next commands at its end."""
+"""Printed at the end of a run: results, files, and the next commands."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TITLES = {
 }
 
 
-def show(scores: dict[str, float], class_names: tuple[str, ...], *, stage: str) -> None:
-    """The results table; a class without objects has no score."""
+def log_results(scores: dict[str, float], class_names: tuple[str, ...], *, stage: str) -> None:
+    """Prints the table of results; a class without objects has no AP."""
     table = Table(title=f"{stage} results", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -33,16 +33,16 @@ def show(scores: dict[str, float], class_names: tuple[str, ...], *, stage: str) 
     log_table(table)
 
 
-def show_files(folder: Path, best: Path) -> None:
-    """Where everything is, and what to do next."""
+def log_files(folder: Path, best: Path) -> None:
+    """Prints the files of the run and the commands to run next."""
     shown = relative_to_cwd(folder)
-    log(f"written to {shown}:")
+    log(f"saved in {shown}:")
     for name, what in (
-        (best.relative_to(folder), "best weights, with what a resumed run needs"),
-        ("model.safetensors", "the release file: weights and recipe"),
-        ("metrics.csv", "every logged number"),
-        ("tensorboard", "the same, to look at"),
-        ("train.log", "this text"),
+        (best.relative_to(folder), "best weights, with the state of the optimizer"),
+        ("model.safetensors", "release file: weights and recipe"),
+        ("metrics.csv", "all logged metrics"),
+        ("tensorboard", "the same as curves, and images"),
+        ("train.log", "this output"),
     ):
         log(f"  {name!s:22} {what}")
     log("next:")

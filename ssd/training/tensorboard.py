@@ -1,121 +1,73 @@
-"""What TensorBoard shows beside the logged metrics: when it is written, and what that costs.
+"""Everything in TensorBoard beside the logged metrics: matching statistics, error analysis, curves and images.
 
-Only numbers of steps that are logged anyway are read from the device. The same images come with each validation,
-fewer of them where they would take more than their share of the time. Curves and errors come about ten times a run,
-which is what TensorBoard keeps of them; while watching has taken more than its share, figures and the worst images
-wait for a later validation.
+Numbers are read from the device only in steps that are logged anyway. Curves, errors and charts are written about ten
+times a run, which is as many as TensorBoard keeps; sample images after each validation. What takes long is limited to a
+fraction of the run's time.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytorch_lightning as pl
-import torch
 
-from ssd.data.datamodule import DetectionDataModule
-from ssd.data.dataset import DetectionDataset, collate
-from ssd.evaluation.matching import COCO_POINTS, Scene, average_precision, match_coco, mean_over_classes
-from ssd.evaluation.metrics import scenes_of
-from ssd.model.box_coder import BACKGROUND
-from ssd.model.loss import Losses
-from ssd.model.ssd import SSD
-from ssd.model.structures import PADDING_LABEL, Batch
+from ssd.evaluation import charts
+from ssd.evaluation.matching import Scene, match_coco
+from ssd.evaluation.tide import (
+    ALL_CLASSES,
+    FOREGROUND_IOU,
+    ScoreCurve,
+    confusion_matrix,
+    error_costs,
+    score_curve,
+)
+from ssd.model.structures import Batch
+from ssd.training.diagnostics import compare_weights, match_rates, memory_use
 from ssd.training.ema import EMA
 from ssd.training.lightning_module import SSDModule
-from ssd.training.progress_bar import Pace
-from ssd.training.tensorboard_images import Album, Showing, add_scalars, evenly_spaced, overview, writer_of
+from ssd.training.progress_bar import Throughput
+from ssd.training.tensorboard_images import SamplePredictions, evenly_spaced, write_worst_images
+from ssd.training.tensorboard_writer import (
+    add_curve,
+    add_figure,
+    add_scalars,
+    overview,
+    tensorboard_writer,
+)
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-
-@torch.no_grad()
-def compare_weights(
-    module: SSDModule, data: DetectionDataModule, averaged: Mapping[str, Scene], ids: Sequence[str]
-) -> dict[str, float]:
-    """mAP and mAP@0.5 on the images `ids`, of the weights that `module` has now and of what `averaged` ones found."""
-    index = data.splits.val
-    assert index is not None
-    wanted = set(ids)
-    positions = [position for position in range(len(index)) if index.ids[position] in wanted]
-    dataset = DetectionDataset(index, data.eval_augmentation, seed=data.seed)
-    raw: list[Scene] = []
-    for start in range(0, len(positions), data.batch_size):
-        batch = collate([dataset[0, position] for position in positions[start : start + data.batch_size]])
-        batch = batch.to(module.device)
-        raw += scenes_of(module.postprocess(module.model(batch.images), module.model.priors), batch)
-    classes = len(index.class_names)
-    return {**_scores("average", [averaged[name] for name in ids], classes), **_scores("raw", raw, classes)}
+_PARTS = 10  # of a run; each gets curves, errors and charts once
+_MAX_TIME_SHARE = 0.015  # of the run: for sample images, and for all visualization before charts are left out
+_MAX_CLASSES = 20  # with a curve each
 
 
-def _scores(which: str, scenes: Sequence[Scene], classes: int) -> dict[str, float]:
-    """Nothing where there is no object."""
-    if not any((~scene.ignore).any() for scene in scenes):
-        return {}
-    ap = mean_over_classes(average_precision(match_coco(scenes, classes), points=COCO_POINTS)[0])
-    return {f"ema/map_{which}": float(ap.mean()), f"ema/map_50_{which}": float(ap[0])}
-
-
-@torch.no_grad()
-def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: float) -> dict[str, float]:
-    """Numbers of one batch. Waits for the device: for steps that are logged.
-
-    `positives` are means over the images; `objects_matched` is the share of objects that have a prior,
-    `objects_over_iou` the share that a prior overlaps by the threshold: the rest have only one that is forced on them.
-    """
-    positive = losses.targets.class_targets > BACKGROUND
-    cells = [
-        rows * columns * count for (rows, columns), count in zip(model.grids, model.prior_spec.per_cell, strict=True)
-    ]
-    levels = [part.sum() / len(positive) for part in positive.split(cells, dim=1)]
-    real = (batch.labels != PADDING_LABEL) & ~batch.ignore
-    objects = real.sum()
-    priors = torch.zeros_like(batch.labels)
-    if priors.numel():
-        priors.scatter_add_(1, losses.targets.matched_gt, positive.long())
-    near = losses.targets.best_iou >= iou_threshold
-    names = [
-        "positives",
-        *(f"positives_level_{level}" for level in range(1, len(levels) + 1)),
-        "negatives_per_positive",
-    ]
-    values = [losses.positives / len(positive), *levels, losses.negatives / losses.positives]
-    shares = {"objects_matched": priors > 0, "objects_over_iou": near}
-    stacked = torch.stack([*values, *((real & mask).sum() / objects for mask in shares.values())]).tolist()
-    named = zip([*names, *shares], stacked, strict=True)
-    return {f"matching/{name}": value for name, value in named if value == value}  # no object: undefined
-
-
-_SHOWINGS = 10  # in a run
-_MOST_TIME = 0.015  # of the run's: for the images, and for all before figures wait
-_GB = 1e9
-
-
-class Watch(pl.Callback):
-    """Writes to the run's TensorBoard logger; without one it does nothing.
+class ValidationVisualizer(pl.Callback):
+    """Writes to the run's TensorBoard logger; does nothing without one.
 
     Args:
-        images: of the validation set, evenly spaced and the same each time, shown with what was found in them.
-        worst: images with the costliest errors.
-        side_px: longer side of an image shown; its JPEG is held under `ssd.training.tensorboard_images.MAX_BYTES`.
-        raw_images: of the validation set, on which the weights in training are compared with their average; the
-            whole set would cost a second validation each time.
+        images: number of sample images of the validation set, evenly spaced and the same each time.
+        worst: number of images with the largest errors.
+        side_px: longer side of an image; its JPEG is limited to `tensorboard_writer.MAX_IMAGE_BYTES`.
+        raw_images: number of validation images on which the raw weights are compared with their average; the whole
+            set would cost a second validation each time.
     """
 
-    def __init__(self, *, images: int, worst: int, side_px: int, raw_images: int) -> None:
+    state_key = "Watch"  # its name in the checkpoints of version 0.1
+
+    def __init__(self, *, images: int = 8, worst: int = 4, side_px: int = 400, raw_images: int = 8) -> None:
         self.images = images
         self.worst = worst
         self.side_px = side_px
         self.raw_images = raw_images
         self._shown_step = -1
-        self._threshold: float | None = None  # the last that was suggested
-        self._album: Album | None = None
+        self._threshold: float | None = None  # the last suggested one
+        self._samples: SamplePredictions | None = None
         self._last_step = 0
-        self._pace = Pace()
+        self._throughput = Throughput()
         self._writer: SummaryWriter | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,9 +78,9 @@ class Watch(pl.Callback):
         self._threshold = state_dict.get("threshold")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._pace, self._writer = Pace.of(trainer), writer_of(trainer)
+        self._throughput, self._writer = Throughput.of(trainer), tensorboard_writer(trainer)
         if self._writer is not None:
-            model = _ours(pl_module).model
+            model = _ssd(pl_module).model
             self._writer.add_custom_scalars(overview(model.class_names, levels=len(model.grids)))
 
     def on_train_batch_end(
@@ -139,66 +91,107 @@ class Watch(pl.Callback):
         if self._writer is None or step == self._last_step or step % every:
             return
         self._last_step = step
-        with self._pace.watching():
-            module = _ours(pl_module)
+        with self._throughput.visualizing():
+            module = _ssd(pl_module)
             rates = match_rates(module.step_losses, batch, module.model, iou_threshold=module.loss.match_threshold)
-            add_scalars(self._writer, {**rates, **self._machine()}, step - 1)  # Lightning counts from 0
+            times = {
+                "time/images_per_second": self._throughput.images_per_second,
+                "time/data_wait_share": self._throughput.data_wait_share,
+                "time/visualization_share": self._throughput.visualization_share,
+            }
+            add_scalars(self._writer, {**rates, **times, **memory_use()}, step - 1)  # Lightning counts from 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._writer is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        now, before = (_part_of_run(trainer, step) for step in (trainer.global_step, self._shown_step))
-        scenes = _ours(pl_module).metrics["val"].scenes()
-        if any((~scene.ignore).any() for scene in scenes.values()):
-            with self._pace.watching():
-                if now > before or self._threshold is None:
-                    self._shown_step = trainer.global_step
-                    self._show(trainer, _ours(pl_module), scenes, self._writer)
-                self._show_images(trainer, scenes, self._writer)
+        results = _ssd(pl_module).metrics["val"].scenes()
+        if not any((~result.ignore).any() for result in results.values()):
+            return
+        step = trainer.global_step
+        with self._throughput.visualizing():
+            if self._threshold is None or _part_of_run(trainer, step) > _part_of_run(trainer, self._shown_step):
+                self._shown_step = step
+                self._threshold = self._write_analysis(trainer, _ssd(pl_module), results, self._writer)
+            if self._samples is None:
+                index = trainer.datamodule.splits.val  # type: ignore[attr-defined]
+                self._samples = SamplePredictions(index, count=self.images, side_px=self.side_px)
+            max_seconds = _MAX_TIME_SHARE * self._throughput.elapsed_s
+            self._samples.write(
+                self._writer, results, threshold=self._threshold, step=step - 1, max_seconds=max_seconds
+            )
 
-    def _show(self, trainer: pl.Trainer, module: SSDModule, scenes: Mapping[str, Scene], writer: SummaryWriter) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        showing = Showing(writer, scenes, data.splits.val, step=trainer.global_step - 1)
-        showing.numbers()
-        self._threshold = showing.threshold
+    def _write_analysis(
+        self, trainer: pl.Trainer, module: SSDModule, results: Mapping[str, Scene], writer: SummaryWriter
+    ) -> float:
+        """Returns the suggested score threshold."""
+        data, step = trainer.datamodule, trainer.global_step - 1  # type: ignore[attr-defined]
+        index = data.splits.val
+        curves = _curves(list(results.values()), index.class_names)
+        write_errors(writer, results, curves, class_count=len(index.class_names), step=step)
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        if any(isinstance(callback, EMA) for callback in callbacks):  # it has put the raw weights back already
+        if any(isinstance(callback, EMA) for callback in callbacks):  # it has restored the raw weights already
             with trainer.precision_plugin.forward_context():
-                values = compare_weights(module, data, scenes, evenly_spaced(scenes, self.raw_images))
-            add_scalars(writer, values, showing.step)
-        last = _part_of_run(trainer, trainer.global_step) == _SHOWINGS
-        if last or self._pace.watch_share < _MOST_TIME:
-            showing.charts()
-            showing.worst(count=self.worst, side_px=self.side_px)
+                values = compare_weights(module, data, results, evenly_spaced(results, self.raw_images))
+            add_scalars(writer, values, step)
+        threshold = curves[ALL_CLASSES].suggested_threshold
+        is_last = _part_of_run(trainer, trainer.global_step) == _PARTS
+        if is_last or self._throughput.visualization_share < _MAX_TIME_SHARE:
+            confident = {id: result.above(threshold) for id, result in results.items()}
+            write_charts(writer, confident, curves, class_names=index.class_names, step=step)
+            write_worst_images(writer, confident, index, count=self.worst, side_px=self.side_px, step=step)
+        return threshold
 
-    def _show_images(self, trainer: pl.Trainer, scenes: Mapping[str, Scene], writer: SummaryWriter) -> None:
-        if self._album is None:
-            index = trainer.datamodule.splits.val  # type: ignore[attr-defined]
-            self._album = Album(index, count=self.images, side_px=self.side_px)
-        assert self._threshold is not None
-        seconds = _MOST_TIME * self._pace.elapsed
-        step = trainer.global_step - 1
-        self._album.add(writer, scenes, threshold=self._threshold, step=step, seconds=seconds)
 
-    def _machine(self) -> dict[str, float]:
-        values = {
-            "time/images_per_second": self._pace.rate,
-            "time/data_wait_share": self._pace.wait_share,
-            "time/watching_share": self._pace.watch_share,
-        }
-        if torch.cuda.is_available():
-            values["memory/gpu_gb"] = torch.cuda.max_memory_allocated() / _GB
-        if (statistics := Path("/proc/self/statm")).exists():
-            pages = int(statistics.read_text().split()[1])
-            values["memory/process_gb"] = pages * mmap.PAGESIZE / _GB
-        return values
+def write_errors(
+    writer: SummaryWriter,
+    results: Mapping[str, Scene],
+    curves: Mapping[str, ScoreCurve],
+    *,
+    class_count: int,
+    step: int,
+) -> None:
+    """Writes AP lost by type of error, the suggested threshold, and the precision-recall curves."""
+    common = curves[ALL_CLASSES]
+    costs = error_costs(list(results.values()), class_count)
+    values = {f"errors/{kind}": cost for kind, cost in costs.items()}
+    values |= {"score/suggested_threshold": common.suggested_threshold, "score/best_f1": float(common.f1.max())}
+    add_scalars(writer, values, step)
+    for name, curve in curves.items():
+        add_curve(writer, f"precision_recall/{name}", curve, step)
+
+
+def write_charts(
+    writer: SummaryWriter,
+    confident: Mapping[str, Scene],
+    curves: Mapping[str, ScoreCurve],
+    *,
+    class_names: Sequence[str],
+    step: int,
+) -> None:
+    """Writes F1 by threshold, and the confusion matrix of the detections above the suggested threshold."""
+    threshold = curves[ALL_CLASSES].suggested_threshold
+    matrix = confusion_matrix(list(confident.values()), len(class_names))
+    for tag, title, figure in (
+        ("f1_by_threshold", "suggested threshold", charts.f1_by_threshold(curves)),
+        ("confusion", "detections above", charts.confusion(matrix, class_names)),
+    ):
+        figure.axes[0].set_title(f"{title} {threshold:.2f}", fontsize=10)
+        add_figure(writer, f"charts/{tag}", figure, step)
+
+
+def _curves(results: Sequence[Scene], class_names: Sequence[str]) -> dict[str, ScoreCurve]:
+    """Curves of the most frequent classes and of all classes together."""
+    matches = match_coco(results, len(class_names), ious=(FOREGROUND_IOU,))
+    objects = matches.objects.sum(axis=0)
+    frequent = np.sort(np.argsort(-objects, kind="stable")[:_MAX_CLASSES])
+    curves = {class_names[label]: score_curve(matches, label) for label in frequent.tolist() if objects[label]}
+    return curves | {ALL_CLASSES: score_curve(matches)}
 
 
 def _part_of_run(trainer: pl.Trainer, step: int) -> int:
-    """Which of the _SHOWINGS parts of the run a step belongs to."""
-    return int(_SHOWINGS * step // trainer.estimated_stepping_batches)
+    return int(_PARTS * step // trainer.estimated_stepping_batches)
 
 
-def _ours(module: pl.LightningModule) -> SSDModule:
+def _ssd(module: pl.LightningModule) -> SSDModule:
     assert isinstance(module, SSDModule)
     return module

@@ -40,12 +40,12 @@ def peer() -> Callable[[Any], Any]:
 def main() -> None:
     from omegaconf import OmegaConf
 
-    from ssd.cli.benchmark import time_interleaved
     from ssd.cli.config import CONF
     from ssd.common.runtime import keep_freed_memory
     from ssd.export.onnx_graph import to_onnx
+    from ssd.export.timing import time_interleaved
     from ssd.inference.onnx_predictor import OnnxPredictor
-    from ssd.inference.torch_predictor import Predictor
+    from ssd.inference.torch_predictor import TorchPredictor
     from ssd.model.backbones import VGG16, MobileNetV1
     from ssd.model.postprocess import PostProcess
     from ssd.model.priors import PriorSpec
@@ -70,7 +70,7 @@ def main() -> None:
             file = Path(folder, f"{name}.onnx")
             file.write_bytes(to_onnx(model, post).SerializeToString())
             predictors[name] = {
-                "PyTorch": Predictor(model, post, device="cpu"),
+                "PyTorch": TorchPredictor(model, post, device="cpu"),
                 "ONNX Runtime": OnnxPredictor(file),
                 "OpenVINO": OnnxPredictor(file, runtime="openvino"),
             }

@@ -141,7 +141,9 @@ def read(root: str, classes: str) -> Splits:
 
 def measure(name: str, classes: str, work: Callable[[], Any]) -> Any:
     """Runs `work` and prints its seconds, those of the processor, and the peak of memory."""
-    import ssd.data.formats.openimages  # noqa: F401  the time is without imports
+    import torch  # noqa: F401  the time is without imports
+
+    import ssd.data.formats.openimages  # noqa: F401
 
     start, cpu = time.perf_counter(), time.process_time()
     result = work()

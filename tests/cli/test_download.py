@@ -1,4 +1,4 @@
-"""python -m ssd download, and train.py where the images are missing, as a user runs them against a local server."""
+"""The download command, and train.py without images, as a user runs them, against a local server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def images(root: Path) -> set[str]:
     return {path.relative_to(root).as_posix() for path in root.rglob("*.jpg")}
 
 
-def asked_for_images(server: FaultyServer) -> list[str]:
+def image_requests(server: FaultyServer) -> list[str]:
     return [path for path, _ in server.requests if path.startswith("/images/")]
 
 
@@ -56,18 +56,18 @@ def run(folder: Path, server: FaultyServer, *arguments: str) -> subprocess.Compl
     )
 
 
-def test_killed_in_the_middle_it_goes_on_and_asks_for_the_rest_only(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_killed_download_continues_with_the_missing_files(server: FaultyServer, tmp_path: Path) -> None:
     publish(server, train=150, val=10, test=10)
     server.pause_s = 0.05
     arguments = command(server, "-m", "ssd", "download", "dataset.root=root", "download.network.workers=4")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
-    while len(asked_for_images(server)) < 40:
+    while len(image_requests(server)) < 40:
         time.sleep(0.02)
     server.gate.clear()
     locked_out = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root")
     assert locked_out.returncode == 5
-    assert locked_out.stderr == "error: dataset.root=root: another process downloads into it; wait for its end\n"
+    assert re.fullmatch(r"error: dataset\.root=root: another process .*\n", locked_out.stderr)
     process.send_signal(signal.SIGKILL)
     process.wait()
     there = images(tmp_path / "root")
@@ -77,7 +77,7 @@ def test_killed_in_the_middle_it_goes_on_and_asks_for_the_rest_only(server: Faul
     server.requests.clear()
     done = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root")
     assert done.returncode == 0, done.stderr
-    asked = {path.removeprefix("/images/") for path in asked_for_images(server)}
+    asked = {path.removeprefix("/images/") for path in image_requests(server)}
     assert asked.isdisjoint(there)
     assert asked | there == images(tmp_path / "root")
     assert len(server.requests) == len(asked) > 0  # no table again, no image twice
@@ -85,7 +85,7 @@ def test_killed_in_the_middle_it_goes_on_and_asks_for_the_rest_only(server: Faul
     assert not list((tmp_path / "root").rglob(".*.part"))
 
 
-def test_killed_while_images_come_it_asks_for_their_rest_only(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_killed_download_continues_within_files(server: FaultyServer, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
     Image.fromarray(noise).save(buffer, format="JPEG", quality=95)
@@ -111,7 +111,7 @@ def test_killed_while_images_come_it_asks_for_their_rest_only(server: FaultyServ
     assert all((tmp_path / "root" / path.removeprefix("/images/")).read_bytes() == server.files[path] for path in large)
 
 
-def test_exit_codes_and_the_plain_output(server: FaultyServer, tmp_path: Path) -> None:
+def test_exit_codes_and_plain_output(server: FaultyServer, tmp_path: Path) -> None:
     statistics = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root", "stats_only=true")
     assert statistics.returncode == 0, statistics.stderr
     assert images(tmp_path) == set()
@@ -119,16 +119,16 @@ def test_exit_codes_and_the_plain_output(server: FaultyServer, tmp_path: Path) -
     partly = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root", "dataset.classes=null")
     assert partly.returncode == 4
     assert re.fullmatch(r"error: 1 of 3\d images are missing \(404 Not Found: 1\), see .*\n", partly.stderr)
-    assert re.search(r"3\d of 3\d images to fetch into root\n", partly.stdout)
+    assert re.search(r"3\d of 3\d images into root\n", partly.stdout)
     assert "\x1b" not in partly.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"root"}
 
 
-def test_a_dataset_without_a_source_is_told(tmp_path: Path) -> None:
+def test_a_dataset_without_a_download_is_a_usage_error(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-m", "ssd", "download", "dataset=shapes"]
     wrong = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert wrong.stderr == "error: this dataset has nothing to download; give dataset=openimages or dataset=voc\n"
+    assert re.fullmatch(r"error: .*dataset=openimages or dataset=voc\n", wrong.stderr)
     assert wrong.returncode == 2
 
 
@@ -140,8 +140,16 @@ def train(folder: Path, server: FaultyServer, *more: str) -> subprocess.Complete
 def test_one_command_downloads_trains_and_tests(server: FaultyServer, tmp_path: Path) -> None:
     first = train(tmp_path, server, "backbone.width_multiplier=0.25")
     assert first.returncode == 0, first.stderr
-    assert len(images(tmp_path / "data/openimages")) == len(asked_for_images(server)) > 20
-    for part in ("images fetched, 0 were there", "train: ", "val: ", "test: ", "test results", "AP Person", "AP Bus"):
+    assert len(images(tmp_path / "data/openimages")) == len(image_requests(server)) > 20
+    for part in (
+        "images downloaded, 0 were there",
+        "train: ",
+        "val: ",
+        "test: ",
+        "test results",
+        "AP Person",
+        "AP Bus",
+    ):
         assert part in first.stdout, part
 
 
@@ -154,11 +162,11 @@ def test_a_second_training_downloads_nothing(server: FaultyServer, tmp_path: Pat
     second = train(tmp_path, server)
     assert second.returncode == 0, second.stderr
     assert server.requests == []
-    assert "fetched" not in second.stdout
+    assert "downloaded" not in second.stdout
 
 
 @pytest.mark.slow
 def test_two_processes_download_once_and_train_together(server: FaultyServer, tmp_path: Path) -> None:
     done = train(tmp_path, server, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     assert done.returncode == 0, done.stderr
-    assert len(asked_for_images(server)) == len(set(asked_for_images(server))) > 20
+    assert len(image_requests(server)) == len(set(image_requests(server))) > 20

@@ -81,25 +81,30 @@ WITHOUT_AREA = "box without area (x2 <= x1 or y2 <= y1) dropped: "
 BAD_OBJECTS = {  # annotation: its object (the second), what is said, whether training stops, the line
     "inverted": (
         object_xml("cat", (31, 21, 11, 41)),
-        WITHOUT_AREA + "xmin 31, ymin 21, xmax 11, ymax 41; JPEGImages/inverted.jpg, 200 x 160 px",
+        WITHOUT_AREA + "(30, 20, 10, 40) px; JPEGImages/inverted.jpg, 200 x 160 px",
         GOES_ON,
         16,
     ),
-    "flat": (object_xml("cat", (11, 21, 31, 21)), WITHOUT_AREA + "xmin 11, ymin 21, xmax 31, ymax 21", GOES_ON, 16),
-    "far": (object_xml("cat", (500, 500, 600, 600.5)), "box outside the image dropped: xmin 500, ymin", GOES_ON, 16),
+    "flat": (object_xml("cat", (11, 21, 31, 21)), WITHOUT_AREA + "(10, 20, 30, 20) px", GOES_ON, 16),
+    "far": (
+        object_xml("cat", (500, 500, 600, 600.5)),
+        "box outside the image dropped: (499, 499, 599, 599.5) px",
+        GOES_ON,
+        16,
+    ),
     "reaching": (
         object_xml("cat", (150, 20, 230, 60)),
-        "reaching outside the image clipped: xmin 150, ymin 20, xmax 230, ymax 60",
+        "reaching outside the image clipped: (149, 19, 229, 59) px",
         GOES_ON,
         16,
     ),
-    "twice": (CAT, "duplicate box dropped: xmin 11, ymin 21, xmax 131, ymax 141", GOES_ON, 16),
+    "twice": (CAT, "duplicate box dropped: (10, 20, 130, 140) px", GOES_ON, 16),
     "nan": (object_xml("cat", ("nan", 21, 31, 41)), "<xmin> is 'nan', not a number", STOPS, 16),
     "inf": (object_xml("cat", (11, 21, "1e999", 41)), "<xmax> is '1e999', not a number", STOPS, 18),
     "word": (object_xml("cat", (11, "x", 31, 41)), "<ymin> is 'x', not a number", STOPS, 17),
     "unboxed": ("<object><name>cat</name></object>", "no <bndbox>", STOPS, 13),
     "unnamed": (object_xml("", CAT_BOX), "no <name>", STOPS, 14),
-    "stranger": (object_xml("bird"), "class 'bird' left out", GOES_ON, 14),
+    "stranger": (object_xml("bird"), "class 'bird' left out", GOES_ON, 16),
 }
 
 
@@ -154,7 +159,7 @@ EXPECTED = [
     ),
     (GOES_ON, "JPEGImages/good.jpg", "the same image in the val and in the train split: JPEGImages/good.jpg"),
     *((GOES_ON, f"{split} split", "classes without an object: dgo") for split in ("train", "val", "test")),
-    (GOES_ON, ": Annotations/alike.xml:14: ", "class 'dog' left out"),
+    (GOES_ON, ": Annotations/alike.xml:16: ", "class 'dog' left out"),
     (STOPS, "", "no object of class 'dgo'; did you mean 'dog'?"),
 ]
 
@@ -226,7 +231,7 @@ def test_the_page_in_a_browser(inspected: tuple[Path, subprocess.CompletedProces
 
 
 def found(report: Report) -> list[tuple[str, bool]]:
-    return [(problem.rule, problem.stops) for problem in report.problems]
+    return [(problem.rule, problem.fatal) for problem in report.problems]
 
 
 def test_all_wrong_rows_of_a_csv_are_listed_by_line(tmp_path: Path) -> None:
@@ -237,7 +242,7 @@ def test_all_wrong_rows_of_a_csv_are_listed_by_line(tmp_path: Path) -> None:
     path.write_text("\n" + path.read_text().replace("\n", "\n\n", 1))
     for name in "abcdghi":
         voc_files.write_image(tmp_path / "train" / f"{name}.jpg")
-    report = Report(keep_going=True)
+    report = Report(collect_all=True)
     read_openimages(
         str(tmp_path),
         classes=["Person", "Caar"],
@@ -246,13 +251,13 @@ def test_all_wrong_rows_of_a_csv_are_listed_by_line(tmp_path: Path) -> None:
         strict=False,
         report=report,
     )
-    lines = {problem.file.rpartition(":")[2]: problem.rule for problem in report.problems if problem.stops}
+    lines = {problem.file.rpartition(":")[2]: problem.rule for problem in report.problems if problem.fatal}
     assert [lines[line].split(" is ")[0] for line in ("5", "7", "8", "10")] == ["XMin", "YMin", "ImageID", "IsGroupOf"]
     assert "15 columns" in lines["6"] or "14 columns" in lines["6"]
     assert any("no class 'Caar'; did you mean 'Car'?" in rule for rule, stops in found(report) if stops)
     assert ("train/j", "no such image; left out") in [(item.file, item.rule) for item in report.problems]
     assert [str(item) for item in report.problems if "without area" in item.rule] == [
-        f"{path}:11: {WITHOUT_AREA}XMin 0.1, YMin 0.25, XMax 0.05, YMax 0.75; train/i.jpg, 50 x 40 px"
+        f"{path}:11: {WITHOUT_AREA}(5, 10, 2.5, 30) px; train/i.jpg, 50 x 40 px"
     ]
 
 
@@ -264,17 +269,17 @@ def test_boxes_of_a_csv_are_told_by_their_own_lines(tmp_path: Path) -> None:
     path = test_openimages.write(tmp_path, "train", rows, images=False)
     for name in "abc":
         voc_files.write_image(tmp_path / "train" / f"{name}.jpg")
-    report = Report(keep_going=True)
+    report = Report(collect_all=True)
     settings = {"expand_hierarchy": False, "include_depictions": False, "strict": False}
     read_openimages(str(tmp_path), classes=["Person"], **settings, report=report)
     told = [
         (item.file, item.rule.split()[0], item.value.split(";")[0]) for item in report.problems if "px" in item.value
     ]
     assert sorted(told) == [
-        (f"{path}:10", "duplicate", "XMin 0.1, YMin 0.25, XMax 0.5, YMax 0.75"),
-        (f"{path}:2", "box", "XMin 0.1, YMin 0.25, XMax 0.05, YMax 0.75"),
-        (f"{path}:8", "duplicate", "XMin 0.1, YMin 0.25, XMax 0.5, YMax 0.75"),
-        (f"{path}:9", "box", "XMin 1.5, YMin 0.25, XMax 1.75000, YMax 0.75"),
+        (f"{path}:10", "duplicate", "(5, 10, 25, 30) px"),
+        (f"{path}:2", "box", "(5, 10, 2.5, 30) px"),
+        (f"{path}:8", "duplicate", "(5, 10, 25, 30) px"),
+        (f"{path}:9", "box", "(75, 10, 87.5, 30) px"),
     ]
 
 
@@ -287,10 +292,10 @@ def test_all_wrong_entries_of_a_coco_file_are_listed(tmp_path: Path) -> None:
         tmp_path / test_coco.TRAIN, images, [box(1), *wrong], [*test_coco.CATEGORIES, {"id": 7, "name": "x"}]
     )
     voc_files.write_image(tmp_path / "1.jpg")
-    report = Report(keep_going=True)
+    report = Report(collect_all=True)
     settings = dict.fromkeys(["classes", "train_json", "images"]) | test_coco.ONLY_TRAIN
     read_coco(str(tmp_path), **settings, strict=False, seed=0, report=report)
-    stopping = " | ".join(str(problem) for problem in report.problems if problem.stops)
+    stopping = " | ".join(str(problem) for problem in report.problems if problem.fatal)
     for text in ("annotation 10: bbox", "annotation 11: image_id 99", "annotation 12: category_id 5"):
         assert text in stopping
     for text in (
@@ -309,8 +314,8 @@ def test_all_wrong_entries_of_a_coco_file_are_listed(tmp_path: Path) -> None:
         assert text in stopping
     assert "annotation 15" not in stopping  # its image is named already
     path = tmp_path / test_coco.TRAIN
-    assert [(str(item), item.stops) for item in report.problems if "without area" in item.rule] == [
-        (f"{path}: annotation 16: {WITHOUT_AREA}bbox [5, 5, -3, 4]; 1.jpg, 50 x 40 px", False)
+    assert [(str(item), item.fatal) for item in report.problems if "without area" in item.rule] == [
+        (f"{path}: annotation 16: {WITHOUT_AREA}(5, 5, 2, 9) px; 1.jpg, 50 x 40 px", False)
     ]
 
 

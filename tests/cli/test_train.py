@@ -92,7 +92,7 @@ def test_tensorboard_has_the_text_and_a_row_of_hyperparameters_with_metrics(trai
     events = EventAccumulator(str(trained[0] / "tensorboard"), size_guidance={"tensors": 0}).Reload()
     text = {
         name: events.Tensors(f"run/{name}/text_summary")[-1].tensor_proto.string_val[0].decode()
-        for name in ("command", "overrides", "code", "data", "configuration")
+        for name in ("command", "code", "data", "configuration")
     }
     assert "python train.py backbone.width_multiplier=0.25 image_size=96" in text["command"]
     assert "fingerprint" in text["data"]

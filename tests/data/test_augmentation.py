@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from omegaconf import OmegaConf
 
-from ssd.data.augmentation import WHOLE, Augmentation, Sample, SSDWindow, Window, acceptable
+from ssd.data.augmentation import WHOLE, Augmentation, Sample, SSDWindow, Window, accepts_crop
 
 CONF = Path(__file__).parents[2] / "conf" / "augmentation"
 SIZE = 96
@@ -137,18 +137,18 @@ def test_no_crop_asked_for_is_the_whole_image() -> None:
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.1, 0.5, 0.9]))
-def test_acceptable_agrees_with_a_loop(seed: int, min_iou: float) -> None:
+def test_accepts_crop_agrees_with_a_loop(seed: int, min_iou: float) -> None:
     crops, boxes = random_boxes(seed), random_boxes(seed + 1)
     expected = []
     for crop in crops:
         centres = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in boxes]
         holds = any(crop[0] < x < crop[2] and crop[1] < y < crop[3] for x, y in centres)
         expected.append(holds and max(reference.iou(crop, box) for box in boxes) >= min_iou)
-    assert acceptable(np.array(crops), np.array(boxes), min_iou=min_iou).tolist() == expected
+    assert accepts_crop(np.array(crops), np.array(boxes), min_iou=min_iou).tolist() == expected
 
 
 def test_without_objects_any_crop_will_do() -> None:
-    assert acceptable(np.array(random_boxes(0)), np.zeros((0, 4)), min_iou=0.9).all()
+    assert accepts_crop(np.array(random_boxes(0)), np.zeros((0, 4)), min_iou=0.9).all()
     assert draw_window(crop_only(0.9), [], 0) != WHOLE
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from test_openimages import row, write
+from openimages_files import row, write
 from voc_files import write_image
 
 from ssd.cli.build import build_reader
@@ -56,7 +56,7 @@ def same(one: Splits, other: Splits) -> bool:
 
 
 def arrays(index: DetectionIndex) -> list[Any]:
-    columns = (index.sizes, index.box_offsets, index.boxes, index.labels, index.ignore)
+    columns = (index.sizes, index.box_offsets, index.boxes, index.labels, index.ignore, index.source_lines)
     return [(column.dtype, column.shape, column.tolist()) for column in columns]
 
 
@@ -71,7 +71,7 @@ def test_second_read_is_the_first_without_reading(root: Path) -> None:
     assert len(second.report.problems) == 2
     assert second.train.load(second.train.paths[0]).shape[:2] == tuple(second.train.sizes[0])
     torch.from_numpy(second.train.boxes)  # torch warns, which is an error here, of arrays that cannot be written
-    assert [path.suffix for path in files(root)] == [".index"]
+    assert [path.suffix for path in files(root)] == [".safetensors"]
 
 
 def test_moved_or_linked_folder_is_still_right(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ def test_several_processes_at_once(root: Path) -> None:
         assert pool.map(_count, [root] * 12) == [(2, 2)] * 12
     read(root)
     assert calls == []
-    assert [path.suffix for path in files(root)] == [".index"]
+    assert [path.suffix for path in files(root)] == [".safetensors"]
 
 
 def _count(root: Path) -> tuple[int, int]:

@@ -32,6 +32,7 @@ def packed(images: list[Objects]) -> DetectionIndex:
             boxes=[box for box, _, _ in objects],
             labels=[label for _, label, _ in objects],
             ignore=[flag for _, _, flag in objects],
+            source_lines=[10 * number + row for row in range(len(objects))],
         )
         for number, objects in enumerate(images)
     ]
@@ -101,6 +102,7 @@ def test_take_picks_whole_images_in_the_order_asked_for(images: list[Objects], d
     assert unpacked(taken) == [images[position] for position in positions]
     assert names(taken) == [names(index)[position] for position in positions]
     assert taken.class_names == CLASSES
+    assert taken.source_lines.tolist() == [10 * n + row for n in positions for row in range(len(images[n]))]
 
 
 @given(IMAGES, st.data())
@@ -112,6 +114,7 @@ def test_keep_boxes_keeps_the_images_and_those_boxes(images: list[Objects], data
     wanted = iter(flags)
     assert unpacked(kept) == [[item for item in objects if next(wanted)] for objects in images]
     assert names(kept) == names(index)
+    assert kept.source_lines.tolist() == index.source_lines[np.array(flags, dtype=bool)].tolist()
     assert unpacked(index) == images
 
 

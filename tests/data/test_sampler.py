@@ -14,7 +14,7 @@ from test_dataset import alike, module, striped, zooming
 from ssd.data.dataset import DetectionDataset, EpochSampler
 from ssd.data.formats.shapes import read_shapes
 from ssd.data.index import DetectionIndex, ImageRecord, PackedStrings, build_index
-from ssd.data.sampler import boxes_per_epoch, draw, repeat_factors
+from ssd.data.sampler import balanced_order, boxes_per_epoch, repeat_factors
 from ssd.data.splits import Splits, describe_data
 
 BOX = (0.1, 0.1, 0.9, 0.9)
@@ -24,7 +24,9 @@ LABELS = st.lists(st.lists(st.integers(0, 2), max_size=3), min_size=1, max_size=
 def index_of(*images: list[int], ignored: tuple[int, ...] = ()) -> DetectionIndex:
     """Images with boxes of these labels; ignored are all boxes of the images named."""
     records = [
-        ImageRecord(str(row), str(row), (8, 8), [BOX] * len(labels), labels, [row in ignored] * len(labels))
+        ImageRecord(
+            str(row), str(row), (8, 8), [BOX] * len(labels), labels, [row in ignored] * len(labels), [0] * len(labels)
+        )
         for row, labels in enumerate(images)
     ]
     return build_index(records, class_names=["cat", "dog", "owl"], load=striped)
@@ -38,46 +40,46 @@ def test_factors_are_those_of_the_paper() -> None:
 
 
 def test_ignored_boxes_do_not_count() -> None:
-    draws = repeat_factors(index_of([0], [0], [0, 1], [0, 1], ignored=(3,)), 1.0)
-    assert np.allclose(draws / draws[0], [1, 1, (4 / 1) ** 0.5 / (4 / 3) ** 0.5, 1 / (4 / 3) ** 0.5])
+    factors = repeat_factors(index_of([0], [0], [0, 1], [0, 1], ignored=(3,)), 1.0)
+    assert np.allclose(factors / factors[0], [1, 1, (4 / 1) ** 0.5 / (4 / 3) ** 0.5, 1 / (4 / 3) ** 0.5])
 
 
 @given(LABELS)
 def test_no_class_under_the_threshold_changes_nothing(images: list[list[int]]) -> None:
-    draws = repeat_factors(index_of(*images), 1 / len(images))
-    assert draws.tolist() == [1] * len(images)
-    assert sorted(draw(draws, np.random.default_rng(0)).tolist()) == list(range(len(images)))
+    factors = repeat_factors(index_of(*images), 1 / len(images))
+    assert factors.tolist() == [1] * len(images)
+    assert sorted(balanced_order(factors, np.random.default_rng(0)).tolist()) == list(range(len(images)))
 
 
 @given(LABELS, st.floats(1e-3, 1), st.integers(0, 99))
 def test_each_image_comes_as_often_as_it_should_rounded_up_or_down(
     images: list[list[int]], threshold: float, seed: int
 ) -> None:
-    draws = repeat_factors(index_of(*images), threshold)
-    keys = draw(draws, np.random.default_rng(seed))
+    factors = repeat_factors(index_of(*images), threshold)
+    keys = balanced_order(factors, np.random.default_rng(seed))
     length = len(images)
     assert len(set(keys.tolist())) == len(keys) == length
     counts = np.bincount(keys % length, minlength=length)
-    assert (np.abs(counts - draws) < 1 + 1e-9).all()
+    assert (np.abs(counts - factors) < 1 + 1e-9).all()
     assert (np.bincount(keys % length, weights=keys // length, minlength=length) == counts * (counts - 1) / 2).all()
 
 
 def test_many_epochs_show_what_was_promised() -> None:
     index = index_of(*[[0, 0]] * 30, [1], [1, 2], [2, 2])
-    draws = repeat_factors(index, 0.5)
-    epochs = [draw(draws, np.random.default_rng(seed)) % len(index) for seed in range(3000)]
-    assert np.allclose(np.bincount(np.concatenate(epochs), minlength=33) / 3000, draws, atol=0.06)
+    factors = repeat_factors(index, 0.5)
+    epochs = [balanced_order(factors, np.random.default_rng(seed)) % len(index) for seed in range(3000)]
+    assert np.allclose(np.bincount(np.concatenate(epochs), minlength=33) / 3000, factors, atol=0.06)
     shown = index.take(np.concatenate(epochs)).class_counts() / 3000
-    assert np.allclose(boxes_per_epoch(index, draws), shown, rtol=0.02)
+    assert np.allclose(boxes_per_epoch(index, factors), shown, rtol=0.02)
     assert boxes_per_epoch(index, np.ones(33)).tolist() == index.class_counts().tolist()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_share_a_balanced_epoch(world_size: int) -> None:
     index = index_of(*[[0]] * 20, [1], [2])
-    draws = repeat_factors(index, 0.5)
+    factors = repeat_factors(index, 0.5)
     shares = [
-        list(EpochSampler(22, shuffle=True, seed=0, rank=rank, world_size=world_size, draws=draws))
+        list(EpochSampler(22, shuffle=True, seed=0, rank=rank, world_size=world_size, factors=factors))
         for rank in range(world_size)
     ]
     assert {len(share) for share in shares} == {22 // world_size}
@@ -108,5 +110,5 @@ def test_training_is_balanced_and_validation_is_not() -> None:
 def test_the_report_says_what_an_epoch_shows() -> None:
     splits = read_shapes(train=40, val=0, test=0, side_px=32, seed=0)
     lines = describe_data(splits, balance=1.0)
-    assert lines[1].startswith("dataset.balance=1: boxes seen in an epoch of training, on average: circle ")
+    assert lines[1].startswith("dataset.balance=1: boxes in an epoch of training, on average: circle ")
     assert len(lines) == 1 + len(describe_data(splits))

@@ -65,7 +65,7 @@ def test_a_image_in_two_splits_is_refused(first: str, second: str, sizes: tuple[
 
 
 def holding(ids: list[str]) -> DetectionIndex:
-    records = [ImageRecord(id, id, (8, 8), [], [], []) for id in ids]
+    records = [ImageRecord(id, id, (8, 8), [], [], [], []) for id in ids]
     return build_index(records, class_names=["cat"], load=read_image)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ssd.common.errors import DataError
 from ssd.common.images import read_image
 from ssd.data.index import DetectionIndex, ImageRecord, build_index
-from ssd.data.validation import MAX_SET_ASIDE, Report, check_set_aside, repair
+from ssd.data.validation import MAX_UNREADABLE, Report, check_unreadable, validate
 
 PIXELS = 64  # of either side: a power of two, so that pixels are exact fractions
 EMPTY = "box without area (x2 <= x1 or y2 <= y1) dropped"
@@ -30,16 +30,17 @@ def index_of(*images: list[Object]) -> DetectionIndex:
             boxes=[tuple(edge / PIXELS for edge in box) for box, _, _ in objects],
             labels=[label for _, label, _ in objects],
             ignore=[flag for _, _, flag in objects],
+            source_lines=[10 * number + row for row in range(len(objects))],
         )
         for number, objects in enumerate(images)
     ]
     return build_index(records, class_names=["cat", "dog"], load=partial(read_image))
 
 
-def repaired(*images: list[Object]) -> tuple[list[list[Object]], list[tuple[str, str]]]:
-    """Objects of each image, and (file, rule) of what was done."""
+def validated(*images: list[Object]) -> tuple[list[list[Object]], list[tuple[str, str]]]:
+    """Objects of each image, and (file, rule) of every problem."""
     report = Report()
-    index = repair(index_of(*images), report, strict=False)
+    index = validate(index_of(*images), report, strict=False)
     objects = []
     for position in range(len(index)):
         rows = index.rows(position)
@@ -55,58 +56,58 @@ def boxes(*edges: Box) -> list[Object]:
 @pytest.mark.parametrize("box", [(20, 5, 10, 9), (5, 20, 9, 10), (20, 20, 10, 10), (5, 5, 5, 9), (5, 5, 9, 5)])
 def test_inverted_box_and_box_without_area_are_dropped_and_counted_by_file(box: Box) -> None:
     good = (1.0, 2.0, 30.0, 40.0)
-    assert repaired(boxes(good), boxes(box, good)) == ([boxes(good), boxes(good)], [("1.jpg", EMPTY)])
+    assert validated(boxes(good), boxes(box, good)) == ([boxes(good), boxes(good)], [("1.jpg", EMPTY)])
 
 
 def test_up_to_a_pixel_outside_is_clipped_silently() -> None:
-    objects, problems = repaired(boxes((-1, -0.5, 65, 64.5)))
+    objects, problems = validated(boxes((-1, -0.5, 65, 64.5)))
     assert objects == [boxes((0, 0, 64, 64))]
     assert problems == []
 
 
 @pytest.mark.parametrize("box", [(-1.5, 0, 64, 64), (0, -9, 64, 64), (0, 0, 65.5, 64), (0, 0, 64, 900)])
 def test_more_than_a_pixel_outside_is_clipped_and_counted(box: Box) -> None:
-    assert repaired(boxes(box)) == ([boxes((0, 0, 64, 64))], [("0.jpg", CLIPPED)])
+    assert validated(boxes(box)) == ([boxes((0, 0, 64, 64))], [("0.jpg", CLIPPED)])
 
 
 @pytest.mark.parametrize("box", [(-9, 5, 0, 9), (-9, 5, -3, 9), (64, 5, 70, 9), (5, 64, 9, 65), (5, -3, 9, -1)])
 def test_box_wholly_outside_is_dropped_and_counted(box: Box) -> None:
-    assert repaired(boxes(box)) == ([[]], [("0.jpg", OUTSIDE)])
+    assert validated(boxes(box)) == ([[]], [("0.jpg", OUTSIDE)])
 
 
 def test_duplicates_are_kept_once_and_counted() -> None:
     box = (1.0, 2.0, 30.0, 40.0)
-    assert repaired(boxes(box, box, box)) == ([boxes(box)], [("0.jpg", DUPLICATE)] * 2)
+    assert validated(boxes(box, box, box)) == ([boxes(box)], [("0.jpg", DUPLICATE)] * 2)
 
 
 def test_equal_boxes_of_two_classes_or_two_images_are_no_duplicates() -> None:
     box = (1.0, 2.0, 30.0, 40.0)
     two_classes = [(box, 0, False), (box, 1, False)]
-    assert repaired(two_classes, boxes(box)) == ([two_classes, boxes(box)], [])
+    assert validated(two_classes, boxes(box)) == ([two_classes, boxes(box)], [])
 
 
 def test_boxes_that_clipping_makes_equal_are_duplicates() -> None:
-    assert repaired(boxes((-1, 0, 9, 9), (0, 0, 9, 9)))[0] == [boxes((0, 0, 9, 9))]
+    assert validated(boxes((-1, 0, 9, 9), (0, 0, 9, 9)))[0] == [boxes((0, 0, 9, 9))]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("strict", [False, True])
-def test_what_is_no_number_is_an_error(value: float, strict: bool) -> None:
+def test_coordinate_that_is_not_finite_is_an_error(value: float, strict: bool) -> None:
     index = index_of(boxes((1, 2, 3, 4)), boxes((5, 5, 5, 5), (1, 2, value, 4)))
-    with pytest.raises(DataError, match=r"^1\.jpg: box .* not a number"):
-        repair(index, Report(), strict=strict)
+    with pytest.raises(DataError, match=r"^1\.jpg: .*not finite.* px; 1\.jpg, 64 x 64 px$"):
+        validate(index, Report(), strict=strict)
 
 
 @pytest.mark.parametrize("wrong", [[(5, 5, 5, 9)], [(-3, 0, 9, 9)], [(70, 70, 80, 80)], [(1, 1, 9, 9)] * 2])
-def test_strict_raises_at_what_would_be_mended(wrong: list[Box]) -> None:
+def test_strict_refuses_a_box_that_would_be_changed(wrong: list[Box]) -> None:
     report = Report()
     with pytest.raises(DataError, match=r"^1\.jpg: .* \(dataset\.strict=true\)$"):
-        repair(index_of(boxes((1, 2, 3, 4)), boxes(*wrong)), report, strict=True)
+        validate(index_of(boxes((1, 2, 3, 4)), boxes(*wrong)), report, strict=True)
     assert report.problems == []
 
 
-def test_strict_puts_up_with_a_pixel() -> None:
-    assert repair(index_of(boxes((-1, 0, 65, 64))), Report(), strict=True).boxes.tolist() == [[0, 0, 1, 1]]
+def test_strict_allows_a_pixel() -> None:
+    assert validate(index_of(boxes((-1, 0, 65, 64))), Report(), strict=True).boxes.tolist() == [[0, 0, 1, 1]]
 
 
 EDGE = st.integers(-24, 88).map(float)
@@ -134,54 +135,71 @@ def naive(objects: list[Object]) -> tuple[list[Object], list[str]]:
 
 
 @given(st.lists(OBJECTS, max_size=4))
-def test_repair_follows_its_rules_box_by_box(images: list[list[Object]]) -> None:
-    """Labels and flags stay with their boxes, every image stays, every repair is on the report of its file."""
-    objects, problems = repaired(*images)
+def test_validation_follows_its_rules_box_by_box(images: list[list[Object]]) -> None:
+    """Labels and flags stay with their boxes, every image stays, every change is reported with its file."""
+    objects, problems = validated(*images)
     assert objects == [naive(image)[0] for image in images]
     for number, image in enumerate(images):
         assert sorted(rule for file, rule in problems if file == f"{number}.jpg") == naive(image)[1]
 
 
 @given(st.lists(OBJECTS, max_size=4))
-def test_repairing_twice_is_repairing_once(images: list[list[Object]]) -> None:
+def test_validating_twice_is_validating_once(images: list[list[Object]]) -> None:
     report = Report()
-    once = repair(index_of(*images), Report(), strict=False)
-    twice = repair(once, report, strict=True)
+    once = validate(index_of(*images), Report(), strict=False)
+    twice = validate(once, report, strict=True)
     assert np.array_equal(twice.boxes, once.boxes)
     assert np.array_equal(twice.box_offsets, once.box_offsets)
     assert report.problems == []
 
 
-def test_repair_leaves_its_argument_alone() -> None:
+def test_validation_leaves_its_argument_alone() -> None:
     index = index_of(boxes((-9, 0, 99, 64), (5, 5, 5, 5)))
     before = index.boxes.copy()
-    repair(index, Report(), strict=False)
+    validate(index, Report(), strict=False)
     assert np.array_equal(index.boxes, before)
 
 
-# Images set aside
-
-
-def test_a_thousandth_may_be_set_aside() -> None:
+def test_problems_name_file_line_and_box() -> None:
+    index = index_of(boxes((1, 2, 3, 4)), boxes((1, 2, 3, 4), (5, 5, 5, 9.5)))
     report = Report()
-    check_set_aside([("a.jpg", "a.jpg: empty file"), ("b.jpg", "b.jpg: empty file")], images=2000, report=report)
+    kept = validate(index, report, strict=False, locate=lambda image, line: f"{image}.xml:{line}")
+    assert [(problem.file, problem.value) for problem in report.problems] == [
+        ("1.xml:11", "(5, 5, 5, 9.5) px; 1.jpg, 64 x 64 px")
+    ]
+    assert kept.source_lines.tolist() == [0, 10]
+
+
+def test_collecting_report_lists_all_errors_and_strict_ones_are_fatal() -> None:
+    report = Report(collect_all=True)
+    kept = validate(index_of(boxes((5, 5, 5, 9), (1, np.nan, 3, 4), (1, 2, 3, 4))), report, strict=True)
+    assert [problem.fatal for problem in report.problems] == [True, True]
+    assert len(kept.boxes) == 1
+
+
+# Unreadable images
+
+
+def test_a_thousandth_is_skipped() -> None:
+    report = Report()
+    check_unreadable([("a.jpg", "a.jpg: empty file"), ("b.jpg", "b.jpg: empty file")], images=2000, report=report)
     assert [problem.file for problem in report.problems] == ["a.jpg", "b.jpg"]
-    assert MAX_SET_ASIDE == 0.001
+    assert MAX_UNREADABLE == 0.001
 
 
 def test_more_than_a_thousandth_is_an_error_that_names_the_first() -> None:
     broken = [(f"{number}.jpg", f"{number}.jpg: empty file") for number in range(8)]
     with pytest.raises(DataError) as caught:
-        check_set_aside(broken, images=7999, report=Report())
-    assert str(caught.value) == (
-        "8 of 7999 images cannot be used (at most 0.1% may be set aside): 0.jpg: empty file; 1.jpg: empty file; "
-        "2.jpg: empty file; 3.jpg: empty file; 4.jpg: empty file ..."
+        check_unreadable(broken, images=7999, report=Report())
+    assert str(caught.value).startswith("8 of 7999 images")
+    assert str(caught.value).endswith(
+        " 0.1%): 0.jpg: empty file; 1.jpg: empty file; 2.jpg: empty file; 3.jpg: empty file; 4.jpg: empty file ..."
     )
 
 
 def test_no_broken_image_is_fine_in_any_number_of_images() -> None:
     for images in (0, 1, 10**7):
-        check_set_aside([], images=images, report=Report())
+        check_unreadable([], images=images, report=Report())
 
 
 def test_report_has_a_line_for_each_rule_the_commonest_first() -> None:

@@ -1,4 +1,4 @@
-"""An exported file finds what its checkpoint finds, says what it is, and is refused where it does not."""
+"""An exported file gives the detections of its checkpoint, describes itself, and is not written otherwise."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ssd.data.formats.shapes import CLASS_NAMES, render
 from ssd.export import parity
 from ssd.export.onnx_graph import to_onnx
 from ssd.inference.onnx_predictor import OnnxPredictor
-from ssd.inference.torch_predictor import Predictor
+from ssd.inference.torch_predictor import TorchPredictor
 from ssd.model.backbones import MobileNetV1
 from ssd.model.postprocess import PostProcess
 from ssd.model.priors import PriorSpec
@@ -48,7 +48,7 @@ SETTINGS: dict[str, Any] = {"nms_threshold": 0.45, "topk_candidates": 60, "max_d
 
 @pytest.fixture(scope="module")
 def model(mobilenet_v1: PriorSpec, images: list[ImageArray]) -> SSD:
-    """Random weights; BatchNorm has seen images, or all scores would be alike."""
+    """Random weights; BatchNorm has seen images, otherwise all scores would be similar."""
     torch.manual_seed(3)
     backbone = MobileNetV1(width_multiplier=0.25, mean=[120.0, 110.0, 100.0], std=[50.0, 60.0, 70.0])
     network = SSD(backbone, mobilenet_v1, class_names=CLASS_NAMES, image_size=SIZE)
@@ -65,19 +65,19 @@ def images() -> list[ImageArray]:
 
 
 @pytest.fixture(scope="module")
-def predictor(model: SSD) -> Predictor:
-    return Predictor(model, PostProcess(score_threshold=0.05, **SETTINGS), device="cpu")
+def predictor(model: SSD) -> TorchPredictor:
+    return TorchPredictor(model, PostProcess(score_threshold=0.05, **SETTINGS), device="cpu")
 
 
 @pytest.fixture(scope="module")
-def graph(model: SSD, predictor: Predictor) -> onnx.ModelProto:
+def graph(model: SSD, predictor: TorchPredictor) -> onnx.ModelProto:
     with unchecked():
         return to_onnx(model, predictor.postprocess)
 
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Without the checks of annotations: where they compare the batch's size, the exporter would fix it."""
+    """Disables the annotation checks: they compare batch sizes, so the exporter would treat the size as fixed."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -95,7 +95,7 @@ def write(graph: onnx.ModelProto, folder: Path) -> Path:
 
 
 def changed(graph: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray]) -> onnx.ModelProto:
-    """The graph with another value in one tensor."""
+    """The graph with a changed tensor."""
     copy = onnx.ModelProto.FromString(graph.SerializeToString())
     tensor = next(tensor for tensor in copy.graph.initializer if tensor.name == name)
     tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), name))
@@ -110,14 +110,17 @@ def table(found: Detections) -> torch.Tensor:
     return rows(found.labels, found.scores, found.boxes)
 
 
-def test_all_three_files_find_the_same(
-    model: SSD, predictor: Predictor, exported: Path, images: list[ImageArray], tmp_path: Path
+def test_all_three_file_formats_give_the_same_detections(
+    model: SSD, predictor: TorchPredictor, exported: Path, images: list[ImageArray], tmp_path: Path
 ) -> None:
     checkpoint.save_release(model, tmp_path / "model.safetensors")
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     torch.save({"state_dict": state, "recipe": model.recipe()}, tmp_path / "model.ckpt")
     loaded = (checkpoint.load(tmp_path / name) for name in ("model.safetensors", "model.ckpt"))
-    predictors = [*(Predictor(each, predictor.postprocess, device="cpu") for each in loaded), OnnxPredictor(exported)]
+    predictors = [
+        *(TorchPredictor(each, predictor.postprocess, device="cpu") for each in loaded),
+        OnnxPredictor(exported),
+    ]
     expected = predictor(images)
     assert sum(map(len, expected)) > 50
     first = expected[0]
@@ -131,33 +134,33 @@ def test_all_three_files_find_the_same(
 
 
 def test_images_without_detections(
-    model: SSD, predictor: Predictor, graph: onnx.ModelProto, images: list[ImageArray], tmp_path: Path
+    model: SSD, predictor: TorchPredictor, graph: onnx.ModelProto, images: list[ImageArray], tmp_path: Path
 ) -> None:
-    """With the threshold between their best scores, some have one and some have none."""
+    """The threshold lies between the best scores of the images, so some have detections and some have none."""
     best = sorted(float(found.scores[0]) for found in predictor(images))
     threshold = (best[1] + best[2]) / 2
     nms = next(node for node in graph.graph.node if node.op_type == "NonMaxSuppression")
     tampered = changed(graph, nms.input[4], lambda old: np.full_like(old, threshold))
-    expected = Predictor(model, PostProcess(score_threshold=threshold, **SETTINGS), device="cpu")(images)
+    expected = TorchPredictor(model, PostProcess(score_threshold=threshold, **SETTINGS), device="cpu")(images)
     found = OnnxPredictor(write(tampered, tmp_path))(images)
     assert [len(one) for one in found] == [len(one) for one in expected]
     assert min(map(len, found)) == 0 < max(map(len, found))
 
 
-def test_a_batch_gives_what_its_images_give_alone(exported: Path, images: list[ImageArray]) -> None:
+def test_batched_equals_single(exported: Path, images: list[ImageArray]) -> None:
     onnx_predictor = OnnxPredictor(exported)
     for alone, batched in zip(images, onnx_predictor(images), strict=True):
         assert_same_in_any_order(table(onnx_predictor([alone])[0]), table(batched), atol=1e-5)
 
 
-def test_the_file_can_be_used_by_what_it_says_of_itself(exported: Path, images: list[ImageArray]) -> None:
+def test_metadata_describes_the_graph(exported: Path, images: list[ImageArray]) -> None:
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
-    said = session.get_modelmeta().custom_metadata_map
-    assert json.loads(said["class_names"]) == list(CLASS_NAMES)
-    assert json.loads(said["recipe"])["image_size"] == SIZE
-    assert json.loads(said["postprocess"])["nms_threshold"] == 0.45
-    assert "uint8 RGB" in said["usage"]
-    assert f"{SIZE}x{SIZE}" in said["usage"]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == list(CLASS_NAMES)
+    assert json.loads(metadata["recipe"])["image_size"] == SIZE
+    assert json.loads(metadata["postprocess"])["nms_threshold"] == 0.45
+    assert "uint8 RGB" in metadata["usage"]
+    assert f"{SIZE}x{SIZE}" in metadata["usage"]
     batch = np.stack([image[:SIZE, :SIZE] for image in images])
     boxes, scores, labels, counts = session.run(["boxes", "scores", "labels", "counts"], {"images": batch})
     assert boxes.shape == (5, 40, 4)
@@ -169,14 +172,14 @@ def test_the_file_can_be_used_by_what_it_says_of_itself(exported: Path, images: 
         assert (labels[row, :count] >= 0).all()
 
 
-def test_no_path_of_this_machine_is_in_the_file(exported: Path) -> None:
+def test_file_contains_no_local_path(exported: Path) -> None:
     assert str(Path(torch.__file__).parent).encode() not in exported.read_bytes()
     assert str(Path(__file__).parents[2]).encode() not in exported.read_bytes()
 
 
 @pytest.fixture
 def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compose]:
-    """Composes a command's configuration from its overrides, in a folder of the test's own."""
+    """Composes the configuration of a command, in a temporary working folder."""
     monkeypatch.chdir(tmp_path)
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -187,8 +190,8 @@ def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
 # --- comparison and command --------------------------------------------------------------------------------------
 
 
-def test_another_file_disagrees(
-    graph: onnx.ModelProto, predictor: Predictor, exported: Path, images: list[ImageArray], tmp_path: Path
+def test_tampered_file_disagrees(
+    graph: onnx.ModelProto, predictor: TorchPredictor, exported: Path, images: list[ImageArray], tmp_path: Path
 ) -> None:
     same = parity.compare(predictor, OnnxPredictor(exported), images)
     assert same.agrees
@@ -198,14 +201,14 @@ def test_another_file_disagrees(
     assert not parity.compare(predictor, OnnxPredictor(tampered), images).agrees
 
 
-def test_nothing_to_compare_is_an_error(predictor: Predictor) -> None:
-    blind = Predictor(predictor.model, PostProcess(score_threshold=1.0, **SETTINGS), device="cpu")
-    with pytest.raises(ConfigError, match="nothing is detected"):
+def test_nothing_to_compare_is_an_error(predictor: TorchPredictor) -> None:
+    blind = TorchPredictor(predictor.model, PostProcess(score_threshold=1.0, **SETTINGS), device="cpu")
+    with pytest.raises(ConfigError, match="no detections in 1 images"):
         parity.compare(blind, blind, [np.zeros((9, 9, 3), np.uint8)])
 
 
-def test_a_file_that_disagrees_gets_no_name(
-    graph: onnx.ModelProto, predictor: Predictor, tmp_path: Path, configuration: Compose
+def test_file_that_disagrees_is_not_written(
+    graph: onnx.ModelProto, predictor: TorchPredictor, tmp_path: Path, configuration: Compose
 ) -> None:
     config = configuration("export", "checkpoint=x", "output=model.onnx")
 
@@ -213,12 +216,12 @@ def test_a_file_that_disagrees_gets_no_name(
         temporary.write_bytes(with_other_weights(graph).SerializeToString())
         check(predictor, temporary, config)
 
-    with pytest.raises(MachineError, match=r"output=model.onnx: not written: .* disagree on \d+% of"):
+    with pytest.raises(MachineError, match=r"output=model\.onnx: not written: .* \d+%"):
         checkpoint.write_atomically(tmp_path / "model.onnx", write_and_check)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_the_command(
+def test_export_command(
     model: SSD, tmp_path: Path, configuration: Compose, caplog: pytest.LogCaptureFixture, images: list[ImageArray]
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -243,7 +246,7 @@ def test_the_command(
     assert all(len(found) <= 200 for found in OnnxPredictor(tmp_path / "out/int8.onnx")(images))
 
 
-def test_int8_that_costs_too_much_is_not_written(
+def test_int8_with_a_large_map_drop_is_not_written(
     model: SSD, tmp_path: Path, configuration: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([{"map": 0.5}, {"map": 0.4}])
@@ -251,7 +254,7 @@ def test_int8_that_costs_too_much_is_not_written(
     checkpoint.save_release(model, tmp_path / "model.safetensors")
     where = [f"checkpoint={tmp_path}/model.safetensors", f"output={tmp_path}/out/int8.onnx", "quantize=int8"]
     data = ["dataset=shapes", "dataset.train=3", "dataset.val=2", "dataset.side_px=120", "num_workers=0"]
-    with unchecked(), pytest.raises(DataError, match=r"int8 costs 0.100 mAP on val, over max_map_drop=0.05"):
+    with unchecked(), pytest.raises(DataError, match=r"0\.100 mAP on val, .*max_map_drop=0\.05"):
         export(configuration("export", *where, *data, "calibration_images=2"))
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -259,8 +262,8 @@ def test_int8_that_costs_too_much_is_not_written(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["output=model.pt"], "must end in .onnx"),
-        (["output=model.onnx", "quantize=int4"], "must be null or int8"),
+        (["output=model.pt"], r"output=model\.pt: .*\.onnx"),
+        (["output=model.onnx", "quantize=int4"], "quantize=int4: .*int8"),
         (["output=model.onnx", "quantize=int8"], "give dataset=voc"),
         (["output=model.onnx", "quantize=int8", "dataset=shapes", "split=train"], "give split=val"),
         (["output=model.onnx", "quantize=int8", "dataset=voc", "dataset.root=cats"], "no objects of the checkpoint"),
@@ -278,7 +281,7 @@ def test_wrong_settings(model: SSD, tmp_path: Path, configuration: Compose, over
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch.compile
 @pytest.mark.parametrize("with_data", [False, True])
-def test_the_benchmark(
+def test_benchmark_command(
     model: SSD, tmp_path: Path, configuration: Compose, caplog: pytest.LogCaptureFixture, with_data: bool
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -298,7 +301,7 @@ def test_the_benchmark(
     assert measured["ONNX Runtime int8"]["megabytes"] < measured["ONNX Runtime"]["megabytes"]
 
 
-def test_the_table_of_the_benchmark_sets_its_numbers_right(caplog: pytest.LogCaptureFixture) -> None:
+def test_benchmark_table_is_right_aligned(caplog: pytest.LogCaptureFixture) -> None:
     numbers = {"map": None, "p50_ms": 9.5, "p95_ms": 10.0, "images_per_second": 100.0, "megabytes": 5.0}
     with caplog.at_level(logging.INFO, logger="ssd"):
         show({"one": numbers, "two": numbers | {"map": 0.5, "p50_ms": 1234.5}}, title="t")

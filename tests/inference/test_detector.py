@@ -1,7 +1,8 @@
-"""The three lines for notebooks."""
+"""The Python API."""
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from media import HEIGHT, WIDTH, image, lines, predict
+from media import HEIGHT, WIDTH, predict, read_records, write_image
+from omegaconf import OmegaConf
 from PIL import Image
 
 import ssd
+from ssd.cli.config import CONF
 from ssd.common.errors import CheckpointError, ConfigError, DataError, MachineError
 from ssd.common.images import read_image
-from ssd.inference.torch_predictor import Predictor
+from ssd.inference.torch_predictor import TorchPredictor
 from ssd.model.backbones import MobileNetV1
+from ssd.model.postprocess import PostProcess
 from ssd.model.priors import PriorSpec
 from ssd.model.ssd import SSD
 from ssd.weights import checkpoint
@@ -41,8 +45,8 @@ def detector(weights: Path) -> ssd.Detector:
     return ssd.load(weights, score_threshold=0.01, max_detections=7, device="cpu")
 
 
-def test_a_image_is_a_file_an_array_or_a_pillow_image(detector: ssd.Detector, tmp_path: Path) -> None:
-    path = image(tmp_path / "a.png")
+def test_accepts_files_arrays_and_pillow_images(detector: ssd.Detector, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png")
     from_path, from_text, from_array, from_pillow = detector([path, str(path), read_image(path), Image.open(path)])
     alone = detector(path)
     assert len(alone) == 7
@@ -54,8 +58,8 @@ def test_a_image_is_a_file_an_array_or_a_pillow_image(detector: ssd.Detector, tm
     assert alone.boxes == pytest.approx(from_path.boxes, abs=0.02)
 
 
-def test_what_is_found_is_in_pixels_and_has_names(detector: ssd.Detector, tmp_path: Path) -> None:
-    found = detector(image(tmp_path / "a.png"))
+def test_boxes_are_in_pixels_and_labels_are_names(detector: ssd.Detector, tmp_path: Path) -> None:
+    found = detector(write_image(tmp_path / "a.png"))
     assert found.boxes.shape == (7, 4)
     assert (found.boxes >= 0).all()
     assert (found.boxes <= [WIDTH, HEIGHT, WIDTH, HEIGHT]).all()
@@ -66,34 +70,37 @@ def test_what_is_found_is_in_pixels_and_has_names(detector: ssd.Detector, tmp_pa
     assert repr(found).startswith(f"<7 detections in {tmp_path / 'a.png'} of {WIDTH}x{HEIGHT}: ")
 
 
-def test_it_is_what_predict_writes(detector: ssd.Detector, weights: Path, tmp_path: Path) -> None:
-    path = image(tmp_path / "a.png")
+def test_results_equal_those_of_predict(detector: ssd.Detector, weights: Path, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png")
     predict(detector._predictor, path, tmp_path / "out", draw_threshold=0.01)
-    assert lines(tmp_path / "out") == [detector(path).to_dict()]
+    assert read_records(tmp_path / "out") == [detector(path).to_dict()]
     drawn = detector(path).draw(tmp_path / "new" / "drawn.png")
     assert np.array_equal(read_image(tmp_path / "new" / "drawn.png"), drawn)
     assert np.array_equal(read_image(tmp_path / "out" / "a.png"), drawn)
 
 
-def test_a_notebook_shows_the_image(detector: ssd.Detector, tmp_path: Path) -> None:
-    assert detector(image(tmp_path / "a.png"))._repr_png_().startswith(b"\x89PNG")
+def test_notebook_displays_a_png(detector: ssd.Detector, tmp_path: Path) -> None:
+    assert detector(write_image(tmp_path / "a.png"))._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_list_gives_a_list(detector: ssd.Detector, tmp_path: Path) -> None:
     assert detector([]) == []
-    assert len(detector([image(tmp_path / "a.png")])) == 1
+    assert len(detector([write_image(tmp_path / "a.png")])) == 1
 
 
-def test_thresholds_are_those_of_the_configuration_unless_given(weights: Path, tmp_path: Path) -> None:
-    usual = ssd.load(weights, device="cpu")._predictor
-    assert isinstance(usual, Predictor)
-    assert usual.postprocess.score_threshold == 0.3
-    assert usual.postprocess.max_detections == 200
-    assert len(ssd.load(weights, score_threshold=1.0, device="cpu")(image(tmp_path / "a.png"))) == 0
+def test_defaults_equal_the_configuration(weights: Path, tmp_path: Path) -> None:
+    predictor = ssd.load(weights, device="cpu")._predictor
+    assert isinstance(predictor, TorchPredictor)
+    assert (predictor.postprocess.score_threshold, predictor.postprocess.max_detections) == (0.3, 200)
+    assert OmegaConf.load(CONF / "predict.yaml").draw_threshold == 0.3
+    settings = OmegaConf.load(CONF / "postprocess" / "default.yaml")
+    for name, parameter in inspect.signature(PostProcess).parameters.items():
+        assert settings[name] == parameter.default
+    assert len(ssd.load(weights, score_threshold=1.0, device="cpu")(write_image(tmp_path / "a.png"))) == 0
 
 
-def test_half_precision_finds_nearly_the_same(weights: Path, detector: ssd.Detector, tmp_path: Path) -> None:
-    path = image(tmp_path / "a.png")
+def test_half_precision_gives_nearly_the_same_scores(weights: Path, detector: ssd.Detector, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png")
     quick = ssd.load(weights, score_threshold=0.01, max_detections=7, device="cpu", precision="bfloat16")
     half, full = quick(path).scores, detector(path).scores
     assert half[0] == pytest.approx(full[0], abs=0.1)
@@ -101,44 +108,49 @@ def test_half_precision_finds_nearly_the_same(weights: Path, detector: ssd.Detec
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_what_is_no_image_at_all_is_named(detector: ssd.Detector) -> None:
-    with pytest.raises(DataError, match="bytes: give a path, a uint8 RGB array, a Pillow image, or a list"):
+def test_unsupported_type_is_an_error(detector: ssd.Detector) -> None:
+    with pytest.raises(DataError, match="bytes: give a path"):
         detector(b"abc")  # type: ignore[call-overload]
 
 
-def test_what_is_wrong_is_said(weights: Path, detector: ssd.Detector, tmp_path: Path) -> None:
+def test_errors_name_the_value(weights: Path, detector: ssd.Detector, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such image"):
         detector(tmp_path / "missing.jpg")
-    with pytest.raises(DataError, match=r"an array of float32 \[2, 2, 3\]: give uint8 RGB \[H, W, 3\]"):
+    with pytest.raises(DataError, match=r"array of float32 \[2, 2, 3\].*uint8 RGB"):
         detector(np.zeros((2, 2, 3), np.float32))
     for path in (tmp_path, tmp_path / "street.MP4"):
-        with pytest.raises(DataError, match=r"not one image; python predict\.py"):
+        with pytest.raises(DataError, match="not a single image"):
             detector(path)
-    with pytest.raises(ConfigError, match=r"out: give a name that ends in \.jpg or \.png"):
+    with pytest.raises(ConfigError, match=r"out: .*\.jpg or \.png"):
         detector(np.zeros((2, 2, 3), np.uint8)).draw(tmp_path / "out")
     with pytest.raises(DataError, match="floating-point pixels"):
         detector(Image.new("F", (4, 4)))
-    with pytest.raises(DataError, match=r"http://a/b\.jpg: an address; give a file, a uint8 RGB array or a Pillow"):
+    with pytest.raises(DataError, match=r"http://a/b\.jpg: .*predict\.py"):
         detector("http://a/b.jpg")
     (tmp_path / "file").touch()
-    with pytest.raises(MachineError, match=r"file/a\.png: cannot be written: .*; name another place"):
+    with pytest.raises(MachineError, match=r"file/a\.png: cannot be written"):
         detector(np.zeros((2, 2, 3), np.uint8)).draw(tmp_path / "file" / "a.png")
     for score in (2, -0.1, float("nan")):
-        with pytest.raises(ConfigError, match=r"score_threshold=.*: must be from 0 up to 1"):
+        with pytest.raises(ConfigError, match=f"score_threshold={score}: .* 0 and 1"):
             ssd.load(weights, score_threshold=score)
-    with pytest.raises(ConfigError, match="max_detections=0: must be from 1"):
+    with pytest.raises(ConfigError, match=r"max_detections=0: .* 1"):
         ssd.load(weights, max_detections=0)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         ssd.load(tmp_path / "missing.safetensors")
-    with pytest.raises(ConfigError, match="precision=fp8: no such precision; there are float32, bfloat16, float16"):
+    with pytest.raises(ConfigError, match=r"precision=fp8: .*float32, bfloat16, float16"):
         ssd.load(weights, precision="fp8")
-    with pytest.raises(ConfigError, match="device=gpu: no such device"):
+    with pytest.raises(ConfigError, match=r"device=gpu: .*cpu, cuda"):
         ssd.load(weights, device="gpu")
-    with pytest.raises(MachineError, match="device=cuda:99: not on this machine"):
+    with pytest.raises(MachineError, match=r"device=cuda:99: .*device=cpu"):
         ssd.load(weights, device="cuda:99")
 
 
-def test_importing_the_package_is_light_and_unknown_names_are_errors() -> None:
+def test_albumentations_does_not_check_for_updates() -> None:
+    code = "import os, ssd; assert os.environ['NO_ALBUMENTATIONS_UPDATE'] == '1'"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_import_is_light_and_unknown_attributes_are_errors() -> None:
     code = "import sys, ssd, ssd.cli.app; assert not {'torch', 'cv2', 'pytorch_lightning'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'loda'"):

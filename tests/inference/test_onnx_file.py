@@ -1,8 +1,9 @@
-"""Files of strangers: what is no file of ours, is damaged, or reaches beyond itself, is refused in one line."""
+"""Files from unknown sources: foreign, damaged or unsafe files are refused with one line."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ RECIPE = {"class_names": ["cat", "dog"], "image_size": SIZE}
 
 @pytest.fixture
 def graph() -> onnx.ModelProto:
-    """Finds one dog, whatever it sees."""
+    """Returns one dog for any image."""
     found = {
         "boxes": np.array([[[0.1, 0.2, 0.3, 0.4], [0, 0, 0, 0]]], np.float32),
         "scores": np.array([[0.9, 0]], np.float32),
@@ -43,7 +44,7 @@ def graph() -> onnx.ModelProto:
     opset = [helper.make_opsetid("", 18)]
     model = helper.make_model(helper.make_graph(nodes, "dog", inputs, outputs, values), opset_imports=opset)
     model.ir_version = 10
-    onnx_file.describe(model, recipe=RECIPE, postprocess={})
+    onnx_file.write_metadata(model, recipe=RECIPE, postprocess={})
     return model
 
 
@@ -53,14 +54,14 @@ def write(graph: onnx.ModelProto, folder: Path) -> Path:
     return path
 
 
-def refused(path: Path, message: str) -> None:
+def assert_refused(path: Path, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as error:
         OnnxPredictor(path)([np.zeros((9, 9, 3), np.uint8)])
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_file_as_it_should_be(graph: onnx.ModelProto, tmp_path: Path) -> None:
+def test_valid_file(graph: onnx.ModelProto, tmp_path: Path) -> None:
     predictor = OnnxPredictor(write(graph, tmp_path))
     (found,) = predictor([np.zeros((9, 9, 3), np.uint8)])
     assert predictor.class_names == ("cat", "dog")
@@ -69,18 +70,18 @@ def test_a_file_as_it_should_be(graph: onnx.ModelProto, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 half a zip"])
-def test_what_is_no_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_files_of_other_formats_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
-    refused(tmp_path / "model.onnx", "damaged|recipe")
-    refused(tmp_path, "no such file")
-    refused(tmp_path / "none.onnx", "no such file")
+    assert_refused(tmp_path / "model.onnx", "damaged|recipe")
+    assert_refused(tmp_path, "no such file")
+    assert_refused(tmp_path / "none.onnx", "no such file")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
 def test_truncated_files_are_refused(graph: onnx.ModelProto, tmp_path: Path, share: float) -> None:
     data = graph.SerializeToString()
     (tmp_path / "model.onnx").write_bytes(data[: int(len(data) * share)])
-    refused(tmp_path / "model.onnx", "damaged|recipe|refuses")
+    assert_refused(tmp_path / "model.onnx", "damaged|recipe|rejects")
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -93,55 +94,53 @@ def test_weights_in_another_file_are_refused(graph: onnx.ModelProto, tmp_path: P
         graph.graph.node.append(helper.make_node("Constant", [], ["secret"], value=weight))
     else:
         graph.graph.initializer.append(weight)
-    refused(write(graph, tmp_path), "'secret' lies in another file")
+    assert_refused(write(graph, tmp_path), "refused: .*'secret'")
 
 
-def test_operators_of_strangers_are_refused(graph: onnx.ModelProto, tmp_path: Path) -> None:
+def test_custom_operators_are_refused(graph: onnx.ModelProto, tmp_path: Path) -> None:
     graph.graph.node.append(helper.make_node("Run", [], ["x"], domain="evil"))
-    refused(write(graph, tmp_path), "'Run' of 'evil'")
+    assert_refused(write(graph, tmp_path), "refused: 'Run' of 'evil'")
 
 
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
         (RECIPE | {"image_size": 64}, "64x64"),
-        (RECIPE | {"image_size": "8"}, "takes"),
+        (RECIPE | {"image_size": "8"}, "input"),
         (RECIPE | {"class_names": "cat"}, "class_names"),
         (RECIPE | {"class_names": []}, "class_names"),
         (RECIPE | {"class_names": [1, 2]}, "class_names"),
-        (RECIPE | {"class_names": ["cat"]}, "no name"),
+        (RECIPE | {"class_names": ["cat"]}, "no class name"),
         ({"image_size": SIZE}, "no recipe"),
         ([1, 2], "no recipe"),
         (None, "no recipe"),
     ],
 )
-def test_metadata_that_do_not_fit_are_refused(
-    graph: onnx.ModelProto, tmp_path: Path, recipe: Any, message: str
-) -> None:
+def test_inconsistent_metadata_is_refused(graph: onnx.ModelProto, tmp_path: Path, recipe: Any, message: str) -> None:
     helper.set_model_props(graph, {"recipe": json.dumps(recipe)})
-    refused(write(graph, tmp_path), message)
+    assert_refused(write(graph, tmp_path), message)
 
 
 def test_other_outputs_are_refused(graph: onnx.ModelProto, tmp_path: Path) -> None:
     del graph.graph.output[0]
-    refused(write(graph, tmp_path), "outputs are not boxes")
+    assert_refused(write(graph, tmp_path), "outputs are not boxes")
 
 
-def test_what_the_runtime_cannot_run_is_refused(graph: onnx.ModelProto, tmp_path: Path) -> None:
+def test_graph_that_the_runtime_rejects_is_refused(graph: onnx.ModelProto, tmp_path: Path) -> None:
     graph.graph.node.append(helper.make_node("Relu", ["nothing"], ["x"]))
-    refused(write(graph, tmp_path), "onnxruntime refuses it")
+    assert_refused(write(graph, tmp_path), "onnxruntime rejects it")
 
 
-def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
+def test_too_large_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "model.onnx").open("wb") as file:
         file.truncate(onnx_file.MAX_BYTES + 1)  # sparse
-    refused(tmp_path / "model.onnx", "over 2 GB")
+    assert_refused(tmp_path / "model.onnx", "2 GB")
 
 
-def test_a_setting_that_is_baked_in_is_not_passed_over(graph: onnx.ModelProto, tmp_path: Path) -> None:
-    """As the command line does it: the file has its own non-maximum suppression."""
-    inside = {"score_threshold": 0.01, "nms_threshold": 0.45, "topk_candidates": 2000, "max_detections": 200}
-    onnx_file.describe(graph, recipe=RECIPE, postprocess=inside)
+def test_explicit_override_of_an_exported_setting_is_an_error(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    """Through the command line; the file has its own non-maximum suppression."""
+    exported = {"score_threshold": 0.01, "nms_threshold": 0.45, "topk_candidates": 2000, "max_detections": 200}
+    onnx_file.write_metadata(graph, recipe=RECIPE, postprocess=exported)
     path = write(graph, tmp_path)
     command = [sys.executable, "predict.py", f"checkpoint={path}", f"source={tmp_path}", f"output={tmp_path / 'out'}"]
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
@@ -150,25 +149,26 @@ def test_a_setting_that_is_baked_in_is_not_passed_over(graph: onnx.ModelProto, t
         done = subprocess.run([*command, *overrides], cwd=Path(__file__).parents[2], capture_output=True, text=True)
         return done.returncode, done.stderr
 
-    code, said = predict("postprocess.nms_threshold=0.6")
-    assert (code, "was exported with nms_threshold=0.45, which cannot become 0.6" in said) == (2, True), said
+    code, message = predict("postprocess.nms_threshold=0.6")
+    assert code == 2
+    assert re.search("nms_threshold=0.45.* 0.6", message)
     assert predict("postprocess.nms_threshold=0.45", "postprocess.score_threshold=0.2")[0] == 0
 
 
-def test_a_baked_in_setting_of_the_configuration_alone_stands_back(graph: onnx.ModelProto, tmp_path: Path) -> None:
-    onnx_file.describe(graph, recipe=RECIPE, postprocess={"nms_threshold": 0.5, "topk_candidates": 100})
+def test_default_setting_yields_to_the_exported_one(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    onnx_file.write_metadata(graph, recipe=RECIPE, postprocess={"nms_threshold": 0.5, "topk_candidates": 100})
     postprocess = PostProcess(score_threshold=0.01, nms_threshold=0.45, topk_candidates=2000, max_detections=200)
     path = write(graph, tmp_path)
     assert open_predictor(path, postprocess).class_names == ("cat", "dog")
-    with pytest.raises(ConfigError, match="exported with topk_candidates=100, which cannot become 2000"):
+    with pytest.raises(ConfigError, match=r"topk_candidates=100.* 2000"):
         open_predictor(path, postprocess, explicit_overrides=["topk_candidates"])
 
 
-def test_the_setting_names_of_version_0_1_are_read(graph: onnx.ModelProto, tmp_path: Path) -> None:
+def test_setting_names_of_version_0_1_are_read(graph: onnx.ModelProto, tmp_path: Path) -> None:
     old = {"score_threshold": 0.01, "iou_threshold": 0.5, "candidates": 100, "max_detections": 200}
-    onnx_file.describe(graph, recipe=RECIPE, postprocess=old)
+    onnx_file.write_metadata(graph, recipe=RECIPE, postprocess=old)
     path = write(graph, tmp_path)
     expected = {"score_threshold": 0.01, "nms_threshold": 0.5, "topk_candidates": 100, "max_detections": 200}
     assert onnx_file.read(path).postprocess == expected
-    with pytest.raises(ConfigError, match=r"nms_threshold=0\.5, which cannot become 0\.45"):
+    with pytest.raises(ConfigError, match=r"nms_threshold=0\.5.* 0\.45"):
         open_predictor(path, PostProcess(), explicit_overrides=["nms_threshold"])

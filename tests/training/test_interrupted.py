@@ -1,4 +1,4 @@
-"""Runs that are killed, asked to stop, or run out of room: nothing is lost, and the exit code says why."""
+"""Runs that are killed, stopped, or run out of space: nothing is lost, and the exit code gives the cause."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def wait_for_step(folder: Path, step: int) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
-    start(folder, *TINY, "--cfg", "job").join()  # the first one waits for the imports
+    start(folder, *TINY, "--cfg", "job").join()  # the first process waits for the imports
     before = time.monotonic()
     process = start(folder, *TINY, "hydra.run.dir=run")
     process.join()
@@ -66,7 +66,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def seconds(whole: Path) -> float:
-    """How long a run takes on this machine now."""
+    """Duration of a run on this machine now."""
     return float((whole.parent / "seconds").read_text())
 
 
@@ -91,7 +91,7 @@ def kill_often(folder: Path, *, kills: int, seed: int, seconds: float) -> None:
         step = saved
 
 
-def test_a_run_killed_again_and_again_ends_as_if_nothing_had_been(whole: Path, tmp_path: Path) -> None:
+def test_a_run_killed_again_and_again_ends_like_an_uninterrupted_one(whole: Path, tmp_path: Path) -> None:
     kill_often(tmp_path, kills=12, seed=0, seconds=seconds(whole))
     assert same(tmp_path / "run", whole)
     assert not list((tmp_path / "run").rglob("*.partial"))
@@ -109,7 +109,7 @@ def test_a_hundred_kills(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "code", "workers"), [(signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 2)]
 )
-def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
+def test_a_signal_saves_at_the_next_step_and_the_run_resumes(
     whole: Path, tmp_path: Path, number: signal.Signals, code: int, workers: int
 ) -> None:
     process = start(tmp_path, *TINY, "hydra.run.dir=run", "save_every_steps=1000", f"num_workers={workers}")
@@ -119,7 +119,7 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
     output = (tmp_path / "output").read_text()
     assert process.exitcode == code, output
     assert f"stopped by {number.name} at step" in output
-    assert "go on with: python train.py resume=run" in output
+    assert "python train.py resume=run" in output
     assert "Traceback" not in output
     stopped = safe_load(tmp_path / "run/checkpoints/last.ckpt")["global_step"]
     assert 4 < stopped < STEPS
@@ -127,9 +127,11 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
     more.join()
     assert more.exitcode == 0, (tmp_path / "output").read_text()
     assert same(tmp_path / "run", whole)
+    steps = [int(row["step"]) for row in rows(tmp_path / "run") if row["train/loss"]]
+    assert steps == list(range(STEPS))  # that of the signal, too
 
 
-def test_curves_go_on_without_overlap_or_gap(whole: Path, tmp_path: Path) -> None:
+def test_curves_continue_without_overlap_or_gap(whole: Path, tmp_path: Path) -> None:
     process = start(tmp_path, *TINY, "hydra.run.dir=run", "save_every_steps=7")
     wait_for_step(tmp_path / "run", 12)  # past the recovery points at 7 and after the first epoch
     process.kill()
@@ -162,7 +164,7 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     assert "run: another process is training here" in (tmp_path / "output").read_text()
 
 
-def test_a_job_put_back_into_the_queue_finds_its_run(whole: Path, tmp_path: Path) -> None:
+def test_a_requeued_job_finds_its_run(whole: Path, tmp_path: Path) -> None:
     commands = tmp_path / "bin"
     commands.mkdir()
     (commands / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
@@ -194,11 +196,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, small_disk: Path) -> None:
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, small_disk: Path) -> None:
     process = start(tmp_path, *TINY, "hydra.run.dir=disk/run", "epochs=200", "trainer.num_sanity_val_steps=0")
     wait_for_step(small_disk / "run", 2)
     with (small_disk / "filler").open("wb", buffering=0) as filler:
-        while process.is_alive():  # again and again: the run gives room back whenever it replaces a file
+        while process.is_alive():  # again and again: the run frees space whenever it replaces a file
             with contextlib.suppress(OSError):
                 while filler.write(bytes(4096)):
                     pass
@@ -213,7 +215,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, small_disk: Pa
     assert (small_disk / "run/checkpoints/last.ckpt").exists()
 
 
-def test_a_read_only_folder_is_said_before_anything_starts(tmp_path: Path, small_disk: Path) -> None:
+def test_a_read_only_folder_fails_before_anything_starts(tmp_path: Path, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     for place in ("disk/run", "disk/${backbone.width_multiplier}"):
         process = start(tmp_path, *TINY, f"hydra.run.dir={place}")

@@ -20,7 +20,8 @@ from ssd.model.postprocess import PostProcess
 from ssd.model.priors import PriorSpec
 from ssd.model.ssd import SSD
 from ssd.training.ema import EMA
-from ssd.training.lightning_module import FiniteGuard, SSDModule
+from ssd.training.finite_guard import FiniteGuard
+from ssd.training.lightning_module import SSDModule
 from ssd.training.lr_schedules import cosine, multistep
 
 SIZE = 96

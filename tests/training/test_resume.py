@@ -1,4 +1,4 @@
-"""A run that was stopped goes on exactly: the same losses to the bit, weights, optimizer, averages and sample ids."""
+"""A stopped run resumes exactly: losses to the bit, weights, optimizer, averages and sample ids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from ssd.cli import build
-from ssd.training.resume import RecoveryPoint
+from ssd.training.checkpoint_callbacks import RecoveryPoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:You're resuming from a checkpoint")
 
@@ -46,7 +46,7 @@ CASES = {
 }
 
 
-class Watch(pl.Callback):
+class Recorder(pl.Callback):
     """Loss (as hex), sample ids and optimizer settings of every batch; step and loss of every validation."""
 
     def __init__(self) -> None:
@@ -70,15 +70,15 @@ class Watch(pl.Callback):
 class SaveAll(RecoveryPoint):
     """A recovery point at every step, each in a file of its own, with the batches and validations done before it."""
 
-    def __init__(self, folder: Path, watch: Watch) -> None:
+    def __init__(self, folder: Path, recorder: Recorder) -> None:
         super().__init__(folder, minutes=None, steps=1)
         self.folder = folder
-        self.watch = watch
+        self.recorder = recorder
         self.points: list[tuple[Path, int, int]] = []
 
     def _save(self, trainer: pl.Trainer) -> None:
         self.path = self.folder / f"{len(self.points):03}.ckpt"
-        self.points.append((self.path, len(self.watch.batches), len(self.watch.validations)))
+        self.points.append((self.path, len(self.recorder.batches), len(self.recorder.validations)))
         super()._save(trainer)
 
 
@@ -96,25 +96,25 @@ def compose(*overrides: str) -> DictConfig:
 
 def fit(
     config: DictConfig, folder: Path, *, resume_from: Path | None = None, save_all: bool = False
-) -> tuple[Watch, dict[str, Any], list[tuple[Path, int, int]]]:
-    """What was seen, the state at the end, and the points on the way."""
+) -> tuple[Recorder, dict[str, Any], list[tuple[Path, int, int]]]:
+    """The recorded batches, the state at the end, and the recovery points."""
     folder.mkdir(exist_ok=True)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build.build_datamodule(config)
     module = build.build_module(config, build.build_model(config, datamodule.class_names))
     trainer = build.build_trainer(config, folder, validates=datamodule.splits.val is not None)
-    watch = Watch()
-    trainer.callbacks.insert(0, watch)
-    saving = SaveAll(folder, watch)
+    recorder = Recorder()
+    trainer.callbacks.insert(0, recorder)
+    saving = SaveAll(folder, recorder)
     if save_all:
         trainer.callbacks[-1] = saving
     trainer.fit(module, datamodule, ckpt_path=resume_from)
     trainer.save_checkpoint(folder / "end.ckpt")
-    return watch, torch.load(folder / "end.ckpt", weights_only=True), saving.points
+    return recorder, torch.load(folder / "end.ckpt", weights_only=True), saving.points
 
 
 def differing(first: Any, second: Any, where: str = "") -> list[str]:
-    """The places at which two states differ, bit by bit."""
+    """The paths at which two states differ in any bit."""
     if isinstance(first, torch.Tensor):
         return [] if torch.equal(first, second) else [where]
     if isinstance(first, dict):
@@ -141,7 +141,7 @@ def check(case: str, folder: Path, *, every: int) -> None:
     config = compose(*CASES[case])
     whole, end, _ = fit(config, folder / "whole")
     saving, saved_end, points = fit(config, folder / "saving", save_all=True)
-    assert saving.batches == whole.batches  # saving changes nothing
+    assert saving.batches == whole.batches  # saving does not change the training
     assert differing(parts(end), parts(saved_end)) == []
     assert len(points) >= 12
     for point, batches, validations in points[::every]:
@@ -164,8 +164,8 @@ def test_from_every_step(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_settings_given_with_a_resume_count(optimizer: str, tmp_path: Path) -> None:
-    """From then on they are those of a run that had them from the start."""
+def test_settings_changed_on_resume_take_effect(optimizer: str, tmp_path: Path) -> None:
+    """From then on they equal those of a run that had them from the start."""
     before = [f"optimizer={optimizer}", "optimizer.lr=1e-3"]
     changes = ["optimizer.lr=4e-3", "optimizer.weight_decay=0.3", "module.base_lr_multiplier=0.1"]
     changes += ["optimizer.betas=[0.8,0.99]"] if optimizer == "adamw" else ["optimizer.momentum=0.8"]

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from ssd.cli.app import with_saved_overrides
 from ssd.common.errors import CheckpointError, ConfigError
-from ssd.training.run_dir import OVERRIDES_FILE
+from ssd.common.saved_config import OVERRIDES_FILE
 from ssd.weights import checkpoint
 
 

@@ -20,7 +20,7 @@ from ssd.common.errors import DataError
 from ssd.common.images import ImageArray
 from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
-from ssd.data.validation import Report, check_set_aside
+from ssd.data.validation import Report, check_unreadable
 
 ALIKE = 0.95  # likeness from which two images are called nearly the same
 _THUMBNAIL = 16  # sides of the copies that are compared, in pixels
@@ -57,7 +57,7 @@ def look(name: str, index: DetectionIndex, report: Report) -> Looks:
         seen = list(track(found, f"images: {name}", len(index), transient=True, disable=quiet))
     good = [(position, *item) for position, item in enumerate(seen) if not isinstance(item, str)]
     broken = [(index.paths[position], item) for position, item in enumerate(seen) if isinstance(item, str)]
-    check_set_aside(broken, images=len(index), report=report)
+    check_unreadable(broken, images=len(index), report=report)
     return Looks(
         positions=np.array([position for position, _, _ in good], dtype=np.int64),
         digests=[digest for _, digest, _ in good],

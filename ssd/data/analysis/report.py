@@ -46,9 +46,9 @@ def problems_table(report: Report) -> Table:
     table = Table(title="problems", title_justify="left", highlight=False)
     for name in ("training", "how often", "rule", "first"):
         table.add_column(name, justify="right" if name == "how often" else "left", overflow="fold")
-    counts = Counter((not problem.stops, problem.rule) for problem in report.problems)
+    counts = Counter((not problem.fatal, problem.rule) for problem in report.problems)
     for (goes_on, rule), count in sorted(counts.items(), key=lambda item: (item[0][0], -item[1])):
-        first = next(problem for problem in report.problems if (not problem.stops, problem.rule) == (goes_on, rule))
+        first = next(problem for problem in report.problems if (not problem.fatal, problem.rule) == (goes_on, rule))
         value = f": {first.value}" if first.value else ""
         cells = ("goes on" if goes_on else "stops", str(count), rule, f"{first.file}{value}")
         table.add_row(*(Text(printable(cell)) for cell in cells))
@@ -58,8 +58,8 @@ def problems_table(report: Report) -> Table:
 def problems_section(report: Report) -> report_page.Section:
     """All problems by file."""
     rows = [
-        ("stops" if problem.stops else "goes on", problem.file, problem.rule, problem.value)
-        for problem in sorted(report.problems, key=lambda problem: not problem.stops)
+        ("stops" if problem.fatal else "goes on", problem.file, problem.rule, problem.value)
+        for problem in sorted(report.problems, key=lambda problem: not problem.fatal)
     ]
     parts = [report_page.table(("training", "file", "rule", "value"), rows[:_MOST_ROWS])] if rows else ["None found."]
     if len(rows) > _MOST_ROWS:

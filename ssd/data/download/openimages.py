@@ -1,171 +1,182 @@
-"""Open Images from nothing: the official CSV files, a choice of images, into the layout that the reader knows."""
+"""Open Images: downloads the official CSV files and a selection of images, in the layout that the reader expects."""
 
 from __future__ import annotations
 
 import csv
 import io
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ssd.common.atomic_files import write_atomically
+from ssd.common.console import log, log_table
+from ssd.common.downloads import RemoteFile, download_files
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
+from ssd.common.http import DEFAULT_NETWORK, Network
 from ssd.common.images import decode_image
-from ssd.data.download.http import DownloadFolder, Network, RemoteFile, fetch_all
-from ssd.data.download.openimages_choice import Choice, choose_images, share_out
-from ssd.data.formats.openimages_csv import SPLITS, choose_classes, read_class_names, read_rows
+from ssd.data.download.folder import DownloadFolder
+from ssd.data.download.openimages_selection import Selection, select_images, split_limit
+from ssd.data.formats.openimages_csv import SPLITS, Rows, choose_classes, read_class_names, read_rows
 from ssd.data.formats.openimages_hierarchy import HIERARCHY, count_for_parents, expand, find_hierarchy, read_lineage
 from ssd.data.validation import Report
 
 _CLASSES = "class-descriptions-boxable.csv"
-_BOXES = ("{}-annotations-bbox.csv", "oidv6-{}-annotations-bbox.csv")  # the first is fetched if there is neither
-_OF_OTHERS = "sub-*-annotations-bbox.csv"
+_BOXES = ("{}-annotations-bbox.csv", "oidv6-{}-annotations-bbox.csv")  # the first is downloaded if both are missing
+_OTHER_DOWNLOADER = "sub-*-annotations-bbox.csv"
 _MISSING = "missing.csv"
 _MAX_TABLE_BYTES = 16 * 10**9
 _MAX_IMAGE_BYTES = 10**8
-_log = logging.getLogger("ssd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenImagesDownload:
-    """What to fetch, from where, into which folder; see conf/dataset/openimages.yaml for the settings."""
+    """Downloads Open Images into `root`.
+
+    Args:
+        root: the dataset folder.
+        classes: download only images with these classes; None for all.
+        expand_hierarchy: the boxes of a subclass count for the class, too: Man and Woman for Person.
+        include_depictions: drawings, photographs and statues count as objects.
+        splits: official names.
+        max_images: of all splits together, divided 8 : 1 : 1; None for all. A selected image gets all its boxes.
+        max_images_per_class: divided likewise; a class gets more only in images that were selected for another.
+        balance: select images of the rarest class first, instead of at random.
+        seed: of the selection.
+        annotations_url: address of the CSV files.
+        images_url: address of the images.
+        network: connections, attempts and time-outs.
+
+    Raises:
+        ConfigError: an unknown split, or none.
+    """
 
     root: str
-    classes: Sequence[str] | None
-    expand_hierarchy: bool
-    include_depictions: bool
-    splits: Sequence[str]
-    max_images: int | None
-    max_images_per_class: int | None
-    balance: bool
-    seed: int
-    annotations_url: str
-    images_url: str
-    network: Network
+    classes: Sequence[str] | None = None
+    expand_hierarchy: bool = False
+    include_depictions: bool = False
+    splits: Sequence[str] = tuple(SPLITS.values())
+    max_images: int | None = 5000
+    max_images_per_class: int | None = None
+    balance: bool = True
+    seed: int = 0
+    annotations_url: str = "https://storage.googleapis.com/openimages/2018_04"
+    images_url: str = "https://open-images-dataset.s3.amazonaws.com"
+    network: Network = DEFAULT_NETWORK
 
     def __post_init__(self) -> None:
         if not self.splits or not set(self.splits) <= set(SPLITS.values()):
-            raise ConfigError(f"download.splits={list(self.splits)}: give some of {', '.join(SPLITS.values())}")
+            raise ConfigError(f"download.splits={list(self.splits)}: choose some of {', '.join(SPLITS.values())}")
 
     def statistics(self) -> None:
-        """Says how many images and boxes there are, and how many would be fetched; fetches CSV files only."""
-        with self._alone(wait=False):
-            self._choose()
+        """Prints how many images and boxes exist and how many would be selected; downloads only the CSV files."""
+        with self._lock(wait=False):
+            self._select()
 
     def run(self) -> None:
-        """Fetches what is missing.
+        """Downloads what is missing.
 
         Raises:
-            ConfigError: the folder is that of another downloader, or a setting is wrong.
-            DataError: an unknown class, or a CSV file that cannot be used.
-            PartialError: some images could not be had; missing.csv lists them.
-            MachineError: the host is down, the folder cannot be written, or another process writes it.
+            ConfigError: the folder belongs to another downloader, or a setting is wrong.
+            DataError: an unknown class, or an invalid CSV file.
+            PartialError: some images could not be downloaded; missing.csv lists them.
+            MachineError: the host is down, the folder cannot be written, or another process is writing it.
         """
-        with self._alone(wait=False):
-            missing = self._fetch()
+        with self._lock(wait=False):
+            missing = self._download()
         if missing:
-            raise PartialError(f"{missing}; the same command tries them again")
+            raise PartialError(f"{missing}; run the same command again to retry them")
 
     def prepare(self) -> None:
-        """For training: as `run`, in a folder that is empty or holds our own unfinished work; others stay as they are.
+        """Like `run`, before training: only in a folder that is empty or holds an unfinished download of ours.
 
-        Waits for another process that does the same; a few missing images are no error.
+        Waits for another process that downloads the same. Missing images are a warning, not an error.
         """
         if not self._is_unfinished():
             return
         try:
-            with self._alone(wait=True):
-                missing = self._fetch() if self._is_unfinished() else ""
+            with self._lock(wait=True):
+                missing = self._download() if self._is_unfinished() else ""
         except MachineError as error:
-            raise MachineError(f"{error}; or train with what is there: download=null") from error
+            raise MachineError(f"{error}; or train on the files that are there with download=null") from error
         if missing:
-            _log.info("warning: %s; training goes on without them", missing)
+            log(f"warning: {missing}; training continues without them")
 
     @property
     def _folder(self) -> DownloadFolder:
         names = ("splits", "include_depictions", "max_images", "max_images_per_class", "balance", "seed")
         classes = None if self.classes is None else list(self.classes)
-        asked = {name: getattr(self, name) for name in names} | {"splits": list(self.splits), "classes": classes}
-        return DownloadFolder(Path(self.root), asked | ({"expand_hierarchy": True} if self.expand_hierarchy else {}))
+        selection = {name: getattr(self, name) for name in names} | {"splits": list(self.splits), "classes": classes}
+        return DownloadFolder(
+            Path(self.root), selection | ({"expand_hierarchy": True} if self.expand_hierarchy else {})
+        )
 
     def _is_unfinished(self) -> bool:
         root = Path(self.root)
-        if self._folder.has_note:
-            there = all(self._images(split).is_dir() and self._boxes(split) is not None for split in self.splits)
-            return not there or not self._folder.is_finished
+        if self._folder.has_marker:
+            complete = all(self._image_folder(split).is_dir() and self._box_table(split) for split in self.splits)
+            return not complete or not self._folder.is_finished
         if not root.is_dir():
             return not root.exists()
-        shown = [path for path in root.iterdir() if not path.name.startswith(".")]
-        return not any(root.glob(_OF_OTHERS)) and all(path.suffix in (".csv", ".json") for path in shown)
+        visible = [path for path in root.iterdir() if not path.name.startswith(".")]
+        return not any(root.glob(_OTHER_DOWNLOADER)) and all(path.suffix in (".csv", ".json") for path in visible)
 
     @contextmanager
-    def _alone(self, *, wait: bool) -> Iterator[None]:
-        if others := sorted(Path(self.root).glob(_OF_OTHERS)):
+    def _lock(self, *, wait: bool) -> Iterator[None]:
+        if others := sorted(Path(self.root).glob(_OTHER_DOWNLOADER)):
             raise ConfigError(
-                f"{others[0]} is of another downloader, whose folder stays as it is; choose another dataset.root"
+                f"{others[0]} is from another downloader, whose folder is never changed; choose another dataset.root"
             )
-        with self._folder.alone(wait=wait):
+        with self._folder.lock(wait=wait):
             yield
 
-    def _fetch(self) -> str:
-        """Fetches, and returns what is missing, in words."""
-        root = Path(self.root)
-        self._folder.note(finished=False)
-        chosen = {split: choice.ids for split, choice in self._choose().items()}
+    def _download(self) -> str:
+        """Downloads what is missing; returns a summary of the images that failed, or an empty string."""
+        self._folder.write_marker(finished=False)
         files = [
-            RemoteFile(f"{self.images_url.rstrip('/')}/{split}/{id}.jpg", self._images(split) / f"{id}.jpg")
-            for split, ids in chosen.items()
-            for id in ids
+            RemoteFile(f"{self.images_url.rstrip('/')}/{split}/{id}.jpg", self._image_folder(split) / f"{id}.jpg")
+            for split, selection in self._select().items()
+            for id in selection.ids
         ]
-        wanted = [file for file in files if not file.path.exists() or not file.path.stat().st_size]
+        missing = [file for file in files if not file.path.exists() or not file.path.stat().st_size]
         for split in self.splits:
-            self._images(split).mkdir(parents=True, exist_ok=True)
-        _log.info("%d of %d images to fetch into %s", len(wanted), len(files), root)
-        failed = fetch_all(wanted, self.network, title="images", max_bytes=_MAX_IMAGE_BYTES, check=_check_image)
+            self._image_folder(split).mkdir(parents=True, exist_ok=True)
+        log(f"downloading {len(missing)} of {len(files)} images into {self.root}")
+        failed = download_files(missing, self.network, title="images", max_bytes=_MAX_IMAGE_BYTES, check=_check_image)
         if failed and len(failed) == len(files):
-            raise MachineError(f"{wanted[0].url}: {failed[wanted[0].path]}; no image came: see download.images_url")
-        self._list(failed)
-        self._folder.note(finished=True)
-        _log.info("%d images fetched, %d were there", len(wanted) - len(failed), len(files) - len(wanted))
+            raise MachineError(f"{files[0].url}: {failed[files[0].path]}; no image arrived: check download.images_url")
+        self._write_missing(failed)
+        self._folder.write_marker(finished=True)
+        log(f"{len(missing) - len(failed)} images downloaded, {len(files) - len(missing)} were there")
+        if not failed:
+            return ""
         reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(failed.values()).most_common(3))
-        return f"{len(failed)} of {len(files)} images are missing ({reasons}), see {root / _MISSING}" if failed else ""
+        return f"{len(failed)} of {len(files)} images are missing ({reasons}), see {Path(self.root, _MISSING)}"
 
-    def _choose(self) -> dict[str, Choice]:
-        """The images of each split, from the CSV files, which are fetched where they are missing."""
-        root = Path(self.root)
+    def _select(self) -> dict[str, Selection]:
+        """Selects the images of each split, and prints the numbers. Missing CSV files are downloaded."""
+        root, report = Path(self.root), Report()
         if not any(root.glob(f"*{_CLASSES}")):
-            self._get([_CLASSES], check=_check_table)
-        report = Report()
+            self._download_tables([_CLASSES], check=_check_table)
         names = read_class_names(root, report)
         class_names = choose_classes(self.classes, names, where=self.root, report=report)
         labels = {mid: class_names.index(name) for mid, name in names.items() if name in class_names}
         counting = {mid: [own] for mid, own in labels.items()}
         if self.expand_hierarchy:
             if find_hierarchy(root) is None:
-                self._get([HIERARCHY], check=read_lineage)
+                self._download_tables([HIERARCHY], check=read_lineage)
             counting = count_for_parents(root, labels)
-        missing = [f"{split}/{_BOXES[0].format(split)}" for split in self.splits if self._boxes(split) is None]
-        self._get(missing, check=_check_table)
-        _log.info("reading the boxes of %s", ", ".join(self.splits))
-        limits = share_out(self.max_images, self.splits)
-        limits_per_class = share_out(self.max_images_per_class, self.splits)
-        choices = {
-            split: choose_images(
-                expand(
-                    read_rows(
-                        self._boxes(split) or root,
-                        labels={mid: place for place, mid in enumerate(counting)},
-                        report=report,
-                    ),
-                    list(counting.values()),
-                ),
+        missing = [f"{split}/{_BOXES[0].format(split)}" for split in self.splits if self._box_table(split) is None]
+        self._download_tables(missing, check=_check_table)
+        log(f"reading the boxes of {', '.join(self.splits)}")
+        limits = split_limit(self.max_images, self.splits)
+        limits_per_class = split_limit(self.max_images_per_class, self.splits)
+        selections = {
+            split: select_images(
+                self._read_boxes(split, counting, report),
                 num_classes=len(class_names),
                 include_depictions=self.include_depictions,
                 limit=limits[split],
@@ -175,30 +186,36 @@ class OpenImagesDownload:
             )
             for split in self.splits
         }
-        _show(choices, class_names)
-        return choices
+        log_table(_statistics_table(selections, class_names))
+        return selections
 
-    def _get(self, names: Sequence[str], *, check: Callable[[Path], object]) -> None:
+    def _read_boxes(self, split: str, counting: dict[str, list[int]], report: Report) -> Rows:
+        """The boxes of the classes: `counting` has, by MID, the labels that a box counts for."""
+        places = {mid: place for place, mid in enumerate(counting)}
+        rows = read_rows(self._box_table(split) or Path(self.root), labels=places, report=report)
+        return expand(rows, list(counting.values()))
+
+    def _download_tables(self, names: Sequence[str], *, check: Callable[[Path], object]) -> None:
         files = [
             RemoteFile(f"{self.annotations_url.rstrip('/')}/{name}", Path(self.root, Path(name).name)) for name in names
         ]
-        failed = fetch_all(files, self.network, title="tables", max_bytes=_MAX_TABLE_BYTES, check=check)
+        failed = download_files(files, self.network, title="tables", max_bytes=_MAX_TABLE_BYTES, check=check)
         if failed:
             path, reason = next(iter(failed.items()))
-            raise MachineError(f"{path.name}: {reason}; see download.annotations_url={self.annotations_url}")
+            raise MachineError(f"{path.name}: {reason}; check download.annotations_url={self.annotations_url}")
 
-    def _boxes(self, split: str) -> Path | None:
-        """The CSV file of a split, if it is there."""
+    def _box_table(self, split: str) -> Path | None:
+        """The CSV file of a split, if it exists."""
         paths = [Path(self.root, name.format(split)) for name in _BOXES]
         return next((path for path in paths if path.is_file()), None)
 
-    def _images(self, split: str) -> Path:
-        """The folder of a split, where the reader looks, too."""
+    def _image_folder(self, split: str) -> Path:
+        """The folder of a split: one of those where the reader looks for images."""
         folders = [Path(self.root, split), Path(self.root, "images", split)]
         return next((path for path in folders if path.is_dir()), folders[0])
 
-    def _list(self, failed: dict[Path, str]) -> None:
-        """missing.csv. No cell begins like a formula: names begin with a folder, reasons are words of ours."""
+    def _write_missing(self, failed: dict[Path, str]) -> None:
+        """Writes missing.csv. No cell is a spreadsheet formula: each starts with a folder name or our own text."""
         path = Path(self.root, _MISSING)
         if not failed:
             path.unlink(missing_ok=True)
@@ -209,21 +226,17 @@ class OpenImagesDownload:
         write_atomically(path, lambda temporary: temporary.write_text(text.getvalue()))
 
 
-def _show(choices: dict[str, Choice], class_names: Sequence[str]) -> None:
-    """The table of images and boxes per class and split."""
-    table = Table("split", "class", title="chosen / all (boxes of groups not counted)", title_justify="left")
+def _statistics_table(selections: dict[str, Selection], class_names: Sequence[str]) -> Table:
+    """Images and boxes, selected and in all, of each class and split."""
+    table = Table("split", "class", title="selected / all (group-of boxes not counted)", title_justify="left")
     for name in ("images", "boxes"):
         table.add_column(name, justify="right")
-    for split, choice in choices.items():
+    for split, selection in selections.items():
         for label, name in enumerate(class_names):
-            cells = (f"{chosen:,} / {total:,}" for chosen, total in (choice.images[label], choice.boxes[label]))
-            table.add_row(split, Text(name), *cells)
-        table.add_row(split, "images in all", f"{len(choice.ids):,}", end_section=True)
-    console = Console(soft_wrap=True, color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().rstrip().splitlines():
-        _log.info(line)
+            counts = (selection.images[label], selection.boxes[label])
+            table.add_row(split, name, *(f"{selected:,} / {total:,}" for selected, total in counts))
+        table.add_row(split, "all images", f"{len(selection.ids):,}", end_section=True)
+    return table
 
 
 def _check_table(path: Path) -> None:

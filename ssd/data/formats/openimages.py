@@ -1,10 +1,10 @@
-"""Open Images: one CSV of boxes for each split, images in <split>/<ImageID>.jpg, a list of class names.
+"""Open Images: one CSV file of boxes for each split, images in <split>/<ImageID>.jpg, a file of class names.
 
-Understood are the official files of versions 4 to 7, and those that the downloader of dusty-nv and jetsonai writes
-(sub-<split>-annotations-bbox.csv, which name the classes themselves). Official files come first where both are there:
-a `sub-` file may lack boxes of its images. 14.6 million rows are streamed; only those of the classes stay.
+Accepted are the official files of versions 4 to 7, and those of the downloader by dusty-nv and jetsonai
+(sub-<split>-annotations-bbox.csv, which contain the class names). Official files take precedence: a `sub-` file may
+lack boxes of its images. The 14.6 million rows are streamed; only those of the chosen classes are kept.
 
-Only images with a box of the classes are used: in Open Images nobody looked for every class in every image.
+Only images with a box of the classes are used: in Open Images no image was annotated for every class.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, Int32
 from rich.console import Console
 from rich.progress import track
 
@@ -32,22 +33,21 @@ from ssd.data.formats.openimages_csv import (
     read_class_names,
     read_rows,
 )
-from ssd.data.formats.openimages_files import find_places
-from ssd.data.formats.openimages_hierarchy import count_for_parents, expand, hint
-from ssd.data.index import DetectionIndex, PackedStrings
+from ssd.data.formats.openimages_hierarchy import count_for_parents, expand, subclass_hint
+from ssd.data.index import DetectionIndex, PackedStrings, offsets_of
 from ssd.data.splits import Splits, class_list
-from ssd.data.validation import Report, check_set_aside, repair
+from ssd.data.validation import Report, check_unreadable, validate
 
-_AT_ONCE, _THREADS = 256, 8  # images measured in a go, and how many goes at a time
+_BLOCK, _THREADS = 256, 8  # images per task of a thread
 
 
 def read_openimages(
     root: str,
     *,
-    classes: Sequence[str] | None,
-    expand_hierarchy: bool,
-    include_depictions: bool,
-    strict: bool,
+    classes: Sequence[str] | None = None,
+    expand_hierarchy: bool = False,
+    include_depictions: bool = False,
+    strict: bool = False,
     report: Report | None = None,
 ) -> Splits:
     """Reads a folder in the layout of Open Images.
@@ -55,15 +55,15 @@ def read_openimages(
     Args:
         root: the folder of the CSV files.
         classes: names as in the class file, in any case; None takes all that have a box.
-        expand_hierarchy: a box counts for its class and for all above it, as in the Open Images challenge: one of Man
-            is one of Person, and of both where both are among the classes.
+        expand_hierarchy: a box counts for its class and for all classes above it, as in the Open Images challenge: a
+            box of Man counts for Person, and for both if both are chosen.
         include_depictions: keeps drawings, photographs and statues of objects.
-        strict: a box that would have to be mended is an error.
-        report: takes down what is wrong.
+        strict: a box that would have to be dropped or clipped is an error.
+        report: collects the problems found.
 
     Raises:
         ConfigError: a class listed twice.
-        DataError: a file that cannot be used, an unknown class, or no image to train on; names file, line and fix.
+        DataError: an unusable file, an unknown class, or no image to train on; names file, line and fix.
     """
     folder = Path(root)
     if not folder.is_dir():
@@ -73,107 +73,126 @@ def read_openimages(
     names = read_class_names(folder, report)
     class_names = choose_classes(classes, names, where=root, report=report)
     labels = {mid: class_names.index(name) for mid, name in names.items() if name in class_names}
-    counting = count_for_parents(folder, labels) if expand_hierarchy else {mid: [own] for mid, own in labels.items()}
+    labels_of = count_for_parents(folder, labels) if expand_hierarchy else {mid: [own] for mid, own in labels.items()}
     rows: dict[str, Rows] = {}
     for split, path in files.items():
         with report.collect_errors():
-            rows[split] = _rows(path, counting, include_depictions, report)
-    own_names = {mid: [class_names[label] for label in own] for mid, own in counting.items()}
+            rows[split] = _rows(path, labels_of, include_depictions, report)
     if classes is None:
-        class_names, rows = _only_used(class_names, rows, where=root, report=report)
-    elif not expand_hierarchy and (line := hint(folder, labels, names)):
-        report.add(root, line)
+        class_names, rows = _only_used(class_names, rows, root=root, report=report)
+    elif not expand_hierarchy and (hint := subclass_hint(folder, labels, names)):
+        report.add(root, hint)
     indexes = {}
     for split in list(rows):
         index = _index(folder, files[split], SPLITS[split], rows.pop(split), class_names, report)
         if len(index):
-            places = partial(find_places, file=files[split], names=own_names, depictions=include_depictions)
-            indexes[split] = repair(index, report, strict=strict, places=places)
+            locate = partial(_locate, files[split])
+            indexes[split] = validate(index, report, strict=strict, locate=locate)
     if "train" not in indexes:
-        why = "; ".join(report.summary_lines())
-        raise DataError(f"dataset.root={root}: no image to train on: {why}. {DOWNLOAD_HELP}")
+        reasons = "; ".join(report.summary_lines())
+        raise DataError(f"dataset.root={root}: no image to train on: {reasons}. {DOWNLOAD_HELP}")
     return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
 
 
-def _rows(path: Path, counting: dict[str, list[int]], include_depictions: bool, report: Report) -> Rows:
-    rows = read_rows(path, labels={mid: place for place, mid in enumerate(counting)}, report=report)
+def _locate(file: Path, _image: str, line: int) -> str:
+    return f"{file}:{line}"
+
+
+def _rows(path: Path, labels_of: dict[str, list[int]], include_depictions: bool, report: Report) -> Rows:
+    rows = read_rows(path, labels={mid: number for number, mid in enumerate(labels_of)}, report=report)
     if not include_depictions and rows.depiction.any():
         report.add(path.name, f"{int(rows.depiction.sum())} depictions left out (dataset.include_depictions)")
         rows = rows.take(np.flatnonzero(~rows.depiction))
-    return expand(rows, list(counting.values()))
+    return expand(rows, list(labels_of.values()))
 
 
 def _only_used(
-    names: tuple[str, ...], rows: dict[str, Rows], *, where: str, report: Report
+    names: tuple[str, ...], rows: dict[str, Rows], *, root: str, report: Report
 ) -> tuple[tuple[str, ...], dict[str, Rows]]:
-    """The class list without those that have no box in any split, and the rows with labels to fit."""
+    """The class list without those that have no box in any split, and the rows with matching labels."""
     used = np.unique(np.concatenate([np.unique(item.labels) for item in rows.values()]))
     labels = {split: np.searchsorted(used, item.labels).astype(np.int32) for split, item in rows.items()}
-    fewer = class_list(None, (names[label] for label in used), where=where, report=report)
-    return fewer, {split: replace(item, labels=labels[split]) for split, item in rows.items()}
+    used_names = class_list(None, (names[label] for label in used), where=root, report=report)
+    return used_names, {split: replace(item, labels=labels[split]) for split, item in rows.items()}
 
 
 def _index(
     root: Path, file: Path, split: str, rows: Rows, class_names: tuple[str, ...], report: Report
 ) -> DetectionIndex:
+    """The images of a split that exist and can be read, with their boxes."""
     folder = next((path for path in (root / split, root / "images" / split) if path.is_dir()), root / split)
-    files = _find(folder, rows.ids)
-    wanted = np.bincount(rows.image, minlength=len(rows.ids)) > 0
-    present = np.flatnonzero(wanted & np.array([name is not None for name in files], dtype=bool))
-    if not wanted.any():
-        report.add(file.name, "no box of the classes, so no such split")
-    missing = np.flatnonzero(wanted & np.array([name is None for name in files], dtype=bool))
-    if report.keep_going:  # one by one: training counts them, as millions may be missing on purpose
-        for number in missing.tolist():
-            report.add(f"{folder.relative_to(root)}/{rows.ids[number]}", "no such image; left out")
-    elif len(missing):
-        report.add(file.name, f"{len(missing)} of {wanted.sum()} images left out: not in {folder}")
-    below = folder.relative_to(root).as_posix()
-    paths = PackedStrings.pack(f"{below}/{files[number]}" for number in present.tolist())
+    file_names = _find_images(folder, rows.ids)
+    used = np.bincount(rows.image, minlength=len(rows.ids)) > 0
+    exists = np.array([name is not None for name in file_names], dtype=bool)
+    _report_missing(root, file, folder, rows, used=used, exists=exists, report=report)
+    present = np.flatnonzero(used & exists)
+    prefix = folder.relative_to(root).as_posix()
+    paths = PackedStrings.pack(f"{prefix}/{file_names[number]}" for number in present.tolist())
     sizes = _sizes(root, paths, report)
-    numbers = np.full(len(rows.ids), -1, dtype=np.int32)
-    numbers[present] = np.arange(len(present))
-    image = numbers[rows.image]
+    position = np.full(len(rows.ids), -1, dtype=np.int32)
+    position[present] = np.arange(len(present))
+    image = position[rows.image]
     order = np.argsort(image, kind="stable")[np.count_nonzero(image < 0) :]
-    counts = np.bincount(image[order], minlength=len(present))
     index = DetectionIndex(
         class_names=class_names,
         load=partial(read_below, str(root)),
         paths=paths,
         ids=PackedStrings.pack(rows.ids[number] for number in present.tolist()),
         sizes=sizes,
-        box_offsets=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+        box_offsets=offsets_of(np.bincount(image[order], minlength=len(present))),
         boxes=rows.boxes[order],
         labels=rows.labels[order],
         ignore=rows.group_of[order],
+        source_lines=rows.lines[order],
     )
     readable = sizes.any(axis=1)
     return index if readable.all() else index.take(np.flatnonzero(readable))
 
 
-def _find(folder: Path, ids: list[str]) -> list[str | None]:
-    """The name of each image's file, or None; Path objects would take seconds for each million."""
+def _find_images(folder: Path, ids: list[str]) -> list[str | None]:
+    """The file name of each image, or None; Path objects would take seconds for each million."""
     names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
     by_id = {name.rpartition(".")[0]: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
     return [by_id.get(id) for id in ids]
 
 
-def _sizes(root: Path, paths: PackedStrings, report: Report) -> np.ndarray:
-    """Upright (H, W) of each image; (0, 0) of one that is set aside."""
-    sizes = np.zeros((len(paths), 2), dtype=np.int32)
-    broken: dict[int, tuple[str, str]] = {}
+def _report_missing(
+    root: Path,
+    file: Path,
+    folder: Path,
+    rows: Rows,
+    *,
+    used: Bool[np.ndarray, "N"],
+    exists: Bool[np.ndarray, "N"],
+    report: Report,
+) -> None:
+    """Reports the images without a file: one by one on an inspection, counted in training, as it may be millions."""
+    missing = np.flatnonzero(used & ~exists)
+    if not used.any():
+        report.add(file.name, "no box of the classes, so the split is left out")
+    if report.collect_all:
+        for number in missing.tolist():
+            report.add(f"{folder.relative_to(root)}/{rows.ids[number]}", "no such image; left out")
+    elif len(missing):
+        report.add(file.name, f"{len(missing)} of {used.sum()} images left out: not in {folder}")
 
-    def measure(start: int) -> None:
-        for position in range(start, min(start + _AT_ONCE, len(paths))):
+
+def _sizes(root: Path, paths: PackedStrings, report: Report) -> Int32[np.ndarray, "N 2"]:
+    """Upright (H, W) of each image; (0, 0) for an unreadable one."""
+    sizes = np.zeros((len(paths), 2), dtype=np.int32)
+    unreadable: dict[int, tuple[str, str]] = {}
+
+    def read_block(start: int) -> None:
+        for position in range(start, min(start + _BLOCK, len(paths))):
             try:
                 sizes[position] = read_size(f"{root}/{paths[position]}")
             except DataError as error:
-                broken[position] = (paths[position], str(error))
+                unreadable[position] = (paths[position], str(error))
 
-    blocks = range(0, len(paths), _AT_ONCE)
+    blocks = range(0, len(paths), _BLOCK)
     quiet = not (Console().is_terminal and is_first_process())
-    with ThreadPoolExecutor(_THREADS) as pool:  # a disk answers several at once
-        for _ in track(pool.map(measure, blocks), "image sizes", len(blocks), transient=True, disable=quiet):
+    with ThreadPoolExecutor(_THREADS) as pool:  # a disk serves several requests at once
+        for _ in track(pool.map(read_block, blocks), "image sizes", len(blocks), transient=True, disable=quiet):
             pass
-    check_set_aside([item for _, item in sorted(broken.items())], images=len(paths), report=report)
+    check_unreadable([item for _, item in sorted(unreadable.items())], images=len(paths), report=report)
     return sizes

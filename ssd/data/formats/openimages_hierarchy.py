@@ -1,7 +1,7 @@
-"""The class hierarchy of Open Images, where a man is a person, too.
+"""The class hierarchy of Open Images, in which Man is a subclass of Person.
 
-Boxes carry the narrowest class. As the Open Images challenge defines it, a box counts for its own class and for all
-classes above it; only `Subcategory` makes a class one above, `Part` does not.
+Boxes have the most specific class. As in the Open Images challenge, a box can count for its own class and for all
+classes above it; only `Subcategory` defines a parent, `Part` does not.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import numpy as np
 
 from ssd.common.errors import DataError
 from ssd.data.formats.openimages_csv import Rows
-from ssd.data.index import gather
+from ssd.data.index import gather, offsets_of
 
-HIERARCHY = "bbox_labels_600_hierarchy.json"  # as the official server calls it
+HIERARCHY = "bbox_labels_600_hierarchy.json"  # its name on the official server
 _FILES = "*hierarchy*.json"
-_NAMED = 4
+_MAX_NAMED = 4
 
 
 def find_hierarchy(root: Path) -> Path | None:
-    """The file of the hierarchy, where there is one."""
+    """The file of the hierarchy, if there is one."""
     return next(iter(sorted(root.glob(_FILES))), None)
 
 
 def count_for_parents(root: Path, labels: dict[str, int]) -> dict[str, list[int]]:
-    """By MID, the labels that a box counts for: `labels` has those of the classes chosen.
+    """The labels that a box of each MID counts for; `labels` holds those of the chosen classes.
 
     Raises:
-        DataError: there is no file of the hierarchy, or it is none.
+        DataError: the file of the hierarchy is missing or unusable.
     """
     path = find_hierarchy(root)
     if path is None:
@@ -39,15 +39,15 @@ def count_for_parents(root: Path, labels: dict[str, int]) -> dict[str, list[int]
             "https://storage.googleapis.com/openimages/ there"
         )
     lineage = {mid: {mid} for mid in labels} | read_lineage(path)
-    counting = {mid: sorted(labels[other] for other in line & labels.keys()) for mid, line in lineage.items()}
-    return {mid: own for mid, own in counting.items() if own}
+    labels_of = {mid: sorted(labels[other] for other in line & labels.keys()) for mid, line in lineage.items()}
+    return {mid: own for mid, own in labels_of.items() if own}
 
 
 def read_lineage(path: Path) -> dict[str, set[str]]:
-    """Of each MID, itself and those above it; a class may stand at several places.
+    """For each MID, itself and all classes above it; a class may occur at several places of the tree.
 
     Raises:
-        DataError: the file is no hierarchy.
+        DataError: the file is not a hierarchy.
     """
     lineage: dict[str, set[str]] = {}
     try:
@@ -58,32 +58,32 @@ def read_lineage(path: Path) -> dict[str, set[str]]:
             lineage.setdefault(node["LabelName"], set()).update(line)
             todo += [(child, line) for child in node.get("Subcategory", [])]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: no tree of LabelName and Subcategory: {error!r}; fetch the file again") from error
+        raise DataError(f"{path}: no tree of LabelName and Subcategory: {error!r}; download the file again") from error
     return lineage
 
 
-def hint(root: Path, labels: dict[str, int], names: dict[str, str]) -> str | None:
-    """What is left out when the hierarchy is not used, if it is there."""
+def subclass_hint(root: Path, labels: dict[str, int], names: dict[str, str]) -> str | None:
+    """The subclasses of the chosen classes that are left out because the hierarchy is not used."""
     path = find_hierarchy(root)
     try:
         lineage = read_lineage(path) if path else {}
-    except DataError:  # nobody asked for it
+    except DataError:  # the hierarchy was not asked for
         lineage = {}
     left_out = [mid for mid, line in lineage.items() if mid not in labels and line & labels.keys()]
     if not left_out:
         return None
-    kinds = sorted(names.get(mid, mid) for mid in left_out)
-    more = f" and {len(kinds) - _NAMED} more" if len(kinds) > _NAMED else ""
-    first = ", ".join(kinds[:_NAMED])
-    return f"boxes of {first}{more} left out, which are kinds of the chosen classes (dataset.expand_hierarchy)"
+    subclasses = sorted(names.get(mid, mid) for mid in left_out)
+    more = f" and {len(subclasses) - _MAX_NAMED} more" if len(subclasses) > _MAX_NAMED else ""
+    first = ", ".join(subclasses[:_MAX_NAMED])
+    return f"boxes of {first}{more} left out: subclasses of the chosen classes (dataset.expand_hierarchy)"
 
 
 def expand(rows: Rows, labels: list[list[int]]) -> Rows:
-    """Repeats each row for the labels that it counts for: `rows.labels` are places in `labels`."""
+    """Repeats each row for every label that it counts for: `rows.labels` are positions in `labels`."""
     flat = np.concatenate(labels).astype(np.int32)
     if len(flat) == len(labels):
         return replace(rows, labels=flat[rows.labels])
     counts = np.array([len(own) for own in labels])
-    places, _ = gather(np.concatenate(([0], np.cumsum(counts))), rows.labels)
-    again = np.repeat(np.arange(len(rows.labels)), counts[rows.labels])
-    return replace(rows.take(again), labels=flat[places])
+    positions, _ = gather(offsets_of(counts), rows.labels)
+    repeated = np.repeat(np.arange(len(rows.labels)), counts[rows.labels])
+    return replace(rows.take(repeated), labels=flat[positions])

@@ -83,7 +83,7 @@ def _record(path: str, *, side_px: int, seed: int) -> ImageRecord:
     height, width, shapes = _scene(_generator(path, seed), side_px)
     boxes = [tuple(np.array(shape.box) / (width, height, width, height)) for shape in shapes]
     labels = [shape.label for shape in shapes]
-    return ImageRecord(path, path, (height, width), boxes, labels, [False] * len(shapes))
+    return ImageRecord(path, path, (height, width), boxes, labels, [False] * len(shapes), [0] * len(shapes))
 
 
 def _scene(rng: np.random.Generator, side_px: int) -> tuple[int, int, list[_Shape]]:

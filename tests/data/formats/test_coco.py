@@ -37,8 +37,7 @@ def write(path: Path, images: list[Any], boxes: list[Any], categories: list[Any]
 
 
 def read(root: Path, **settings: Any) -> Splits:
-    nothing_said = dict.fromkeys(["classes", "train_json", "val_json", "test_json", "images"])
-    return read_coco(str(root), **(nothing_said | {"strict": False, "seed": 0} | settings))
+    return read_coco(str(root), **settings)
 
 
 def read_one(root: Path, *boxes: dict[str, Any], **settings: Any) -> Splits:
@@ -60,7 +59,7 @@ def test_boxes_are_xywh_and_the_first_pixel_is_zero(tmp_path: Path) -> None:
     assert np.array_equal(index.boxes, np.array([[10 / 50, 20 / 40, 30.5 / 50, 1]], dtype=np.float32))
 
 
-def test_whole_image_needs_no_mending(tmp_path: Path) -> None:
+def test_box_of_the_whole_image_is_valid(tmp_path: Path) -> None:
     splits = read_one(tmp_path, box(1, bbox=[0, 0, WIDTH, HEIGHT]), strict=True)
     assert splits.train.boxes.tolist() == [[0, 0, 1, 1]]
 
@@ -120,8 +119,10 @@ def test_size_of_the_image_counts_not_the_one_written(tmp_path: Path) -> None:
     write(tmp_path / TRAIN, [image(1, width=999), image(2), without], [box(1), box(2), box(3)])
     splits = read(tmp_path, **ONLY_TRAIN)
     assert (splits.train.boxes == splits.train.boxes[1]).all()
-    assert [problem.file for problem in splits.report.problems] == ["1.jpg"]
-    assert rules(splits) == ["size in the annotation differs from the image's, which is used"]
+    assert [(problem.file, problem.value) for problem in splits.report.problems] == [
+        (f"{tmp_path / TRAIN}: image 1", "999 x 40; 1.jpg, 50 x 40 px")
+    ]
+    assert "size in the annotation" in rules(splits)[0]
 
 
 # Files and splits
@@ -222,13 +223,13 @@ def test_missing_and_broken_images_are_listed(tmp_path: Path) -> None:
     write_image(tmp_path / "1.jpg")
     (tmp_path / "2.jpg").write_bytes(b"<html></html>")
     write(tmp_path / TRAIN, [image(1), image(2), image(3)], [box(1)])
-    with pytest.raises(DataError, match="2 of 3 images cannot be used") as caught:
+    with pytest.raises(DataError, match="2 of 3 images cannot be read") as caught:
         read(tmp_path, **ONLY_TRAIN)
     assert "2.jpg: not an image" in str(caught.value)
     assert "3.jpg: no such image" in str(caught.value)
 
 
-def test_one_missing_image_of_a_thousand_is_set_aside(tmp_path: Path) -> None:
+def test_one_missing_image_of_a_thousand_is_skipped(tmp_path: Path) -> None:
     for number in range(1, 1000):
         write_image(tmp_path / f"{number}.jpg")
     write(tmp_path / TRAIN, [image(number) for number in range(1000)], [box(0), box(999)])
@@ -324,7 +325,7 @@ def test_hostile_file_name_of_windows_is_refused(tmp_path: Path, name: str) -> N
 
 def test_name_that_is_too_long_is_a_missing_image(tmp_path: Path) -> None:
     write(tmp_path / TRAIN, [image(1, "a" * 5000 + ".jpg")], [])
-    with pytest.raises(DataError, match="1 of 1 images cannot be used"):
+    with pytest.raises(DataError, match="1 of 1 images cannot be read"):
         read(tmp_path, **ONLY_TRAIN)
 
 

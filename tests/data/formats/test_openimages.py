@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from voc_files import HEIGHT, WIDTH, rules, write_image
+from openimages_files import CLASSES, COLUMNS, MIDS, csv_text, row, write, write_classes
+from voc_files import HEIGHT, WIDTH, rules
 
 from ssd.common.errors import ConfigError, DataError
 from ssd.data.formats.openimages import read_openimages
@@ -20,40 +21,10 @@ from ssd.data.validation import Report
 DATA = Path(__file__).parents[4] / "shared" / "data" / "openimages"
 real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}")
 
-CLASSES = {"/m/01g317": "Person", "/m/0k4j": "Car", "/m/01bjv": "Bus", "/m/0cmf2": "Airplane"}
-MIDS = {name: mid for mid, name in CLASSES.items()}
-COLUMNS = ["ImageID", "Source", "LabelName", "Confidence", "XMin", "XMax", "YMin", "YMax"]
-COLUMNS += ["IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside"]
-
-
-def row(id: str, name: str = "Person", /, **more: object) -> dict[str, object]:
-    fixed = {"ImageID": id, "Source": "xclick", "LabelName": MIDS.get(name, name), "Confidence": 1}
-    edges = {"XMin": 0.1, "XMax": 0.5, "YMin": 0.25, "YMax": 0.75}
-    return fixed | edges | dict.fromkeys(COLUMNS[8:], 0) | more
-
-
-def csv_text(rows: list[dict[str, object]], columns: list[str] = COLUMNS) -> str:
-    return "\n".join([",".join(columns), *(",".join(str(item[name]) for name in columns) for item in rows)]) + "\n"
-
-
-def write(root: Path, split: str, rows: list[dict[str, object]], *, images: bool = True, **how: Any) -> Path:
-    path = root / f"{split}-annotations-bbox.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(csv_text(rows, **how))
-    for item in rows if images else []:
-        write_image(root / split / f"{item['ImageID']}.jpg")
-    write_classes(root)
-    return path
-
-
-def write_classes(root: Path, name: str = "class-descriptions-boxable.csv", *, header: str = "") -> None:
-    (root / name).write_text(header + "".join(f"{mid},{name}\n" for mid, name in CLASSES.items()))
-
 
 def read(root: Path, classes: list[str] | None = None, **settings: Any) -> Splits:
     chosen = ["Person", "Car", "Bus"] if classes is None else classes
-    fixed = {"classes": chosen, "expand_hierarchy": False, "include_depictions": False, "strict": False}
-    return read_openimages(str(root), **(fixed | settings))
+    return read_openimages(str(root), **({"classes": chosen} | settings))
 
 
 def read_one(root: Path, *rows: dict[str, object], **settings: Any) -> Splits:
@@ -170,8 +141,7 @@ def test_all_classes_that_have_a_box(tmp_path: Path) -> None:
     write(tmp_path, "validation", [row("b", "Bus")])
     rows = [row("a"), row("a", "Airplane"), row("a", "Car", IsDepiction=1), row("a", "/m/unknown")]
     write(tmp_path, "train", rows)
-    settings = {"expand_hierarchy": False, "include_depictions": False, "strict": False}
-    splits = read_openimages(str(tmp_path), classes=None, **settings)
+    splits = read_openimages(str(tmp_path))
     assert splits.class_names == ("Airplane", "Bus", "Person")
     assert [index.labels.tolist() for _, index in splits.items()] == [[2, 0], [1]]
 
@@ -267,7 +237,7 @@ def test_no_box_of_the_classes_is_an_error(tmp_path: Path, rows: list[dict[str, 
 def test_broken_image_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, "train", [row("a"), row("b")])
     (tmp_path / "train" / "b.jpg").write_bytes(b"<html></html>")
-    with pytest.raises(DataError, match=r"1 of 2 images cannot be used.*train/b\.jpg: not an image"):
+    with pytest.raises(DataError, match=r"1 of 2 images cannot be read.*train/b\.jpg: not an image"):
         read(tmp_path)
 
 
@@ -294,13 +264,13 @@ def refused(root: Path, text: str | bytes, message: str) -> None:
 @pytest.mark.parametrize("value", ["NaN", "nan", "inf", "-Infinity", "1e999", "abc", "", '"0,5"', "0x10", "N/A"])
 def test_number_that_is_none_is_named_with_its_line(tmp_path: Path, value: str) -> None:
     text = csv_text([row("a"), row("b", XMax=value), row("c")])
-    refused(tmp_path, text, r":3: XMax is .*: not a number")
-    refused(tmp_path, text.replace("\n", "\n\n"), r":5: XMax is .*: not a number")
+    refused(tmp_path, text, r":3: XMax is .*not a number")
+    refused(tmp_path, text.replace("\n", "\n\n"), r":5: XMax is .*not a number")
 
 
 def test_wrong_number_of_columns_is_named_with_its_line(tmp_path: Path) -> None:
-    refused(tmp_path, csv_text([row("a"), row("b", XMax="0,5")]), ":3: 14 columns where the header has 13")
-    refused(tmp_path, csv_text([row("a")]) + "b,xclick,/m/0k4j", ":3: 3 columns where the header has 13")
+    refused(tmp_path, csv_text([row("a"), row("b", XMax="0,5")]), ":3: 14 columns.* 13")
+    refused(tmp_path, csv_text([row("a")]) + "b,xclick,/m/0k4j", ":3: 3 columns.* 13")
 
 
 def test_flag_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
@@ -324,7 +294,7 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("id", ["../x", "/etc/passwd", "a/b", "a\0b", "a;rm", "$(x)", "a b", "..", "a.jpg", "=1+1", ""])
 def test_hostile_id_is_refused_with_its_line(tmp_path: Path, id: str) -> None:
-    refused(tmp_path, csv_text([row("a"), row(id)]), ":3: ImageID is .*: refused")
+    refused(tmp_path, csv_text([row("a"), row(id)]), ":3: ImageID is .*only letters, digits")
 
 
 # The configuration

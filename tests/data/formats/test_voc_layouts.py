@@ -215,8 +215,8 @@ def test_folder_without_lists_has_no_splits_to_choose(tmp_path: Path) -> None:
 
 
 def test_folder_that_is_missing_or_has_no_annotation_says_where_to_get_voc(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such folder.*ssd\.download dataset=voc"):
+    with pytest.raises(DataError, match=r"no such folder.*ssd download dataset=voc"):
         read(tmp_path / "nowhere")
     write_image(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"no XML file.*ssd\.download dataset=voc"):
+    with pytest.raises(DataError, match=r"no XML file.*ssd download dataset=voc"):
         read(tmp_path)

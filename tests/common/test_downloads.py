@@ -1,4 +1,4 @@
-"""Fetching from a server that does everything wrong that servers do."""
+"""Downloads from a server with every fault that servers have."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from pathlib import Path
 import pytest
 from http_server import HTML, PASSING, FaultyServer, serve
 
+from ssd.common.downloads import HostDownError, RemoteFile, download_files
 from ssd.common.errors import ConfigError, DataError, MachineError
-from ssd.common.progress import TransferMeter
-from ssd.data.download.http import HostDownError, Network, RemoteFile, fetch_all
+from ssd.common.http import Network
 
+ROOT = Path(__file__).parents[2]
 MB = 10**6
 BODY = random.Random(0).randbytes(300_000)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    monkeypatch.setattr("ssd.data.download.http._BACKOFF_S", 0.01)
+    monkeypatch.setattr("ssd.common.downloads._BACKOFF_S", 0.01)
     with serve() as server:
         server.files["/a"] = BODY
         yield server
@@ -43,10 +44,10 @@ def no_page(path: Path) -> None:
 def fetch(
     server: FaultyServer, folder: Path, *names: str, max_bytes: int = MB, workers: int = 4, tries: int = 5
 ) -> dict[str, str]:
-    """Why files could not be had, by name."""
+    """The reasons of the failed files, by name."""
     network = Network(workers=workers, tries=tries, connect_timeout_s=1.0, read_timeout_s=0.3)
     files = [RemoteFile(f"{server.url}/{name}", folder / name) for name in names]
-    failed = fetch_all(files, network, title="files", max_bytes=max_bytes, check=no_page)
+    failed = download_files(files, network, title="files", max_bytes=max_bytes, check=no_page)
     return {path.name: reason for path, reason in failed.items()}
 
 
@@ -58,7 +59,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("fault", [*PASSING, "redirect", "chunked", "part"])
-def test_a_fault_that_passes_leaves_no_trace(server: FaultyServer, tmp_path: Path, fault: str) -> None:
+def test_a_temporary_fault_leaves_no_trace(server: FaultyServer, tmp_path: Path, fault: str) -> None:
     server.files["/a.moved"] = BODY
     server.fail("/a", [fault, fault])
     assert fetch(server, tmp_path, "a") == {}
@@ -79,7 +80,7 @@ def test_a_fault_that_passes_leaves_no_trace(server: FaultyServer, tmp_path: Pat
         ("reset", "cut short", 5),
     ],
 )
-def test_a_fault_that_stays_is_told_and_the_rest_goes_on(
+def test_a_permanent_fault_is_reported_and_other_files_arrive(
     server: FaultyServer, tmp_path: Path, fault: str, reason: str, requests: int
 ) -> None:
     server.fail("/a", repeat(fault))
@@ -91,7 +92,7 @@ def test_a_fault_that_stays_is_told_and_the_rest_goes_on(
 
 
 @pytest.mark.parametrize("after", ["1", "date"])
-def test_the_server_says_when_to_come_again(server: FaultyServer, tmp_path: Path, after: str) -> None:
+def test_retry_after_is_obeyed(server: FaultyServer, tmp_path: Path, after: str) -> None:
     soon = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2))
     server.retry_after = soon if after == "date" else after
     server.fail("/a", ["503"])
@@ -101,10 +102,10 @@ def test_the_server_says_when_to_come_again(server: FaultyServer, tmp_path: Path
 
 
 @pytest.mark.parametrize("after", ["86400", "=1+1", "", "-5", "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_a_server_that_asks_for_a_day_or_for_nonsense_is_not_obeyed(
+def test_an_excessive_or_invalid_retry_after_is_limited(
     server: FaultyServer, tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssd.data.download.http._MAX_PAUSE_S", 0.05)
+    monkeypatch.setattr("ssd.common.http._MAX_RETRY_AFTER_S", 0.05)
     server.retry_after = after
     server.fail("/a", repeat("429"))
     assert fetch(server, tmp_path, "a") == {"a": "429 Too Many Requests"}
@@ -124,25 +125,25 @@ def test_a_file_over_the_limit_is_refused(server: FaultyServer, tmp_path: Path, 
     assert names(tmp_path) == []
 
 
-def test_an_address_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_only_http_addresses_are_accepted(tmp_path: Path) -> None:
     network = Network(workers=1, tries=1, connect_timeout_s=1.0, read_timeout_s=1.0)
     for url in ("file:///etc/passwd", "ftp://host/a", "a.jpg"):
         with pytest.raises(ConfigError, match="not an http"):
-            fetch_all([RemoteFile(url, tmp_path / "a")], network, title="", max_bytes=MB, check=no_page)
+            download_files([RemoteFile(url, tmp_path / "a")], network, title="", max_bytes=MB, check=no_page)
 
 
-# Going on
+# Resuming
 
 
-def test_a_cut_file_is_gone_on_with(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_truncated_file_is_resumed(server: FaultyServer, tmp_path: Path) -> None:
     server.fail("/a", ["truncated", "truncated"])
     assert fetch(server, tmp_path, "a") == {}
-    assert [asked for _, asked in server.requests] == [None, "bytes=150000-", "bytes=225000-"]
+    assert [header for _, header in server.requests] == [None, "bytes=150000-", "bytes=225000-"]
     assert {headers["Accept-Encoding"] for headers in server.headers} == {"identity"}  # a range of what is stored
     assert (tmp_path / "a").read_bytes() == BODY
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_anew(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_file_that_changed_meanwhile_is_downloaded_again(server: FaultyServer, tmp_path: Path) -> None:
     server.fail("/a", ["truncated"])
     assert fetch(server, tmp_path, "a", tries=1) == {"a": "cut short"}
     assert names(tmp_path) == [".a.part", ".a.validator"]
@@ -152,7 +153,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server: FaultyServer, tmp
 
 
 @pytest.mark.parametrize(
-    ("validators", "weak", "goes_on"),
+    ("validators", "weak", "resumes"),
     [
         (("ETag",), False, True),
         (("Last-Modified",), False, True),
@@ -161,17 +162,17 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server: FaultyServer, tmp
         ((), False, False),
     ],
 )
-def test_only_what_tells_contents_apart_lets_it_go_on(
-    server: FaultyServer, tmp_path: Path, validators: tuple[str, ...], weak: bool, goes_on: bool
+def test_only_a_strong_validator_allows_resuming(
+    server: FaultyServer, tmp_path: Path, validators: tuple[str, ...], weak: bool, resumes: bool
 ) -> None:
     server.validators, server.weak = validators, weak
     server.fail("/a", ["truncated"])
     assert fetch(server, tmp_path, "a") == {}
-    assert [asked for _, asked in server.requests] == [None, "bytes=150000-" if goes_on else None]
+    assert [header for _, header in server.requests] == [None, "bytes=150000-" if resumes else None]
     assert (tmp_path / "a").read_bytes() == BODY
 
 
-def test_a_server_without_ranges_sends_all_again(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_the_whole_file(server: FaultyServer, tmp_path: Path) -> None:
     server.ranges = False
     server.fail("/a", ["truncated"])
     assert fetch(server, tmp_path, "a") == {}
@@ -179,7 +180,7 @@ def test_a_server_without_ranges_sends_all_again(server: FaultyServer, tmp_path:
 
 
 @pytest.mark.parametrize("part", [BODY, BODY + b"more"])
-def test_a_part_that_leaves_nothing_to_ask_for_is_dropped(server: FaultyServer, tmp_path: Path, part: bytes) -> None:
+def test_a_part_that_is_too_long_is_discarded(server: FaultyServer, tmp_path: Path, part: bytes) -> None:
     server.fail("/a", ["truncated"])
     fetch(server, tmp_path, "a", tries=1)
     (tmp_path / ".a.part").write_bytes(part)
@@ -187,23 +188,23 @@ def test_a_part_that_leaves_nothing_to_ask_for_is_dropped(server: FaultyServer, 
     assert (tmp_path / "a").read_bytes() == BODY
 
 
-def test_a_part_without_its_validator_is_dropped(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_part_without_validator_is_discarded(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / ".a.part").write_bytes(b"from who knows where")
     assert fetch(server, tmp_path, "a") == {}
     assert server.requests == [("/a", None)]
     assert (tmp_path / "a").read_bytes() == BODY
 
 
-def test_a_part_survives_an_answer_that_is_no_file(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_part_survives_a_server_error(server: FaultyServer, tmp_path: Path) -> None:
     server.fail("/a", ["truncated", "503"])
     assert fetch(server, tmp_path, "a") == {}
-    assert [asked for _, asked in server.requests] == [None, "bytes=150000-", "bytes=150000-"]
+    assert [header for _, header in server.requests] == [None, "bytes=150000-", "bytes=150000-"]
 
 
 # Hosts
 
 
-def test_a_dead_host_ends_it_at_once(tmp_path: Path, server: FaultyServer) -> None:
+def test_a_dead_host_fails_fast(tmp_path: Path, server: FaultyServer) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -211,12 +212,18 @@ def test_a_dead_host_ends_it_at_once(tmp_path: Path, server: FaultyServer) -> No
     files = [RemoteFile(f"http://{address}/{number}", tmp_path / str(number)) for number in range(500)]
     start = time.monotonic()
     with pytest.raises(MachineError, match=rf"^{address}: .*Connection refused, 2 times"):
-        fetch_all(files, network, title="files", max_bytes=MB, check=no_page)
+        download_files(files, network, title="files", max_bytes=MB, check=no_page)
     assert time.monotonic() - start < 30  # every file for itself: minutes
     assert names(tmp_path) == []
 
 
-def test_a_host_that_never_answers_is_asked_twice(tmp_path: Path) -> None:
+def test_one_try_is_enough_to_notice_a_dead_host(tmp_path: Path) -> None:
+    network = Network(workers=1, tries=1, connect_timeout_s=1.0, read_timeout_s=1.0)
+    with pytest.raises(HostDownError, match=r"^127\.0\.0\.1:9: .*refused, 1 times"):
+        download_files([RemoteFile("http://127.0.0.1:9/a", tmp_path / "a")], network, title="", max_bytes=1, check=len)
+
+
+def test_a_host_that_never_answers_is_tried_twice(tmp_path: Path) -> None:
     network = Network(workers=8, tries=50, connect_timeout_s=0.2, read_timeout_s=1.0)
     with socket.socket() as deaf, contextlib.ExitStack() as waiting:
         deaf.bind(("127.0.0.1", 0))
@@ -228,25 +235,25 @@ def test_a_host_that_never_answers_is_asked_twice(tmp_path: Path) -> None:
         address = f"127.0.0.1:{deaf.getsockname()[1]}"
         files = [RemoteFile(f"http://{address}/{number}", tmp_path / str(number)) for number in range(500)]
         with pytest.raises(HostDownError, match=rf"^{address}: .*, 2 times"):
-            fetch_all(files, network, title="files", max_bytes=MB, check=no_page)
+            download_files(files, network, title="files", max_bytes=MB, check=no_page)
 
 
-def test_a_name_that_is_no_host_is_told(server: FaultyServer, tmp_path: Path) -> None:
+def test_an_unknown_host_is_an_error(server: FaultyServer, tmp_path: Path) -> None:
     network = Network(workers=1, tries=2, connect_timeout_s=1.0, read_timeout_s=1.0)
     with pytest.raises(MachineError, match=r"^nowhere\.invalid: no such host, 2 times"):
-        fetch_all(
+        download_files(
             [RemoteFile("http://nowhere.invalid/a", tmp_path / "a")], network, title="", max_bytes=1, check=no_page
         )
 
 
-def test_a_host_without_tls_is_told(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_host_without_tls_is_an_error(server: FaultyServer, tmp_path: Path) -> None:
     network = Network(workers=1, tries=2, connect_timeout_s=1.0, read_timeout_s=1.0)
     file = RemoteFile(server.url.replace("http", "https"), tmp_path / "a")
     with pytest.raises(MachineError, match=r"^127\.0\.0\.1:\d+: TLS: [a-z]"):
-        fetch_all([file], network, title="", max_bytes=1, check=no_page)
+        download_files([file], network, title="", max_bytes=1, check=no_page)
 
 
-def test_a_host_that_refuses_everything_ends_it_soon(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_host_that_fails_every_request_counts_as_down(server: FaultyServer, tmp_path: Path) -> None:
     paths = [str(number) for number in range(500)]
     for path in paths:
         server.fail(f"/{path}", repeat("503"))
@@ -255,7 +262,7 @@ def test_a_host_that_refuses_everything_ends_it_soon(server: FaultyServer, tmp_p
     assert len(server.requests) < 100
 
 
-def test_connections_are_used_again(server: FaultyServer, tmp_path: Path) -> None:
+def test_connections_are_kept_alive(server: FaultyServer, tmp_path: Path) -> None:
     paths = [str(number) for number in range(50)]
     server.files = {f"/{path}": path.encode() for path in paths}
     assert fetch(server, tmp_path, *paths, workers=4) == {}
@@ -270,14 +277,14 @@ def test_the_proxy_of_the_environment_is_used(
     server.files["http://nowhere.invalid/a"] = BODY
     network = Network(workers=1, tries=1, connect_timeout_s=1.0, read_timeout_s=1.0)
     file = RemoteFile("http://nowhere.invalid/a", tmp_path / "a")
-    assert fetch_all([file], network, title="", max_bytes=MB, check=no_page) == {}
+    assert download_files([file], network, title="", max_bytes=MB, check=no_page) == {}
     assert (tmp_path / "a").read_bytes() == BODY
 
 
-# Disks, and the end
+# Disks and interrupts
 
 
-def test_a_full_disk_ends_it_and_leaves_nothing_partial_under_a_name(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_file_under_a_final_name(server: FaultyServer, tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
@@ -293,7 +300,7 @@ def test_a_full_disk_ends_it_and_leaves_nothing_partial_under_a_name(server: Fau
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_write_that_fails_ends_it(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_failed_write_is_an_error(server: FaultyServer, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
@@ -306,38 +313,15 @@ def test_a_write_that_fails_ends_it(server: FaultyServer, tmp_path: Path) -> Non
 
 def test_ctrl_c_does_not_wait_for_a_silent_server(server: FaultyServer, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from ssd.data.download.http import *\n"
+        "from pathlib import Path; from ssd.common.downloads import *\n"
         "network = Network(workers=2, tries=5, connect_timeout_s=9.0, read_timeout_s=30.0)\n"
-        f"fetch_all([RemoteFile('{server.url}/a', Path('a'))], network, title='', max_bytes=10**6, check=len)"
+        f"download_files([RemoteFile('{server.url}/a', Path('a'))], network, title='', max_bytes=10**6, check=len)"
     )
     server.pause_s = 20.0
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE)
-    while not server.requests:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    while not server.requests and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=15)
     assert b"KeyboardInterrupt" in errors
-
-
-# What is shown
-
-
-def test_the_meter_tells_files_bytes_a_second_and_the_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("ssd.common.progress.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("ssd.common.progress._PLAIN_SECONDS", 0.0)
-    meter = TransferMeter("images", total=4)
-    with meter:
-        now[0] = 2.0
-        meter.received(Path("a"), count=3_000_000, share=0.5)
-        now[0] = 4.0
-        meter.finished(Path("a"))
-        now[0] = 6.0
-        meter.finished(Path("b"))
-    assert capsys.readouterr().out.splitlines() == [
-        "images: 0/4 files  0.0/s  1.5 MB/s  ETA 0:00:14",
-        "images: 1/4 files  0.2/s  0.8 MB/s  ETA 0:00:12",
-        "images: 2/4 files  0.3/s  0.5 MB/s  ETA 0:00:06",
-    ]

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from ssd.inference.predict_media import prefetched
+from ssd.inference.prefetch import prefetched
 
 
 def numbers(count: int) -> Generator[int, None, None]:
@@ -16,11 +16,11 @@ def numbers(count: int) -> Generator[int, None, None]:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
 @pytest.mark.parametrize("depth", [1, 3])
-def test_everything_comes_in_order(count: int, depth: int) -> None:
+def test_items_come_in_order(count: int, depth: int) -> None:
     assert list(prefetched(prefetched(numbers(count), depth=depth), depth=depth)) == list(range(count))
 
 
-def test_an_error_comes_after_what_was_before_it() -> None:
+def test_error_comes_after_the_items_before_it() -> None:
     def breaks() -> Generator[int, None, None]:
         yield from (1, 2)
         raise KeyError("three")
@@ -31,7 +31,7 @@ def test_an_error_comes_after_what_was_before_it() -> None:
         next(stage)
 
 
-def test_no_more_is_produced_than_fits() -> None:
+def test_depth_limits_production() -> None:
     made = []
 
     def count() -> Generator[int, None, None]:
@@ -42,10 +42,10 @@ def test_no_more_is_produced_than_fits() -> None:
     with closing(prefetched(count(), depth=3)) as stage:
         next(stage)
         time.sleep(0.3)
-        assert len(made) == 1 + 3 + 1  # taken, waiting, in hand
+        assert len(made) == 1 + 3 + 1  # consumed, queued, waiting for the queue
 
 
-def test_closing_ends_every_stage_and_its_threads() -> None:
+def test_closing_stops_all_stages_and_threads() -> None:
     closed = []
 
     def endless() -> Generator[int, None, None]:
@@ -68,14 +68,14 @@ def test_closing_ends_every_stage_and_its_threads() -> None:
     assert threading.active_count() == before
 
 
-def test_stages_work_at_the_same_time() -> None:
-    """Every stage waits in its work for the other two: three items are in work at once, or it ends broken."""
-    everyone = threading.Barrier(3, timeout=60)
+def test_stages_run_in_parallel() -> None:
+    """Each stage waits for the other two: the barrier breaks unless three items are in progress at once."""
+    barrier = threading.Barrier(3, timeout=60)
 
     def waits(items: Generator[int, None, None], *, first: int) -> Generator[int, None, None]:
         for item in items:
             if first <= item < first + 10:  # the last stage has item 0 when the first has item 2
-                everyone.wait()
+                barrier.wait()
             yield item
 
     stages = waits(numbers(20), first=2)

@@ -1,4 +1,4 @@
-"""What TensorBoard takes: curves of known answer, images of bounded size, a layout that names tags exactly."""
+"""Curves of a known answer, images of bounded size, an overview that matches its tags exactly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ssd.evaluation.matching import match_coco
 from ssd.evaluation.tide import judge, score_curve
-from ssd.training.tensorboard_images import MAX_BYTES, add_curve, add_image, overview, side_by_side
+from ssd.training.tensorboard_images import draw_result
+from ssd.training.tensorboard_writer import MAX_IMAGE_BYTES, add_curve, add_image, overview
 
 PLACE, FAR = (0, 0, 100, 100), (200, 200, 300, 300)
 
@@ -25,7 +26,7 @@ def written(writer: SummaryWriter) -> EventAccumulator:
     return EventAccumulator(writer.log_dir).Reload()
 
 
-def test_a_curve_of_known_answer(tmp_path: Path) -> None:
+def test_a_curve_of_a_known_answer(tmp_path: Path) -> None:
     image = scene([(PLACE, 0), (FAR, 0)], [(PLACE, 0, 0.9), ((0, 200, 50, 250), 0, 0.6)])
     writer = SummaryWriter(str(tmp_path))
     add_curve(writer, "cat", score_curve(match_coco([image], 1)), step=7)
@@ -47,15 +48,15 @@ def test_images_are_bounded(tmp_path: Path, size: tuple[int, int]) -> None:
     add_image(writer, "noise", noise, step=1)
     event = written(writer).Images("noise")[0]
     image = Image.open(io.BytesIO(event.encoded_image_string))
-    assert len(event.encoded_image_string) <= MAX_BYTES
+    assert len(event.encoded_image_string) <= MAX_IMAGE_BYTES
     assert image.size == (event.width, event.height)
     assert image.width / image.height == pytest.approx(size[0] / size[1], rel=0.02)
 
 
-def test_both_views_are_scaled_and_say_the_reason() -> None:
+def test_both_halves_are_scaled_and_coloured_by_error() -> None:
     white = np.full((300, 600, 3), 255, dtype=np.uint8)
     seen = scene([(PLACE, 0), (FAR, 0)], [(PLACE, 0, 0.9)])
-    image = side_by_side(white, seen, judge(seen), class_names=["cat"], title="1 missed", side_px=400)
+    image = draw_result(white, seen, judge(seen), id="a/cat.jpg", class_names=["cat"], side_px=400)
     assert image.shape == (252, 808, 3)
     left, right = image[52:, :400], image[52:, 408:]
     hit, missed = (26, 152, 80), (224, 47, 60)  # colours of the charts
@@ -67,7 +68,7 @@ def test_both_views_are_scaled_and_say_the_reason() -> None:
     ]
 
 
-def test_the_overview_names_tags_exactly() -> None:
+def test_the_overview_matches_its_tags_exactly() -> None:
     names = ["traffic light", "C++ (a)"]
     charts = overview(names, levels=6)["Overview"]
     patterns = [pattern for kind, tags in charts.values() for pattern in tags if kind == "Multiline"]

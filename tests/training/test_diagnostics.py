@@ -1,19 +1,19 @@
-"""The numbers of a matching that is known."""
+"""Statistics of a known matching."""
 
 from __future__ import annotations
 
 import torch
-from test_module import network
+from test_lightning_module import network
 
 from ssd.model.loss import Losses
 from ssd.model.matcher import Targets
 from ssd.model.priors import PriorSpec
 from ssd.model.structures import Batch
-from ssd.training.tensorboard import match_rates
+from ssd.training.diagnostics import match_rates
 
 
 def rates(priors: PriorSpec, labels: list[int]) -> dict[str, float]:
-    """One image: the first prior is for object 0, the last for object 1, and objects 0 and 2 are overlapped well."""
+    """One image: the first prior is matched to object 0, the last to object 1; objects 0 and 2 have a high best IoU."""
     model = network(("cat", "dog"), priors)
     columns, objects = torch.zeros(2, 1, len(model.priors), dtype=torch.int64)
     positives = min(2, sum(label >= 0 for label in labels))
@@ -39,7 +39,7 @@ def rates(priors: PriorSpec, labels: list[int]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in match_rates(losses, batch, model, iou_threshold=0.5).items()}
 
 
-def test_of_three_objects_one_has_no_prior_and_one_only_a_forced_one(mobilenet_v1: PriorSpec) -> None:
+def test_of_three_objects_one_has_no_prior_and_one_only_a_low_iou(mobilenet_v1: PriorSpec) -> None:
     levels = {f"matching/positives_level_{level}": float(level in (1, 6)) for level in range(1, 7)}
     assert rates(mobilenet_v1, [0, 1, 0, -1]) == levels | {
         "matching/positives": 2.0,
@@ -49,7 +49,7 @@ def test_of_three_objects_one_has_no_prior_and_one_only_a_forced_one(mobilenet_v
     }
 
 
-def test_shares_of_nothing_are_left_out(mobilenet_v1: PriorSpec) -> None:
+def test_undefined_values_are_left_out(mobilenet_v1: PriorSpec) -> None:
     found = rates(mobilenet_v1, [-1, -1, -1, -1])
     assert "matching/objects_matched" not in found
     assert "matching/negatives_per_positive" not in found

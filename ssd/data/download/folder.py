@@ -1,0 +1,70 @@
+"""The folder that a dataset is downloaded into: a lock against a second process, and a marker of what it holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ssd.common.atomic_files import write_atomically
+from ssd.common.errors import MachineError
+
+_MARKER, _LOCK = ".download.json", ".download.lock"
+_log = logging.getLogger("ssd")
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadFolder:
+    """A folder, and the `selection` to download into it: the settings that decide which files, but not from where."""
+
+    root: Path
+    selection: Mapping[str, object]
+
+    @property
+    def has_marker(self) -> bool:
+        """Whether a download has started here, of this selection or of another."""
+        return (self.root / _MARKER).is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a download of this very selection has finished; single files of it may have failed."""
+        return self.has_marker and (self.root / _MARKER).read_text() == self._marker(finished=True)
+
+    def write_marker(self, *, finished: bool) -> None:
+        """Records the selection and whether its download has finished."""
+        write_atomically(self.root / _MARKER, lambda path: path.write_text(self._marker(finished=finished)))
+
+    def _marker(self, *, finished: bool) -> str:
+        return json.dumps({"finished": finished, **self.selection}, indent=1)
+
+    @contextmanager
+    def lock(self, *, wait: bool) -> Iterator[None]:
+        """Excludes other processes from the folder; the lock ends with the process, even with a killed one.
+
+        Raises:
+            MachineError: the folder cannot be written, or it is locked and `wait` is false.
+        """
+        lock = FileLock(self.root / _LOCK)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            if not wait:
+                raise MachineError(
+                    f"dataset.root={self.root}: another process is downloading into it; wait until it has finished"
+                ) from None
+            _log.info("waiting for another process that is downloading into %s", self.root)
+            lock.acquire()
+        except OSError as error:
+            raise MachineError(
+                f"dataset.root={self.root}: cannot be written: {error.strerror}; choose another folder"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()

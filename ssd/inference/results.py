@@ -1,0 +1,105 @@
+"""The result of one image or frame, as a record, as table rows and as a drawing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ssd.common.images import ImageArray
+from ssd.inference.sources import Frame
+from ssd.model.structures import Detections
+from ssd.visualization.draw import draw
+
+DRAW_THRESHOLD = 0.3  # the default; conf/predict.yaml has the same
+CSV_COLUMNS = ("source", "frame", "track_id", "label", "class_id", "score", "x1", "y1", "x2", "y2")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """A frame with all its detections; `shown` marks those to draw, count and crop.
+
+    `track_ids` is None without tracking; an entry is None for a detection without a track.
+    """
+
+    frame: Frame
+    detections: Detections
+    shown: Bool[Tensor, "D"]
+    track_ids: tuple[int | None, ...] | None
+    class_names: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """The line of predictions.jsonl; with tracking, it has the number of tracked objects per class in addition."""
+        record = to_record(
+            self.detections,
+            source=self.frame.medium.source,
+            frame=self.frame.number,
+            size=self.frame.image.shape[:2],
+            class_names=self.class_names,
+            track_ids=self.track_ids,
+        )
+        if self.track_ids is not None:
+            tracked = Counter(item["label"] for item in record["detections"] if item["track_id"] is not None)
+            record["counts"] = dict(sorted(tracked.items()))
+        return record
+
+    @cached_property
+    def drawn(self) -> ImageArray:
+        """The image with the shown boxes."""
+        ids = None if self.track_ids is None else [self.track_ids[index] for index in self.shown.nonzero().flatten()]
+        return draw(self.frame.image, self.detections.where(self.shown), self.class_names, track_ids=ids)
+
+
+def to_record(
+    detections: Detections,
+    *,
+    source: str,
+    frame: int | None,
+    size: tuple[int, int],
+    class_names: Sequence[str],
+    track_ids: Sequence[int | None] | None = None,
+) -> dict[str, Any]:
+    """The content of a line of predictions.jsonl for an image of (H, W) pixels."""
+    height, width = size
+    boxes = detections.boxes.double() * torch.tensor([width, height, width, height], dtype=torch.float64)
+    rows = zip(boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
+    items: list[dict[str, Any]] = [
+        {
+            "label": class_names[label],
+            "class_id": label,
+            "score": round(score, 4),
+            "box": [round(edge, 2) for edge in box],
+        }
+        for box, score, label in rows
+    ]
+    for item, track_id in zip(items, track_ids or (), strict=bool(track_ids)):
+        item["track_id"] = track_id
+    return {"source": source, "frame": frame, "width": width, "height": height, "detections": items}
+
+
+def csv_rows(record: dict[str, Any]) -> list[list[Any]]:
+    """A row of CSV_COLUMNS for each detection of a record."""
+    return [
+        [
+            _escape_formula(record["source"]),
+            record["frame"],
+            item.get("track_id"),
+            _escape_formula(item["label"]),
+            item["class_id"],
+            item["score"],
+            *item["box"],
+        ]
+        for item in record["detections"]
+    ]
+
+
+def _escape_formula(text: str) -> str:
+    """Prefixes text that a spreadsheet would execute as a formula."""
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

@@ -1,0 +1,109 @@
+"""Writes scalars, bounded images, charts and curves to TensorBoard, and lays out its overview page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytorch_lightning as pl
+from matplotlib.figure import Figure
+from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from torch.utils.tensorboard import SummaryWriter
+
+from ssd.common.images import ImageArray
+from ssd.evaluation.tide import ERRORS, ScoreCurve
+
+MAX_IMAGE_BYTES = 100_000
+_JPEG_QUALITY = 85
+_SHRINK_FACTOR = 0.8
+_DPI = 100
+_THRESHOLDS = 127  # the maximum of the PR curves plugin
+_MAX_CLASSES = 12  # lines in a chart
+
+Layout = dict[str, dict[str, list[str | list[str]]]]
+
+
+def tensorboard_writer(trainer: pl.Trainer) -> SummaryWriter | None:
+    """The writer of the run's TensorBoard logger; None without one, and in all processes but the first."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return loggers[0].experiment if loggers and trainer.is_global_zero else None
+
+
+def add_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
+    """Writes each value as a curve of its own (SummaryWriter.add_scalars makes a run of each)."""
+    for name, value in values.items():
+        writer.add_scalar(name, value, step)
+
+
+def add_image(writer: SummaryWriter, tag: str, pixels: ImageArray, step: int) -> None:
+    """Writes a JPEG of at most MAX_IMAGE_BYTES; the image is shrunk until it fits."""
+    image, data = Image.fromarray(pixels), b""
+    while not data or len(data) > MAX_IMAGE_BYTES:
+        if data:
+            image = image.resize([max(1, int(side * _SHRINK_FACTOR)) for side in image.size])
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+        data = buffer.getvalue()
+    _add_encoded(writer, tag, data, image.size, step)
+
+
+def add_figure(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
+    """Writes a chart as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    width, height = (figure.get_size_inches() * _DPI).astype(int)
+    _add_encoded(writer, tag, buffer.getvalue(), (int(width), int(height)), step)
+
+
+def add_curve(writer: SummaryWriter, tag: str, curve: ScoreCurve, step: int) -> None:
+    """Writes precision and recall by score threshold. Detection has no true negatives: their count is 0."""
+    rows = curve.at(np.linspace(0, 1, _THRESHOLDS))
+    hits = np.rint(curve.recall * curve.objects)[rows]
+    writer.add_pr_curve_raw(
+        tag,
+        true_positive_counts=hits,
+        false_positive_counts=curve.kept[rows] - hits,
+        true_negative_counts=np.zeros_like(hits),
+        false_negative_counts=curve.objects - hits,
+        precision=curve.precision[rows],
+        recall=curve.recall[rows],
+        global_step=step,
+        num_thresholds=_THRESHOLDS,
+    )
+
+
+def overview(class_names: Sequence[str], *, levels: int) -> Layout:
+    """The charts of the custom scalars tab; `levels` is the number of feature maps."""
+    charts = {
+        "mAP": ["val/map", "val/map_50", "val/map_75"],
+        "mAP by object size": ["val/map_small", "val/map_medium", "val/map_large"],
+        "AP by class": [f"val/map_class/{name}" for name in class_names[:_MAX_CLASSES]],
+        "average recall": ["val/mar_1", "val/mar_10", "val/mar_100"],
+        "mAP@0.5 on some images: averaged and raw weights": ["ema/map_50_average", "ema/map_50_raw"],
+        "AP@0.5 lost by type of error": [f"errors/{kind.title}" for kind in ERRORS],
+        "loss": ["train/loss", "val/loss"],
+        "parts of the training loss": [
+            "train/loss_localization",
+            "train/loss_classification_positive",
+            "train/loss_classification_negative",
+        ],
+        "gradient norm": ["train/gradient_norm"],
+        "steps skipped because gradients overflowed 16 bits": ["train/skipped_steps"],
+        "fraction of objects with a prior": ["matching/objects_matched", "matching/objects_over_iou"],
+        "positives per image by level": [f"matching/positives_level_{level}" for level in range(1, levels + 1)],
+        "images per second": ["time/images_per_second"],
+        "fraction of time: waiting for data, visualization": ["time/data_wait_share", "time/visualization_share"],
+        "memory in GB": ["memory/process_gb", "memory/gpu_gb"],
+    }
+    exact = {title: [f"^{re.escape(tag)}$" for tag in tags] for title, tags in charts.items()}
+    return {"Overview": {title: ["Multiline", tags] for title, tags in exact.items()}}
+
+
+def _add_encoded(writer: SummaryWriter, tag: str, data: bytes, size: tuple[int, int], step: int) -> None:
+    """Writes an encoded image: SummaryWriter.add_image encodes PNG only, five times the bytes of a photo's JPEG."""
+    image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=data)
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
