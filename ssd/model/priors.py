@@ -1,6 +1,6 @@
 """Prior (default) boxes, built for the grid sizes that were measured on the backbone.
 
-Source: SSD paper, section 2.2; the published configurations stand with their backbones.
+Source: SSD paper, section 2.2; the published configurations are in the modules of their backbones.
 """
 
 from __future__ import annotations
