@@ -56,24 +56,35 @@ def build_backbone(config: DictConfig) -> Any:
     return instantiate(_without(config.backbone, "weights"), _convert_="all")
 
 
-def build_priors(config: DictConfig) -> PriorSpec:
-    """The priors of the backbone, with what `priors.*` and the file `priors.file` say otherwise.
+def fill_auto(config: DictConfig) -> None:
+    """Replaces `auto` by the backbone's own image size and priors, after `priors.file` has replaced what it has.
 
     Raises:
-        ConfigError: the file cannot be read, or is not one of priors.
+        ConfigError: the file cannot be read, or has other keys than priors.
     """
-    settings = _without(config.priors, "file")
-    path = config.priors.file
-    if path is not None:
-        try:
-            fitted = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"priors.file={path}: cannot be read: {error}; give a file of ssd inspect") from error
-        known = {field.name for field in fields(PriorSpec)}
-        if not isinstance(fitted, dict) or not fitted.keys() <= known:
-            raise ConfigError(f"priors.file={path}: its keys must be among {', '.join(sorted(known))}")
-        settings |= fitted
-    return instantiate(settings, _convert_="all")
+    backbone = build_backbone(config)
+    if config.image_size == "auto":
+        config.image_size = backbone.default_image_size
+    given = {} if config.priors.file is None else _read_priors(config.priors.file)
+    for name, value in (backbone.default_priors.as_dict() | given).items():
+        if name in given or config.priors[name] == "auto":
+            config.priors[name] = value
+
+
+def _read_priors(path: str) -> dict[str, Any]:
+    try:
+        priors = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"priors.file={path}: cannot be read: {error}; give a file of ssd inspect") from error
+    known = [field.name for field in fields(PriorSpec)]
+    if not isinstance(priors, dict) or not priors.keys() <= set(known):
+        raise ConfigError(f"priors.file={path}: its keys must be among {', '.join(known)}")
+    return priors
+
+
+def build_priors(config: DictConfig) -> PriorSpec:
+    """How the priors are laid out."""
+    return instantiate(_without(config.priors, "file"), _convert_="all")
 
 
 def _without(node: DictConfig, *names: str) -> dict[str, Any]:

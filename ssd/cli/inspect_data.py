@@ -41,6 +41,7 @@ def inspect(config: DictConfig) -> None:
     started = time.perf_counter()
     runtime.quiet_libraries()
     priors = _priors_file(config)
+    build.fill_auto(config)
     spec, grids = build.check_fit(config)
     layout = Layout.lay(spec, grids, image_size=config.image_size, iou_threshold=config.loss.match_threshold)
     report = Report(collect_all=True)
