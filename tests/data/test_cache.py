@@ -1,4 +1,4 @@
-"""The cache of indexes: never wrong, and gone without harm."""
+"""The cache of indexes: never wrong, and it may be deleted."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_only_the_latest_choices_are_kept(root: Path) -> None:
     assert len(calls) == 10
 
 
-def test_hidden_files_links_in_a_circle_and_links_to_nowhere_do_not_matter(root: Path) -> None:
+def test_hidden_files_cyclic_links_and_broken_links_do_not_matter(root: Path) -> None:
     (root / "train" / "back").symlink_to(root)
     (root / "nowhere.csv").symlink_to(root / "missing")
     read(root)
@@ -202,7 +202,7 @@ def test_every_flipped_bit_is_noticed(root: Path) -> None:
         assert cache._load(path, fingerprint, read_image) is None
 
 
-def test_where_it_cannot_be_written_there_is_none(root: Path) -> None:
+def test_without_write_access_there_is_no_cache(root: Path) -> None:
     (root / FOLDER).touch()
     assert same(read(root), read(root))
     assert len(calls) == 2

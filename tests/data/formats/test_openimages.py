@@ -1,4 +1,4 @@
-"""Open Images: columns, flags, classes and ids, right and wrong, and images that are not there."""
+"""Open Images: valid and invalid columns, flags, classes and ids, and missing images."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_flags_may_be_absent(tmp_path: Path) -> None:
     assert read(tmp_path).train.ignore.tolist() == [False]
 
 
-def test_rows_of_a_image_need_not_lie_together(tmp_path: Path) -> None:
+def test_rows_of_an_image_need_not_be_adjacent(tmp_path: Path) -> None:
     order = ["b", "a", "b", "c", "a"]
     index = read_one(tmp_path, *(row(id, XMin=0.1 + 0.01 * place) for place, id in enumerate(order))).train
     assert [index.ids[position] for position in range(3)] == ["b", "a", "c"]
@@ -215,7 +215,7 @@ def test_full_file_comes_before_that_of_the_downloader(tmp_path: Path) -> None:
     assert read(tmp_path).train.labels.tolist() == [0, 1]
 
 
-def test_missing_files_say_what_to_get(tmp_path: Path) -> None:
+def test_message_about_missing_files_says_what_to_download(tmp_path: Path) -> None:
     for root, message in ((tmp_path / "none", "no such folder"), (tmp_path, r"no train-annotations-bbox\.csv")):
         with pytest.raises(DataError, match=f"{message}.*https://storage.googleapis.com/openimages/"):
             read(root)
@@ -278,7 +278,7 @@ def refused(root: Path, text: str | bytes, message: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["NaN", "nan", "inf", "-Infinity", "1e999", "abc", "", '"0,5"', "0x10", "N/A"])
-def test_number_that_is_none_is_named_with_its_line(tmp_path: Path, value: str) -> None:
+def test_number_that_is_invalid_is_named_with_its_line(tmp_path: Path, value: str) -> None:
     text = csv_text([row("a"), row("b", XMax=value), row("c")])
     refused(tmp_path, text, r":3: XMax is .*not a number")
     refused(tmp_path, text.replace("\n", "\n\n"), r":5: XMax is .*not a number")
@@ -289,7 +289,7 @@ def test_wrong_number_of_columns_is_named_with_its_line(tmp_path: Path) -> None:
     refused(tmp_path, csv_text([row("a")]) + "b,xclick,/m/0k4j", ":3: 3 columns.* 13")
 
 
-def test_flag_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
+def test_flag_that_is_invalid_is_named_with_its_line(tmp_path: Path) -> None:
     refused(tmp_path, csv_text([row("a", IsGroupOf="yes")]), ":2: IsGroupOf is 'yes': not 0, 1 or -1")
 
 

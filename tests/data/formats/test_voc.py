@@ -1,4 +1,4 @@
-"""Annotations: what stands in the XML, right and wrong. For folders and splits see test_voc_layouts.py."""
+"""Annotations: valid and invalid XML. For folders and splits see test_voc_layouts.py."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_edges_count_from_zero_in_some_files_and_are_clipped_silently(tmp_path: 
     assert rules(splits) == []
 
 
-def test_size_of_the_image_counts_not_the_one_written(tmp_path: Path) -> None:
+def test_size_of_the_image_file_is_used_not_the_annotated_one(tmp_path: Path) -> None:
     for name, size in (("a", (1000, 999)), ("b", (0, 0)), ("c", (HEIGHT, WIDTH))):
         add(tmp_path, name)
         write_annotation(tmp_path / "Annotations" / f"{name}.xml", [CAT], size=size)
@@ -63,7 +63,7 @@ def test_size_of_the_image_counts_not_the_one_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["", "<size/>", "<size><width>?</width><height>1e999</height></size>"])
-def test_size_need_not_be_written(tmp_path: Path, size: str) -> None:
+def test_size_is_optional(tmp_path: Path, size: str) -> None:
     path = add(tmp_path, "one", CAT)
     path.write_text(f"<annotation>{size}{CAT}</annotation>")
     add_list(tmp_path, "train", ["one"])

@@ -1,4 +1,4 @@
-"""Folders and split lists of VOC datasets; for what stands in the XML see test_voc.py."""
+"""Folders and split lists of VOC datasets; for the XML see test_voc.py."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_valid_and_training_are_names_of_folders_too(tmp_path: Path) -> None:
     assert paths(read(tmp_path)) == {"train": ["Training/a.png"], "val": ["valid/b.png"], "test": ["TEST/c.png"]}
 
 
-def test_heap_is_split_by_the_seed(tmp_path: Path) -> None:
+def test_folder_without_splits_is_split_by_the_seed(tmp_path: Path) -> None:
     for name in NAMES:
         add_beside(tmp_path / ("left" if name < "020" else "right"), name, ".png")
     splits = read(tmp_path)
@@ -189,7 +189,7 @@ def test_heap_is_split_by_the_seed(tmp_path: Path) -> None:
     assert readable(splits)
 
 
-def test_annotations_and_images_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:
+def test_annotations_and_images_may_have_separate_folders(tmp_path: Path) -> None:
     for name in NAMES[:10]:
         write_image(tmp_path / "images" / f"{name}.png")
         write_annotation(tmp_path / "annotations" / f"{name}.xml", [object_xml()])
