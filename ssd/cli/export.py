@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from omegaconf import DictConfig
 
     from ssd.data.index import DetectionIndex
     from ssd.inference.torch_predictor import Predictor
-    from ssd.model.structures import Batch
 
 
 _RENDERED = "rendered shapes"
@@ -26,6 +24,7 @@ def export(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from ssd.cli import build
+    from ssd.cli.evaluate import read_evaluation_data
     from ssd.common import atomic_files, console, runtime
     from ssd.common.errors import ConfigError
     from ssd.inference.torch_predictor import Predictor
@@ -43,7 +42,7 @@ def export(config: DictConfig) -> None:
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
     needs_data = config.quantize is not None or build.has_dataset(config)
-    data = build.build_evaluation(model, config) if needs_data else None
+    data = read_evaluation_data(config, model.class_names) if needs_data else None
     predictor = Predictor(model, instantiate(config.postprocess), device="cpu")
     report: dict[str, Any] = {"checkpoint": config.checkpoint}
 
@@ -98,7 +97,7 @@ def check(predictor: Predictor, file: Path, config: DictConfig, index: Detection
 
 
 def quantize(
-    graph: Any, file: Path, index: DetectionIndex, batches: Iterable[Batch], config: DictConfig
+    graph: Any, file: Path, calibration: DetectionIndex, evaluation: DetectionIndex, config: DictConfig
 ) -> dict[str, Any]:
     """Puts the int8 graph in the place of the float32 one, and measures what that costs.
 
@@ -107,15 +106,19 @@ def quantize(
     """
     from ssd.common import console
     from ssd.common.errors import DataError
-    from ssd.evaluation import metrics
+    from ssd.evaluation import evaluator
     from ssd.export.parity import spread_over
     from ssd.export.quantize import quantize_int8
     from ssd.inference.onnx_predictor import OnnxPredictor
 
     before = OnnxPredictor(file)
-    quantize_int8(graph, file, images=spread_over(index, config.calibration_images))
+    quantize_int8(graph, file, images=spread_over(calibration, config.calibration_images))
     predictors = {"float32": before, "int8": OnnxPredictor(file)}
-    scores = {name: metrics.score(each, batches, each.class_names).get("map") for name, each in predictors.items()}
+    settings = {"batch_size": config.batch_size, "num_workers": config.num_workers}
+    scores = {
+        name: evaluator.mean_ap(predictor, evaluation, class_names=predictor.class_names, **settings)
+        for name, predictor in predictors.items()
+    }
     shown = (f"{name} {'undefined' if value is None else round(value, 3)}" for name, value in scores.items())
     console.log(f"mAP on {config.split}: {', '.join(shown)}")
     drop = (scores["float32"] or 0.0) - (scores["int8"] or 0.0)

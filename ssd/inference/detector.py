@@ -204,7 +204,8 @@ class ImageDetections:
             ConfigError: a name that is not that of an image.
             MachineError: it cannot be written.
         """
-        drawn = draw(self.image, self.detections, self.class_names)
+        arrays = (self.detections.boxes.numpy(), self.detections.labels.numpy(), self.detections.scores.numpy())
+        drawn = draw(self.image, *arrays, self.class_names)
         try:
             if path is not None:
                 save_image(drawn, Path(path))

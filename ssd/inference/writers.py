@@ -119,7 +119,9 @@ class Result:
     def drawn(self) -> ImageArray:
         """The image with its boxes."""
         ids = None if self.track_ids is None else [self.track_ids[index] for index in self.shown.nonzero().flatten()]
-        return draw(self.frame.image, self.detections.where(self.shown), self.class_names, track_ids=ids)
+        shown = self.detections.where(self.shown)
+        arrays = (shown.boxes.numpy(), shown.labels.numpy(), shown.scores.numpy())
+        return draw(self.frame.image, *arrays, self.class_names, track_ids=ids)
 
 
 class Outputs:
