@@ -18,8 +18,8 @@ import torch
 
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.dataset import DetectionDataset, collate
-from ssd.evaluation.matching import COCO_POINTS, Scene, average_precision, match_coco, mean_over_classes
-from ssd.evaluation.metrics import scenes_of
+from ssd.evaluation.matching import COCO_POINTS, ImageResult, average_precision, match_coco, mean_over_classes
+from ssd.evaluation.metrics import image_results
 from ssd.model.box_coder import BACKGROUND
 from ssd.model.loss import Losses
 from ssd.model.ssd import SSD
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def compare_weights(
-    module: SSDModule, data: DetectionDataModule, averaged: Mapping[str, Scene], ids: Sequence[str]
+    module: SSDModule, data: DetectionDataModule, averaged: Mapping[str, ImageResult], ids: Sequence[str]
 ) -> dict[str, float]:
     """mAP and mAP@0.5 on the images `ids`, of the weights that `module` has now and of what `averaged` ones found."""
     index = data.splits.val
@@ -43,16 +43,16 @@ def compare_weights(
     wanted = set(ids)
     positions = [position for position in range(len(index)) if index.ids[position] in wanted]
     dataset = DetectionDataset(index, data.eval_augmentation, seed=data.seed)
-    raw: list[Scene] = []
+    raw: list[ImageResult] = []
     for start in range(0, len(positions), data.batch_size):
         batch = collate([dataset[0, position] for position in positions[start : start + data.batch_size]])
         batch = batch.to(module.device)
-        raw += scenes_of(module.postprocess(module.model(batch.images), module.model.priors), batch)
+        raw += image_results(module.postprocess(module.model(batch.images), module.model.priors), batch)
     classes = len(index.class_names)
     return {**_scores("average", [averaged[name] for name in ids], classes), **_scores("raw", raw, classes)}
 
 
-def _scores(which: str, scenes: Sequence[Scene], classes: int) -> dict[str, float]:
+def _scores(which: str, scenes: Sequence[ImageResult], classes: int) -> dict[str, float]:
     """Nothing where there is no object."""
     if not any((~scene.ignore).any() for scene in scenes):
         return {}
@@ -148,7 +148,7 @@ class Watch(pl.Callback):
         if self._writer is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         now, before = (_part_of_run(trainer, step) for step in (trainer.global_step, self._shown_step))
-        scenes = _ours(pl_module).metrics["val"].scenes()
+        scenes = _ours(pl_module).metrics["val"].image_results()
         if any((~scene.ignore).any() for scene in scenes.values()):
             with self._pace.watching():
                 if now > before or self._threshold is None:
@@ -156,7 +156,9 @@ class Watch(pl.Callback):
                     self._show(trainer, _ours(pl_module), scenes, self._writer)
                 self._show_images(trainer, scenes, self._writer)
 
-    def _show(self, trainer: pl.Trainer, module: SSDModule, scenes: Mapping[str, Scene], writer: SummaryWriter) -> None:
+    def _show(
+        self, trainer: pl.Trainer, module: SSDModule, scenes: Mapping[str, ImageResult], writer: SummaryWriter
+    ) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         showing = Showing(writer, scenes, data.splits.val, step=trainer.global_step - 1)
         showing.numbers()
@@ -171,7 +173,7 @@ class Watch(pl.Callback):
             showing.charts()
             showing.worst(count=self.worst, side_px=self.side_px)
 
-    def _show_images(self, trainer: pl.Trainer, scenes: Mapping[str, Scene], writer: SummaryWriter) -> None:
+    def _show_images(self, trainer: pl.Trainer, scenes: Mapping[str, ImageResult], writer: SummaryWriter) -> None:
         if self._album is None:
             index = trainer.datamodule.splits.val  # type: ignore[attr-defined]
             self._album = Album(index, count=self.images, side_px=self.side_px)

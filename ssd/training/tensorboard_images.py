@@ -9,37 +9,25 @@ from typing import TYPE_CHECKING
 
 from ssd.common.images import ImageArray
 from ssd.data.index import DetectionIndex
-from ssd.evaluation.matching import Scene
-from ssd.evaluation.tide import judge
+from ssd.evaluation.matching import ImageResult
+from ssd.evaluation.tide import classify_errors
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image
 
 from ssd.evaluation import charts
-from ssd.evaluation.charts import KIND_COLOURS
 from ssd.evaluation.matching import match_coco
-from ssd.evaluation.tide import (
-    ALL_CLASSES,
-    FOREGROUND_IOU,
-    Judgement,
-    Kind,
-    ScoreCurve,
-    confusion_matrix,
-    error_costs,
-    score_curve,
-    worst_images,
-)
-from ssd.visualization.draw import Colour, draw_boxes
+from ssd.evaluation.score_curves import ALL_CLASSES, ScoreCurve, score_curve
+from ssd.evaluation.tide import FOREGROUND_IOU, confusion_matrix, delta_ap
+from ssd.evaluation.worst_images import draw_error_panel, draw_errors, resize_longer_side, worst_images
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -69,7 +57,7 @@ class Album:
         self._seconds = self._dearest = 0.0
 
     def add(
-        self, writer: SummaryWriter, scenes: Mapping[str, Scene], *, threshold: float, step: int, seconds: float
+        self, writer: SummaryWriter, scenes: Mapping[str, ImageResult], *, threshold: float, step: int, seconds: float
     ) -> None:
         """Writes what is over the threshold: the first image, and more until all have taken `seconds` in the run."""
         self._dearest = 0.0  # of this time
@@ -83,90 +71,22 @@ class Album:
             self._seconds += taken
             self._dearest = max(self._dearest, taken)
 
-    def _draw(self, name: str, scene: Scene) -> ImageArray:
+    def _draw(self, name: str, scene: ImageResult) -> ImageArray:
         if name not in self._copies:
             position = next(position for position, id in enumerate(self._index.ids) if id == name)
             image = self._index.load(self._index.paths[position])
             self._sizes[name] = image.shape[0], image.shape[1]
-            self._copies[name] = shrunk(image, self._side_px)
-        judgement = judge(scene)
-        return side_by_side(
+            self._copies[name] = resize_longer_side(image, self._side_px)
+        errors = classify_errors(scene)
+        views = draw_errors(
             self._copies[name],
             scene,
-            judgement,
-            class_names=self._index.class_names,
-            title=f"{Path(name).name}: {judgement.reason or 'no error'}",
+            errors,
+            self._index.class_names,
             side_px=self._side_px,
             size=self._sizes[name],
         )
-
-
-_GAP, _LINE, _FONT = 8, 26, 19  # to be read when TensorBoard shows the image at half its size
-_LEAST_WIDTH = 720  # for the words above
-
-
-def side_by_side(
-    image: ImageArray,
-    scene: Scene,
-    judgement: Judgement,
-    *,
-    class_names: Sequence[str],
-    title: str,
-    side_px: int,
-    size: tuple[int, int] | None = None,
-) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """Both views, each with its longer side scaled to `side_px`, under the title and a legend.
-
-    `size` (H, W) is that of the image which the boxes lie in, where `image` is a copy of another size.
-    """
-    height, width = size or image.shape[:2]
-    small = shrunk(image, side_px)
-    shown = small.shape[1], small.shape[0]
-    corners = np.array([width, height, width, height])
-    names = [class_names[label] for label in scene.labels]
-    found = [
-        f"{class_names[label]} {score:.0%}" for label, score in zip(scene.found_labels, scene.found_scores, strict=True)
-    ]
-    views = [
-        draw_boxes(small, scene.boxes / corners, names, _colours(judgement.of_objects(scene.ignore))),
-        draw_boxes(small, scene.found_boxes / corners, found, _colours(judgement.kinds)),
-    ]
-    canvas = Image.new("RGB", (max(_LEAST_WIDTH, 2 * shown[0] + _GAP), shown[1] + 2 * _LINE), "white")
-    for place, view in enumerate(views):
-        canvas.paste(Image.fromarray(view), (place * (shown[0] + _GAP), 2 * _LINE))
-    ImageDraw.Draw(canvas).text((4, 1), title, fill="black", font=_font())
-    canvas.paste(_legend(canvas.width), (0, _LINE))
-    return np.array(canvas)
-
-
-def shrunk(image: ImageArray, side_px: int) -> ImageArray:
-    """A copy with its longer side at `side_px`, or the image itself where that is so."""
-    height, width = image.shape[:2]
-    scale = side_px / max(height, width)
-    if scale == 1:
-        return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return cv2.resize(image, size, interpolation=interpolation).astype(np.uint8, copy=False)
-
-
-def _colours(kinds: np.ndarray) -> list[Colour]:
-    return [ImageColor.getrgb(KIND_COLOURS[Kind(kind)])[:3] for kind in kinds.tolist()]
-
-
-@lru_cache(maxsize=16)
-def _legend(width: int) -> Image.Image:
-    strip = Image.new("RGB", (width, _LINE), "white")
-    pen, x = ImageDraw.Draw(strip), 4.0
-    for kind, colour in KIND_COLOURS.items():
-        pen.text((x, 0), kind.title, fill=colour, font=_font())
-        x += pen.textlength(f"{kind.title}   ", font=_font())
-    return strip
-
-
-@lru_cache(maxsize=1)
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(_FONT)
+        return draw_error_panel(views, title=f"{Path(name).name}: {errors.summary or 'no error'}")
 
 
 _MOST_CLASSES = 20  # with a curve of their own
@@ -175,7 +95,9 @@ _MOST_CLASSES = 20  # with a curve of their own
 class Showing:
     """Scenes by image id, with at least one object, and the index that their images come from."""
 
-    def __init__(self, writer: SummaryWriter, scenes: Mapping[str, Scene], index: DetectionIndex, *, step: int) -> None:
+    def __init__(
+        self, writer: SummaryWriter, scenes: Mapping[str, ImageResult], index: DetectionIndex, *, step: int
+    ) -> None:
         self.step = step
         self._writer = writer
         self._index = index
@@ -189,8 +111,8 @@ class Showing:
     def numbers(self) -> None:
         """Errors, the suggested threshold, and the curve of each class."""
         common = self._curves[ALL_CLASSES]
-        costs = error_costs(list(self._scenes.values()), len(self._index.class_names))
-        values = {f"errors/{kind}": cost for kind, cost in costs.items()}
+        gains = delta_ap(list(self._scenes.values()), len(self._index.class_names))
+        values = {f"errors/{error}": gain for error, gain in gains.items()}
         values |= {"score/suggested_threshold": common.suggested_threshold, "score/best_f1": float(common.f1.max())}
         add_scalars(self._writer, values, self.step)
         for name, curve in self._curves.items():
@@ -210,17 +132,12 @@ class Showing:
     def worst(self, *, count: int, side_px: int) -> None:
         """The `count` images with the costliest errors over the suggested threshold."""
         ids = list(self._cut)
-        for number, verdict in enumerate(worst_images(list(self._cut.values()), count=count), start=1):
-            name = ids[verdict.image]
-            image = side_by_side(
-                self._index.load(self._index.paths[self._positions[name]]),
-                self._cut[name],
-                verdict.judgement,
-                class_names=self._index.class_names,
-                title=f"{Path(name).name}: {verdict.judgement.reason}",
-                side_px=side_px,
-            )
-            add_image(self._writer, f"worst/{number}", image, self.step)
+        for number, worst in enumerate(worst_images(list(self._cut.values()), count=count), start=1):
+            name = ids[worst.position]
+            image = self._index.load(self._index.paths[self._positions[name]])
+            views = draw_errors(image, self._cut[name], worst.errors, self._index.class_names, side_px=side_px)
+            panel = draw_error_panel(views, title=f"{Path(name).name}: {worst.errors.summary}")
+            add_image(self._writer, f"worst/{number}", panel, self.step)
 
     @cached_property
     def _curves(self) -> dict[str, ScoreCurve]:
@@ -233,7 +150,7 @@ class Showing:
         return curves | {ALL_CLASSES: score_curve(matches)}
 
     @cached_property
-    def _cut(self) -> dict[str, Scene]:
+    def _cut(self) -> dict[str, ImageResult]:
         return {name: scene.above(self.threshold) for name, scene in self._scenes.items()}
 
     @cached_property
@@ -315,7 +232,7 @@ def overview(class_names: Sequence[str], *, levels: int) -> Layout:
         "AP by class": [f"val/map_class/{name}" for name in class_names[:_NAMED_CLASSES]],
         "average recall": ["val/mar_1", "val/mar_10", "val/mar_100"],
         "mAP@0.5 of some images: averaged and raw weights": ["ema/map_50_average", "ema/map_50_raw"],
-        "AP@0.5 lost by kind of error": [f"errors/{kind.title}" for kind in ERRORS],
+        "AP@0.5 lost by kind of error": [f"errors/{error.title}" for error in ERRORS],
         "loss": ["train/loss", "val/loss"],
         "parts of the training loss": [
             "train/loss_localization",

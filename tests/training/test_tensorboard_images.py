@@ -111,7 +111,7 @@ def test_numbers_come_with_the_logged_steps(watched: tuple[Path, list[float]]) -
 
 def test_a_validation_shows_curves_errors_and_images(watched: tuple[Path, list[float]]) -> None:
     reader, values = events(watched[0]), scalars(watched[0])
-    assert [step for step, _ in values["errors/missed"]] == [step for step, _ in values["val/map"]] == [5, 11]
+    assert [step for step, _ in values["errors/Miss"]] == [step for step, _ in values["val/map"]] == [5, 11]
     assert {f"errors/{kind.title}" for kind in ERRORS} <= set(values)
     assert all(0 <= value <= 1 for _, value in values["score/suggested_threshold"])
     tags = reader.Tags()
