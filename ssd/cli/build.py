@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -19,11 +18,9 @@ from ssd.common.errors import CheckpointError, ConfigError
 from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.cache import read_cached
 from ssd.data.datamodule import DetectionDataModule
-from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
 from ssd.model.priors import Grid, PriorSpec
 from ssd.model.ssd import SSD, measure
-from ssd.model.structures import Batch
 from ssd.training.checkpoint_callbacks import checkpoint_callbacks
 from ssd.training.lightning_module import SSDModule
 from ssd.weights import transfer
@@ -130,34 +127,6 @@ def build_datamodule(config: DictConfig) -> DetectionDataModule:
 def has_dataset(config: DictConfig) -> bool:
     """Whether a command that can do without a dataset was given one."""
     return "_target_" in config.dataset
-
-
-def build_evaluation(model: SSD, config: DictConfig) -> tuple[DetectionIndex, Iterable[Batch]]:
-    """What a trained network can be calibrated on, and the batches of config.split, at its size and with its classes.
-
-    Raises:
-        ConfigError: no dataset, none of its classes in it, or no such split.
-    """
-    if not has_dataset(config):
-        raise ConfigError("dataset is missing: give dataset=voc dataset.root=DIR, or another of conf/dataset")
-    config = deepcopy(config)
-    config.image_size = model.image_size
-    if "classes" in config.dataset:
-        config.dataset.classes = config.dataset.classes or list(model.class_names)
-    datamodule = build_datamodule(config)
-    datamodule.prepare_data()
-    splits = dict(datamodule.splits.items())
-    if not same_classes(datamodule.class_names, model.class_names) or not any(
-        len(index.boxes) for index in splits.values()
-    ):
-        raise ConfigError(
-            f"dataset: has no objects of the checkpoint's classes ({', '.join(model.class_names)}), or others, or "
-            "another order; give dataset.classes=[...] as in the checkpoint"
-        )
-    loaders = {"val": datamodule.val_dataloader, "test": datamodule.test_dataloader}
-    if config.split not in loaders or config.split not in splits:
-        raise ConfigError(f"split={config.split}: give split=val or split=test, one that the dataset has")
-    return splits.get("train", splits[config.split]), loaders[config.split]()
 
 
 def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:

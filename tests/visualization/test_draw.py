@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssd.model.structures import Detections
-from ssd.visualization.draw import class_colours, draw, printable
+from ssd.visualization import draw as drawing
+from ssd.visualization.draw import class_colours, draw_boxes, printable
 
 CLASS_NAMES = ("cat", "a class with a rather long name", "猫")
 Box = tuple[float, float, float, float]
@@ -22,6 +25,10 @@ def detections(*boxes: Box, label: int = 0) -> Detections:
         torch.linspace(0.9, 0.5, count),
         torch.full((count,), label),
     )
+
+
+def draw(image: np.ndarray, found: Detections, class_names: Sequence[str], **options: Any) -> np.ndarray:
+    return drawing.draw(image, found.boxes.numpy(), found.labels.numpy(), found.scores.numpy(), class_names, **options)
 
 
 def gray(height: int = 200, width: int = 300) -> np.ndarray:
@@ -151,3 +158,9 @@ def test_labels_do_not_cover_each_other() -> None:
     assert label.sum() > 200
     assert np.array_equal(few[label], alone[label])
     assert (many == 128).all(axis=2).any()
+
+
+def test_an_empty_text_has_no_label() -> None:
+    box = np.array([[0.2, 0.3, 0.6, 0.8]])
+    image = draw_boxes(gray(), box, [""], [(255, 0, 0)])
+    np.testing.assert_allclose(changed(image), (60, 60, 180, 160), atol=1)
