@@ -216,7 +216,7 @@ def test_the_page_in_a_browser(inspected: tuple[Path, subprocess.CompletedProces
     sections = re.findall(r'<section id="(\w+)">', dom)
     assert sections == ["problems", "splits", "leaks", "boxes", "coverage", "samples"]
     assert dom.count("<svg") >= 2
-    assert dom.count("data:image/jpeg") >= 12  # samples
+    assert dom.count("data:image/webp") >= 12  # samples
     assert html.escape("<xmin> is 'nan'", quote=False) in dom
     assert "JPEGImages/copied.jpg" in dom
 

@@ -246,8 +246,8 @@ def test_the_command(
 def test_int8_that_costs_too_much_is_not_written(
     model: SSD, tmp_path: Path, configuration: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = iter([{"map": 0.5}, {"map": 0.4}])
-    monkeypatch.setattr("ssd.evaluation.metrics.score", lambda *_: next(scores))
+    scores = iter([0.5, 0.4])
+    monkeypatch.setattr("ssd.evaluation.evaluator.mean_ap", lambda *_, **__: next(scores))
     checkpoint.save_release(model, tmp_path / "model.safetensors")
     where = [f"checkpoint={tmp_path}/model.safetensors", f"output={tmp_path}/out/int8.onnx", "quantize=int8"]
     data = ["dataset=shapes", "dataset.train=3", "dataset.val=2", "dataset.side_px=120", "num_workers=0"]
@@ -262,8 +262,8 @@ def test_int8_that_costs_too_much_is_not_written(
         (["output=model.pt"], "must end in .onnx"),
         (["output=model.onnx", "quantize=int4"], "must be null or int8"),
         (["output=model.onnx", "quantize=int8"], "give dataset=voc"),
-        (["output=model.onnx", "quantize=int8", "dataset=shapes", "split=train"], "give split=val"),
-        (["output=model.onnx", "quantize=int8", "dataset=voc", "dataset.root=cats"], "no objects of the checkpoint"),
+        (["output=model.onnx", "quantize=int8", "dataset=shapes", "split=train"], "split=train: choose val"),
+        (["output=model.onnx", "quantize=int8", "dataset=voc", "dataset.root=cats"], "no class in common"),
     ],
 )
 def test_wrong_settings(model: SSD, tmp_path: Path, configuration: Compose, overrides: list[str], message: str) -> None:
