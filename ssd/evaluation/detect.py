@@ -76,12 +76,7 @@ def _label_map(own: Sequence[str], class_names: Sequence[str]) -> Int[np.ndarray
 
 
 def detect(
-    predict: Predict,
-    index: DetectionIndex,
-    *,
-    class_names: Sequence[str],
-    batch_size: int,
-    num_workers: int | None,
+    predict: Predict, index: DetectionIndex, *, class_names: Sequence[str], batch_size: int, num_workers: int | None
 ) -> tuple[list[Detections], Speed]:
     """Runs a detector that knows `class_names` on each image of the index; labels refer to the index's classes.
 

@@ -196,7 +196,7 @@ def _error_parts(evaluation: Evaluation, class_names: Sequence[str]) -> list[Mar
     bars = report_page.chart(charts.error_bars(evaluation.delta_ap))
     matrix = report_page.chart(charts.confusion(evaluation.confusion, class_names))
     return [
-        report_page.columns([bars + report_page.table(table), matrix]),
+        report_page.columns([bars, matrix, report_page.table(table)]),
         report_page.paragraph(
             "AP@0.5 lost: what fixing these errors alone would gain, with detections of all scores. An error can be "
             f"frequent and cost little. The numbers and the matrix count detections {above}, the score with the best "

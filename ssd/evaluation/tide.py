@@ -116,11 +116,7 @@ def classify_errors(result: ImageResult) -> ErrorTypes:
         Outcome.BKG: np.maximum(same, other) <= BACKGROUND_IOU,
     }
     outcomes = np.select(list(cases.values()), list(cases), default=Outcome.BOTH)
-    refers = (
-        outcomes == Outcome.CORRECT,
-        np.isin(outcomes, (Outcome.LOC, Outcome.DUPE)),
-        outcomes == Outcome.CLS,
-    )
+    refers = (outcomes == Outcome.CORRECT, np.isin(outcomes, (Outcome.LOC, Outcome.DUPE)), outcomes == Outcome.CLS)
     targets = np.select(refers, (matched_gt, same_target, other_target), default=UNMATCHED)
     rows = np.arange(len(result.boxes))
     return ErrorTypes(

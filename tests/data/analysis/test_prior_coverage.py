@@ -46,7 +46,7 @@ def random_boxes(count: int, *, largest: float = 1.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("clip", ["all", "sizes", "none"])
-def test_best_iou_is_that_with_every_prior(vgg16_300: PriorSpec, clip: str) -> None:
+def test_best_iou_equals_a_search_over_all_priors(vgg16_300: PriorSpec, clip: str) -> None:
     spec, boxes = replace(vgg16_300, clip=clip), random_boxes(200)
     priors = cxcywh_to_xyxy(spec.build(VGG, image_size=300).double())
     slow = pairwise_iou(torch.from_numpy(boxes), priors).max(dim=1).values.numpy()
@@ -79,7 +79,7 @@ def test_boxes_are_counted_by_class_and_size(mobilenet_v1: PriorSpec) -> None:
     assert "fit_priors=true" in lines[1]
 
 
-def test_fitted_priors_match_more_and_leave_what_is_good(mobilenet_v1: PriorSpec) -> None:
+def test_fitted_priors_match_more_boxes_of_the_poor_class_and_not_fewer_of_the_other(mobilenet_v1: PriorSpec) -> None:
     boxes, labels = np.concatenate((squares(30)[:400], squares(220)[:400])), np.repeat([0, 1], 400)
     before = layout_of(mobilenet_v1)
     after = before.with_spec(fit_priors(before, boxes, labels, seed=0))
@@ -115,7 +115,7 @@ def run(tmp_path: Path, *overrides: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["../evil", "a b", "taken"])
-def test_a_name_that_is_taken_or_none_is_refused_before_anything_is_read(name: str, tmp_path: Path) -> None:
+def test_a_bad_name_or_an_existing_file_is_refused_before_data_is_read(name: str, tmp_path: Path) -> None:
     (tmp_path / "taken.yaml").touch()
     with pytest.raises(ConfigError, match=r"^fit_priors="):
         run(tmp_path, f"fit_priors='{name}'", "dataset=voc", "dataset.root=nowhere")

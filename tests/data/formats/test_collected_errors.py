@@ -19,7 +19,7 @@ def found(report: Report) -> list[tuple[str, bool]]:
     return [(problem.rule, problem.stops) for problem in report.problems]
 
 
-def test_all_wrong_rows_of_a_csv_are_listed_by_line(tmp_path: Path) -> None:
+def test_all_wrong_rows_of_a_csv_are_reported_by_line(tmp_path: Path) -> None:
     row = test_openimages.row
     rows = [row("a"), row("b", XMin="NaN"), row("c", XMax="0,5"), row("d", YMin="wide"), row("e/../f"), row("g")]
     rows += [row("h", IsGroupOf=7), row("i", XMax=0.05), row("j")]
@@ -46,7 +46,7 @@ def test_all_wrong_rows_of_a_csv_are_listed_by_line(tmp_path: Path) -> None:
     ]
 
 
-def test_boxes_of_a_csv_are_told_by_their_own_lines(tmp_path: Path) -> None:
+def test_boxes_of_a_csv_are_reported_by_their_own_lines(tmp_path: Path) -> None:
     """Equal boxes, other classes, depictions and wrong lines lie between."""
     row = test_openimages.row
     rows = [row("b", XMax=0.05), row("a"), row("b"), row("a", "Car"), row("a", IsDepiction=1), row("a", XMin="x")]
@@ -68,7 +68,7 @@ def test_boxes_of_a_csv_are_told_by_their_own_lines(tmp_path: Path) -> None:
     ]
 
 
-def test_all_wrong_entries_of_a_coco_file_are_listed(tmp_path: Path) -> None:
+def test_all_wrong_entries_of_a_coco_file_are_reported(tmp_path: Path) -> None:
     image, box = test_coco.image, test_coco.box
     images = [image(1), image(2, "../slip.jpg"), image(3, "1.jpg"), image(1, "again.jpg"), "image", image(4)]
     wrong = [box(1, id=10, bbox=[1, 2, float("nan"), 4]), box(99, id=11), box(1, id=12, category_id=5)]

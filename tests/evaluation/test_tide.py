@@ -41,7 +41,7 @@ EDGE: Box = (0, 0, 100, 50)  # IoU 0.5
         (FAR, CAT, Outcome.BKG),
     ],
 )
-def test_a_detection_beside_one_cat(box: Box, label: int, kind: Outcome) -> None:
+def test_the_outcome_of_a_single_detection(box: Box, label: int, kind: Outcome) -> None:
     errors = classify_errors(scene([(PLACE, CAT)], [(box, label, 0.9)]))
     assert errors.outcomes.tolist() == [kind]
     means = kind in (Outcome.CORRECT, Outcome.LOC, Outcome.CLS)
@@ -50,7 +50,7 @@ def test_a_detection_beside_one_cat(box: Box, label: int, kind: Outcome) -> None
     assert errors.missed.tolist() == [not means]
 
 
-def test_a_second_detection_is_a_duplicate_and_the_better_score_is_the_hit() -> None:
+def test_the_lower_score_of_two_detections_is_the_duplicate() -> None:
     errors = classify_errors(scene([(PLACE, CAT)], [(EDGE, CAT, 0.9), (PLACE, CAT, 0.8)]))
     assert errors.outcomes.tolist() == [Outcome.CORRECT, Outcome.DUPE]
 
@@ -61,7 +61,7 @@ def test_a_poor_box_comes_before_a_wrong_class() -> None:
     assert errors.outcomes.tolist() == [Outcome.LOC]
 
 
-def test_what_lies_on_an_ignored_object_is_no_error() -> None:
+def test_a_detection_on_an_ignored_box_is_no_error() -> None:
     """By its share inside: a small box in a crowd. The class must be that of the crowd; nothing there is missed."""
     crowd = scene([((0, 0, 200, 200), CAT)], [(PLACE, CAT, 0.9), (PLACE, DOG, 0.8)], ignored=[0])
     errors = classify_errors(crowd)
@@ -75,7 +75,7 @@ def test_images_without_objects_or_detections() -> None:
     assert classify_errors(scene([])).outcomes.tolist() == []
 
 
-def test_every_detection_and_object_has_one_kind() -> None:
+def test_every_detection_has_one_outcome() -> None:
     for item in random_scenes(0, images=30, classes=3, ignored=0.2):
         errors = classify_errors(item)
         assert set(errors.outcomes.tolist()) <= set(Outcome) - {Outcome.MISS}
@@ -134,8 +134,8 @@ def test_the_cost_of_a_single_error(found: tuple[Box, int, float], now: float, g
     }
 
 
-def test_of_two_errors_that_mean_one_object_the_better_is_mended() -> None:
-    """Duplicates of a mended box are suppressed, as are errors on an object that is found."""
+def test_of_two_errors_on_one_box_only_the_better_is_fixed() -> None:
+    """Duplicates of a fixed box are suppressed, as are errors on a detected box."""
     scenes = found_in((NEAR, CAT, 0.9), (NEAR, CAT, 0.8))
     assert delta_ap(scenes, 1)["Loc"] == pytest.approx(1 - ap50(scenes, 1))
     found = found_in((PLACE, CAT, 0.9), (NEAR, CAT, 0.8))
@@ -143,7 +143,7 @@ def test_of_two_errors_that_mean_one_object_the_better_is_mended() -> None:
     assert delta_ap(found, 1)["Loc"] == pytest.approx(1 - ap50(found, 1))
 
 
-def test_duplicates_and_wrong_boxes_of_the_wrong_class_go() -> None:
+def test_dupe_and_both_errors_are_removed() -> None:
     scenes = found_in((PLACE, CAT, 0.9), (PLACE, CAT, 0.8), (NEAR, DOG, 0.7))
     assert delta_ap(scenes, 1)["Dupe"] == pytest.approx(1 - (51 + 50 * 2 / 3) / 101)
     dogs = [*scenes, scene([(FAR, DOG)], [(FAR, DOG, 0.1)])]
@@ -151,7 +151,7 @@ def test_duplicates_and_wrong_boxes_of_the_wrong_class_go() -> None:
     assert costs["Both"] == pytest.approx((1 - 1 / 2) / 2)
 
 
-def test_costs_are_those_of_the_tool_of_the_papers_authors() -> None:
+def test_delta_ap_equals_that_of_tidecv() -> None:
     """In percent, from tidecv 1.0.1 on the same boxes. Without ignored objects: it calls detections on them errors."""
     costs = delta_ap(random_scenes(0, images=60, classes=3), 3)
     assert {name: 100 * cost for name, cost in costs.items()} == {
@@ -177,7 +177,7 @@ def test_a_detector_that_finds_nothing_misses_everything() -> None:
     assert costs["Miss"] == 1.0
 
 
-def test_mending_all_that_is_missing_and_false_is_worth_the_rest() -> None:
+def test_without_false_positives_ap_is_recall() -> None:
     """Without FalsePos, precision is 1: AP is recall."""
     scenes = random_scenes(0, images=40, classes=3, ignored=0.1)
     costs, matches = delta_ap(scenes, 3), match_coco(scenes, 3)
@@ -206,7 +206,7 @@ def test_the_confusion_matrix_of_one_of_each() -> None:
     assert confusion_matrix(scenes, 2).tolist() == [[1, 1, 0], [0, 0, 1], [1, 0, 0]]
 
 
-def test_a_hit_comes_before_a_better_score_of_another_class() -> None:
+def test_a_correct_detection_precedes_a_better_score_of_another_class() -> None:
     """So the diagonal holds the hits that precision and recall count."""
     mixed = scene([(PLACE, CAT)], [(PLACE, DOG, 0.9), (PLACE, CAT, 0.4)])
     assert confusion_matrix([mixed], 2).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
@@ -227,7 +227,7 @@ def test_rows_of_the_matrix_sum_to_objects_and_columns_to_detections() -> None:
 # --- thresholds --------------------------------------------------------------------------------------------------
 
 
-def test_the_best_threshold_lies_between_the_last_hit_and_the_next_false_detection() -> None:
+def test_the_best_threshold_is_between_the_last_true_and_the_next_false_positive() -> None:
     found = [(PLACE, CAT, 0.75), (FAR, CAT, 0.25)]
     curve = score_curve(match_coco([scene([(PLACE, CAT)], found)], 2), CAT)
     assert curve.precision.tolist() == [1.0, 1.0, 0.5]
@@ -243,7 +243,7 @@ def test_equal_scores_are_kept_or_dropped_together() -> None:
     assert curve.precision.tolist() == [1.0, 0.5]
 
 
-def test_cutting_at_the_threshold_gives_what_the_curve_promises() -> None:
+def test_detections_above_the_threshold_have_the_precision_and_recall_of_the_curve() -> None:
     scenes = random_scenes(2, images=50, classes=3, ignored=0.1)
     curve = score_curve(match_coco(scenes, 3))
     matrix = confusion_matrix([item.above(curve.best_threshold) for item in scenes], 3)
@@ -252,6 +252,6 @@ def test_cutting_at_the_threshold_gives_what_the_curve_promises() -> None:
     assert hits / matrix[:3].sum() == pytest.approx(curve.recall[row])
 
 
-def test_without_a_hit_there_is_no_threshold() -> None:
+def test_without_a_true_positive_there_is_no_threshold() -> None:
     assert math.isnan(score_curve(match_coco([scene([(PLACE, CAT)])], 2), CAT).best_threshold)
     assert math.isnan(score_curve(match_coco([scene([], [(PLACE, CAT, 0.9)])], 2), CAT).best_threshold)
