@@ -11,7 +11,7 @@ from torch import Tensor
 
 CLASSES = 3
 PADDING_LABEL = -1
-PADDING_BOX = (0.1, 0.1, 0.9, 0.9)  # would match, were it taken for an object
+PADDING_BOX = (0.1, 0.1, 0.9, 0.9)  # would match if it counted as an object
 
 
 def box(rng: random.Random, *, largest: float = 0.8) -> tuple[float, float, float, float]:

@@ -83,7 +83,7 @@ def run(name: str, *, argv: list[str]) -> None:
 
     def checked(config: DictConfig) -> object:
         try:
-            check(config, texts(list(HydraConfig.get().overrides.task)))
+            check(config, command=name, texts=texts(list(HydraConfig.get().overrides.task)))
             sys.argv = argv
             return _command(name)(config)
         except Exception as error:

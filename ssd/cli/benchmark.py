@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from omegaconf import DictConfig
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ssd.inference.predictor import Predict
     from ssd.model.postprocess import PostProcess
     from ssd.model.ssd import SSD
-    from ssd.model.structures import Batch
 
     Runtimes = Iterator[tuple[str, Predict, float]]  # name, predictor, megabytes
 
@@ -29,6 +28,7 @@ def benchmark(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from ssd.cli import build
+    from ssd.cli.evaluate import read_evaluation_data
     from ssd.cli.sample_images import rendered_images
     from ssd.common import atomic_files, console, runtime
     from ssd.export.timing import time_interleaved
@@ -37,15 +37,15 @@ def benchmark(config: DictConfig) -> None:
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
     has_data = build.has_dataset(config)
-    index, batches = build.build_evaluation(model, config) if has_data else (None, None)
+    calibration, evaluation = read_evaluation_data(config, model.class_names) if has_data else (None, None)
     postprocess = instantiate(config.postprocess)
     with TemporaryDirectory() as folder:
-        runtimes = list(build_runtimes(model, postprocess, Path(folder), index, config.calibration_images))
+        runtimes = list(build_runtimes(model, postprocess, Path(folder), calibration, config.calibration_images))
         predictors = {name: predict for name, predict, _ in runtimes}
         timings = time_interleaved(
             predictors, rendered_images(), rounds=config.rounds, batch_size=config.throughput_batch
         )
-        quality = scores(predictors, batches, model.class_names) if batches is not None else {}
+        quality = scores(predictors, evaluation, model.class_names) if evaluation is not None else {}
     rows = {name: {"map": quality.get(name), "megabytes": size, **asdict(timings[name])} for name, _, size in runtimes}
     title = f"{model.backbone.name} at {model.image_size} pixels, CPU; images/s in batches of {config.throughput_batch}"
     show(rows, title=title)
@@ -113,16 +113,14 @@ def _onnx_runtimes(
 
 
 def scores(
-    predictors: dict[str, Predict], batches: Iterable[Batch], class_names: tuple[str, ...]
+    predictors: dict[str, Predict], index: DetectionIndex, class_names: tuple[str, ...]
 ) -> dict[str, float | None]:
-    """mAP of each, one image at a time, as their latency is measured."""
-    from ssd.evaluation import metrics
-
-    def alone(predict: Predict) -> Predict:
-        return lambda images: [predict([image])[0] for image in images]
+    """mAP of each predictor, one image at a time, as its latency is measured."""
+    from ssd.evaluation.evaluator import mean_ap
 
     return {
-        name: metrics.score(alone(predict), batches, class_names).get("map") for name, predict in predictors.items()
+        name: mean_ap(predict, index, class_names=class_names, batch_size=1, num_workers=None)
+        for name, predict in predictors.items()
     }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -19,11 +18,9 @@ from ssd.common.errors import CheckpointError, ConfigError
 from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.cache import read_cached
 from ssd.data.datamodule import DetectionDataModule
-from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
 from ssd.model.priors import Grid, PriorSpec
 from ssd.model.ssd import SSD, measure
-from ssd.model.structures import Batch
 from ssd.training.checkpoint_callbacks import checkpoint_callbacks
 from ssd.training.lightning_module import SSDModule
 from ssd.weights import transfer
@@ -56,24 +53,35 @@ def build_backbone(config: DictConfig) -> Any:
     return instantiate(_without(config.backbone, "weights"), _convert_="all")
 
 
-def build_priors(config: DictConfig) -> PriorSpec:
-    """The priors of the backbone, with what `priors.*` and the file `priors.file` say otherwise.
+def fill_auto(config: DictConfig) -> None:
+    """Replaces `auto` by the backbone's own image size and priors, after `priors.file` has replaced what it has.
 
     Raises:
-        ConfigError: the file cannot be read, or is not one of priors.
+        ConfigError: the file cannot be read, or has other keys than priors.
     """
-    settings = _without(config.priors, "file")
-    path = config.priors.file
-    if path is not None:
-        try:
-            fitted = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"priors.file={path}: cannot be read: {error}; give a file of ssd inspect") from error
-        known = {field.name for field in fields(PriorSpec)}
-        if not isinstance(fitted, dict) or not fitted.keys() <= known:
-            raise ConfigError(f"priors.file={path}: its keys must be among {', '.join(sorted(known))}")
-        settings |= fitted
-    return instantiate(settings, _convert_="all")
+    backbone = build_backbone(config)
+    if config.image_size == "auto":
+        config.image_size = backbone.default_image_size
+    given = {} if config.priors.file is None else _read_priors(config.priors.file)
+    for name, value in (backbone.default_priors.as_dict() | given).items():
+        if name in given or config.priors[name] == "auto":
+            config.priors[name] = value
+
+
+def _read_priors(path: str) -> dict[str, Any]:
+    try:
+        priors = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"priors.file={path}: cannot be read: {error}; give a file of ssd inspect") from error
+    known = [field.name for field in fields(PriorSpec)]
+    if not isinstance(priors, dict) or not priors.keys() <= set(known):
+        raise ConfigError(f"priors.file={path}: its keys must be among {', '.join(known)}")
+    return priors
+
+
+def build_priors(config: DictConfig) -> PriorSpec:
+    """How the priors are laid out."""
+    return instantiate(_without(config.priors, "file"), _convert_="all")
 
 
 def _without(node: DictConfig, *names: str) -> dict[str, Any]:
@@ -119,38 +127,6 @@ def build_datamodule(config: DictConfig) -> DetectionDataModule:
 def has_dataset(config: DictConfig) -> bool:
     """Whether a command that can do without a dataset was given one."""
     return "_target_" in config.dataset
-
-
-def build_evaluation(model: SSD, config: DictConfig) -> tuple[DetectionIndex, Iterable[Batch]]:
-    """What a trained network can be calibrated on, and the batches of config.split, at its size and with its classes.
-
-    Raises:
-        ConfigError: no dataset, none of its classes in it, or no such split.
-    """
-    if not has_dataset(config):
-        raise ConfigError("dataset is missing: give dataset=voc dataset.root=DIR, or another of conf/dataset")
-    config = deepcopy(config)
-    config.image_size = model.image_size
-    if "classes" in config.dataset:
-        config.dataset.classes = config.dataset.classes or list(model.class_names)
-    datamodule = build_datamodule(config)
-    datamodule.prepare_data()
-    splits = dict(datamodule.splits.items())
-    if not same_classes(datamodule.class_names, model.class_names) or not any(
-        len(index.boxes) for index in splits.values()
-    ):
-        raise ConfigError(
-            f"dataset: has no objects of the checkpoint's classes ({', '.join(model.class_names)}), or others, or "
-            "another order; give dataset.classes=[...] as in the checkpoint"
-        )
-    loaders = {"val": datamodule.val_dataloader, "test": datamodule.test_dataloader}
-    if config.split not in loaders or config.split not in splits:
-        raise ConfigError(f"split={config.split}: give split=val or split=test, one that the dataset has")
-    return splits.get("train", splits[config.split]), loaders[config.split]()
-
-
-def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
-    return [name.casefold() for name in first] == [name.casefold() for name in second]
 
 
 def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bool = False) -> SSD:

@@ -49,8 +49,9 @@ _SHARE = Key(low=0, high=1)
 _COUNT = Key(low=1)
 _NAMES = str | list[str] | None
 
-KEYS: dict[str, Key] = {
-    "image_size": Key(int, low=32, high=4096),
+KEYS: dict[str, Key] = {  # COMMAND:KEY where a command differs
+    "image_size": Key(int, low=32, high=4096, auto=True),
+    "import_weights:image_size": Key(int | None, low=32, high=4096),
     "batch_size": Key(int, low=1),
     "epochs": Key(int, low=1),
     "num_workers": Key(int | None, low=0, high=256),
@@ -66,6 +67,10 @@ KEYS: dict[str, Key] = {
     "backbone.weights": Key(str | None),
     "backbone.width_multiplier": Key(low=0.05, high=4),
     "priors.file": Key(str | None),
+    "priors.scales": Key(auto=True),
+    "priors.aspect_ratios": Key(auto=True),
+    "priors.steps_px": Key(auto=True),
+    "priors.clip": Key(auto=True),
     "dataset.cache": Key(bool),
     "dataset.balance": _positive(float | None, high=1),
     "dataset.seed": Key(low=0),
@@ -108,9 +113,11 @@ KEYS: dict[str, Key] = {
     "trainer.num_sanity_val_steps": Key(low=-1),
     "trainer.log_every_n_steps": _COUNT,
     # of commands
-    "checkpoint": Key(str | list[str]),
+    "checkpoint": Key(str),
+    "evaluate:checkpoint": Key(str | list[str]),
     "source": Key(str),
-    "output": Key(str | None),
+    "output": Key(str),
+    "benchmark:output": Key(str | None),
     "split": Key(Literal["train", "val", "test"]),
     "device": Key(str),
     "precision": Key(Literal["float32", "bfloat16", "float16"]),
@@ -136,11 +143,11 @@ KEYS: dict[str, Key] = {
 }
 
 
-def check(config: DictConfig, texts: dict[str, str] | None = None) -> None:
+def check(config: DictConfig, *, command: str = "train", texts: dict[str, str] | None = None) -> None:
     """Checks names, types and bounds, and that nothing mandatory is missing; gives numbers and text their types.
 
     Args:
-        config: the composed configuration.
+        config: the composed configuration of `command`.
         texts: what the command line gives for a key, as typed: `output=2025_11_25` stays text.
 
     Raises:
@@ -150,7 +157,8 @@ def check(config: DictConfig, texts: dict[str, str] | None = None) -> None:
     if missing:
         raise ConfigError(f"{missing[0]} is missing: give {missing[0]}=...")
     for key in sorted(_leaves(config, ""), key=lambda key: "." in key):
-        _check_value(config, key, (texts or {}).get(key))
+        rule = KEYS.get(f"{command}:{key}", KEYS.get(key))
+        _check_value(config, key, rule, (texts or {}).get(key))
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -174,15 +182,17 @@ def _leaves(node: DictConfig, prefix: str) -> Iterator[str]:
             yield key
 
 
-def _check_value(config: DictConfig, key: str, text: str | None) -> None:
-    rule = KEYS.get(key, Key())
-    if key not in KEYS and OmegaConf.select(config, key) is None:  # a part that is left out
-        return
-    expected = rule.type if rule.type is not None else _parameter_type(config, key)
+def _check_value(config: DictConfig, key: str, rule: Key | None, text: str | None) -> None:
     node = OmegaConf.select(config, key)
     value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    if rule.auto and value == "auto":
+    if value is None and rule is None:  # a part that is left out
         return
+    prefix, _, name = key.rpartition(".")
+    refers = OmegaConf.is_interpolation(OmegaConf.select(config, prefix) if prefix else config, name)
+    if value == "auto" and (refers or (rule and rule.auto)):
+        return
+    rule = rule or Key()
+    expected = rule.type if rule.type is not None else _parameter_type(config, key)
     typed = _convert(key, value, expected, text)
     if isinstance(typed, int | float) and not isinstance(typed, bool):
         _check_bounds(key, typed, rule)
@@ -198,6 +208,7 @@ def _parameter_type(config: DictConfig, key: str) -> Any:
         raise ConfigError(f"{key}: no option of the group {prefix} is chosen: give {prefix}=...")
     if "_target_" not in node:
         known = [known for known in KEYS if known.rpartition(".")[0] == prefix]
+        known += [f"{prefix}.{sibling!s}".strip(".") for sibling in node if sibling != name]
         raise ConfigError(f"{key}: no such setting{nearest(key, known)}")
     parameters = _parameters(node._target_)
     if name not in parameters and None not in parameters:

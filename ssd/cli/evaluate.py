@@ -1,13 +1,12 @@
-"""Measures detectors: python -m ssd evaluate checkpoint=FILE dataset=... split=test; see --help."""
+"""Evaluates detectors on a dataset: ssd evaluate checkpoint=FILE dataset=... split=test; see --help."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssd.cli.app import explicit_overrides
-from ssd.common.errors import ConfigError, MachineError
+from ssd.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(config: DictConfig) -> None:
-    """Shows the tables; writes report.html and evaluation.json."""
+    """Prints the results and writes report.html and evaluation.json."""
     from omegaconf import ListConfig
 
     from ssd.common import runtime
@@ -31,32 +30,32 @@ def evaluate(config: DictConfig) -> None:
     runtime.quiet_libraries()
     paths = list(config.checkpoint) if isinstance(config.checkpoint, ListConfig) else [config.checkpoint]
     names = short_names(paths)
-    predictors = [_open(config, path) for path in paths]
-    common = common_classes([predictor.class_names for predictor in predictors], names)
-    index = read_split(config, chosen_classes(common, config.dataset.get("classes")))
-    folder = _make_folder(config.output)
-    evaluations = [_measure(config, name, item, index) for name, item in zip(names, predictors, strict=True)]
+    predictors = [_open_predictor(config, path) for path in paths]
+    _, index = open_split(config, common_classes([predictor.class_names for predictor in predictors], names))
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
+    evaluations = [_evaluate(config, name, item, index) for name, item in zip(names, predictors, strict=True)]
     comparisons = evaluator.compare(evaluations)
-    report.show(evaluations, comparisons)
-    data = _describe(config)
+    report.print_results(evaluations, comparisons)
+    dataset = _describe_dataset(config)
     page = report.as_page(
         evaluations,
         comparisons,
         index,
-        title=f"{', '.join(names)} on {data}",
+        title=f"{', '.join(names)} on {dataset}",
         subtitle=f"{config.split} split: {len(index)} images, {len(index.boxes)} objects; {', '.join(paths)}",
         worst=config.worst,
     )
-    facts = {"checkpoints": paths, "dataset": data, "split": config.split, "images": len(index)}
+    metadata = {"checkpoints": paths, "dataset": dataset, "split": config.split, "images": len(index)}
     _write(folder / "report.html", page)
-    _write(folder / "evaluation.json", report.as_json(evaluations, comparisons, facts))
+    _write(folder / "evaluation.json", report.as_json(evaluations, comparisons, metadata))
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """Names for the tables: where the paths differ, or the end of a single one.
+    """Names for the tables: the parts in which the paths differ, or the end of a single path.
 
     Raises:
-        ConfigError: a path is there twice, or none at all.
+        ConfigError: no path, or one given twice.
     """
     if not paths or len({Path(path).resolve() for path in paths}) < len(paths):
         raise ConfigError(f"checkpoint={list(paths)}: give one file, or several different ones")
@@ -87,65 +86,62 @@ def common_classes(class_lists: Sequence[Sequence[str]], names: Sequence[str]) -
         lists = "; ".join(f"{name} knows {', '.join(known)}" for name, known in zip(names, class_lists, strict=True))
         raise ConfigError(f"checkpoint: no class in common: {lists}")
     if any(len(known) != len(common) for known in class_lists):
-        log(f"compared by the classes that all know: {', '.join(common)}")
+        log(f"compared on the classes that all detectors know: {', '.join(common)}")
     return common
 
 
-def chosen_classes(class_names: tuple[str, ...], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """Those of `dataset.classes`, where it names some that the detectors know and not all."""
+def chosen_classes(class_names: tuple[str, ...], requested: Sequence[str] | None) -> tuple[str, ...]:
+    """The classes of a detector that `dataset.classes` requests, or all of them if it requests none or all."""
     from ssd.common.class_names import class_index
     from ssd.common.console import log
 
-    chosen = tuple(name for name in class_names if class_index(name, list(wanted or ())) is not None)
+    chosen = tuple(name for name in class_names if class_index(name, list(requested or ())) is not None)
     if not 0 < len(chosen) < len(class_names):
         return class_names
-    log(f"dataset.classes: measured by {', '.join(chosen)} alone")
+    log(f"dataset.classes: evaluated on {', '.join(chosen)} only")
     return chosen
 
 
-def read_split(config: DictConfig, class_names: tuple[str, ...]) -> DetectionIndex:
-    """The split of the dataset, with the labels of the detectors.
+def open_split(config: DictConfig, class_names: tuple[str, ...]) -> tuple[Splits, DetectionIndex]:
+    """Reads the dataset for a detector that knows `class_names`: (all splits, config.split with the detector's labels).
+
+    The one rule that maps classes of a dataset to those of a checkpoint, for every command; see `select_split`.
 
     Raises:
-        ConfigError: the dataset has no such split, or no object of these classes but of others.
+        ConfigError: no dataset is given, or it has no such split or none of the classes.
     """
+    from copy import deepcopy
+
     from ssd.cli import build
     from ssd.common.console import log
     from ssd.data.splits import Splits, describe_data
-    from ssd.evaluation.evaluator import with_classes
+    from ssd.evaluation.detect import select_split
 
+    config = deepcopy(config)
+    class_names = chosen_classes(class_names, config.dataset.get("classes"))
     if "classes" in config.dataset:
         config.dataset.classes = list(class_names)
-    datamodule = build.build_datamodule(config)
-    datamodule.prepare_data()
-    splits = datamodule.splits
-    indexes = dict(splits.items())
-    if config.split not in indexes:
-        raise ConfigError(f"split={config.split}: the dataset has no such split; there are {', '.join(indexes)}")
-    _check_classes(splits, class_names)
-    index = with_classes(indexes[config.split], class_names)
-    this_one = {name: index if name == config.split else None for name in ("train", "val", "test")}
-    for line in describe_data(Splits(**this_one, report=splits.report)):
+    splits = build.read_dataset(config)
+    index = select_split(splits, config.split, class_names)
+    this_split = dict.fromkeys(("train", "val", "test")) | {config.split: index}
+    for line in describe_data(Splits(**this_split, report=splits.report)):
         log(line)
-    return index
+    return splits, index
 
 
-def _check_classes(splits: Splits, class_names: tuple[str, ...]) -> None:
-    """Readers that were given the classes leave others out and report it; the rest names its own."""
-    from ssd.common.class_names import class_index
-    from ssd.common.console import log
+def read_evaluation_data(config: DictConfig, class_names: tuple[str, ...]) -> tuple[DetectionIndex, DetectionIndex]:
+    """For export and benchmark: (images to calibrate int8 on, held-out images to measure mAP on).
 
-    known = [name for name in splits.class_names if class_index(name, class_names) is not None]
-    others = [name for name in splits.class_names if name not in known]
-    left_out = [line for line in splits.report.summary_lines() if "left out" in line]
-    if not known or (left_out and not any(len(index.boxes) for _, index in splits.items())):
-        there = left_out[0] if left_out else f"the dataset has {', '.join(others)}"
-        raise ConfigError(f"no class in common: the checkpoint knows {', '.join(class_names)}; {there}")
-    if others:
-        log(f"left out, since the checkpoint does not know them: objects of {', '.join(others)}")
+    Raises:
+        ConfigError: see `open_split`; or the split is not a held-out one.
+    """
+    if config.split not in ("val", "test"):
+        raise ConfigError(f"split={config.split}: choose val or test; int8 is calibrated on the train split")
+    splits, index = open_split(config, class_names)
+    return index if splits.train is None else splits.train, index
 
 
-def _open(config: DictConfig, path: str) -> Predictor:
+def _open_predictor(config: DictConfig, path: str) -> Predictor:
     from hydra.utils import instantiate
 
     from ssd.inference.detector import open_predictor
@@ -154,25 +150,20 @@ def _open(config: DictConfig, path: str) -> Predictor:
     return open_predictor(path, postprocess, device=config.device, explicit_overrides=explicit_overrides("postprocess"))
 
 
-def _measure(config: DictConfig, name: str, predictor: Predictor, index: DetectionIndex) -> Evaluation:
+def _evaluate(config: DictConfig, name: str, predictor: Predictor, index: DetectionIndex) -> Evaluation:
     from ssd.evaluation import evaluator
-    from ssd.evaluation.matching import resampled
+    from ssd.evaluation.detect import detect
+    from ssd.evaluation.matching import bootstrap_weights
 
-    threads = min(8, os.cpu_count() or 1) if config.num_workers is None else max(1, config.num_workers)
-    found, speed = evaluator.detect(predictor, index, batch_size=config.batch_size, threads=threads)
-    found = evaluator.relabelled(found, predictor.class_names, index.class_names)
-    weights = resampled(len(index), times=config.resamples, seed=config.seed)
-    return evaluator.measure(name, found, index, speed=speed, weights=weights)
-
-
-def _make_folder(output: str) -> Path:
-    try:
-        Path(output).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(
-            f"output={output}: cannot be written: {error.strerror or error}; name another folder"
-        ) from error
-    return Path(output)
+    detections, speed = detect(
+        predictor,
+        index,
+        class_names=predictor.class_names,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+    )
+    weights = bootstrap_weights(len(index), samples=config.resamples, seed=config.seed)
+    return evaluator.evaluate(name, detections, index, speed=speed, weights=weights)
 
 
 def _write(path: Path, text: str) -> None:
@@ -183,7 +174,7 @@ def _write(path: Path, text: str) -> None:
     log(f"written: {path}")
 
 
-def _describe(config: DictConfig) -> str:
+def _describe_dataset(config: DictConfig) -> str:
     from hydra.core.hydra_config import HydraConfig
 
     root = config.dataset.get("root")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from omegaconf import DictConfig
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from ssd.common.images import ImageArray
     from ssd.data.index import DetectionIndex
     from ssd.inference.torch_predictor import TorchPredictor
-    from ssd.model.structures import Batch
 
 _RENDERED = "rendered shapes"
 
@@ -26,6 +24,7 @@ def export(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from ssd.cli import build
+    from ssd.cli.evaluate import read_evaluation_data
     from ssd.common import atomic_files, console, runtime
     from ssd.inference.torch_predictor import TorchPredictor
     from ssd.weights import checkpoint
@@ -36,7 +35,7 @@ def export(config: DictConfig) -> None:
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
     needs_data = config.quantize is not None or build.has_dataset(config)
-    data = build.build_evaluation(model, config) if needs_data else None
+    data = read_evaluation_data(config, model.class_names) if needs_data else None
     predictor = TorchPredictor(model, instantiate(config.postprocess), device="cpu")
     report: dict[str, Any] = {"checkpoint": config.checkpoint}
 
@@ -122,7 +121,7 @@ def _comparison_images(config: DictConfig, index: DetectionIndex | None) -> tupl
 
 
 def quantize(
-    graph: Any, file: Path, index: DetectionIndex, batches: Iterable[Batch], config: DictConfig
+    graph: Any, file: Path, calibration: DetectionIndex, evaluation: DetectionIndex, config: DictConfig
 ) -> dict[str, Any]:
     """Replaces the float32 graph in `file` by an int8 one; returns the mAP of both for the report.
 
@@ -132,14 +131,18 @@ def quantize(
     from ssd.cli.sample_images import images_of
     from ssd.common import console
     from ssd.common.errors import DataError
-    from ssd.evaluation import metrics
+    from ssd.evaluation import evaluator
     from ssd.export.quantize import quantize_int8
     from ssd.inference.onnx_predictor import OnnxPredictor
 
     before = OnnxPredictor(file)
-    quantize_int8(graph, file, images=images_of(index, config.calibration_images))
+    quantize_int8(graph, file, images=images_of(calibration, config.calibration_images))
     predictors = {"float32": before, "int8": OnnxPredictor(file)}
-    scores = {name: metrics.score(each, batches, each.class_names).get("map") for name, each in predictors.items()}
+    settings = {"batch_size": config.batch_size, "num_workers": config.num_workers}
+    scores = {
+        name: evaluator.mean_ap(predictor, evaluation, class_names=predictor.class_names, **settings)
+        for name, predictor in predictors.items()
+    }
     shown = (f"{name} {'undefined' if value is None else round(value, 3)}" for name, value in scores.items())
     console.log(f"mAP on {config.split}: {', '.join(shown)}")
     drop = (scores["float32"] or 0.0) - (scores["int8"] or 0.0)

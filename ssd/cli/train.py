@@ -23,6 +23,7 @@ def train(config: DictConfig) -> float | None:
     """Trains and tests one run (one job of a sweep); returns the objective."""
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
+    build.fill_auto(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     resumed = prepare(folder, config)
     pl.seed_everything(config.seed, workers=True, verbose=False)

@@ -1,1 +1,1 @@
-"""What every room needs: errors, images, files, the terminal."""
+"""What every room needs: errors, images, files, downloads, the terminal."""

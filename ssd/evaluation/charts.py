@@ -1,4 +1,4 @@
-"""Charts of the error analysis, for reports and TensorBoard. Figures of their own: no window, no global state."""
+"""Charts of the error analysis, for reports and TensorBoard. Each figure is independent: no window, no global state."""
 
 from __future__ import annotations
 
@@ -9,48 +9,49 @@ from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssd.evaluation.tide import ALL_CLASSES, ERRORS, Kind, ScoreCurve
+from ssd.evaluation.score_curves import ALL_CLASSES, ScoreCurve
+from ssd.evaluation.tide import ERRORS, Outcome
 
-_LEVELS = np.linspace(0, 1, 201)  # enough for the eye; a class of COCO has thousands of points
-_NAMED = 12  # more lines than colours help nobody: the others are gray
-_NUMBERED = 15  # classes of a confusion matrix with numbers in its cells
-_BLACK, _GRAY = "#1c2330", "#b8bfca"
-KIND_COLOURS = {
-    Kind.HIT: "#1a9850",
-    Kind.LEFT_OUT: "#7a8494",
-    Kind.WRONG_CLASS: "#9334d6",
-    Kind.POOR_BOX: "#e67e00",
-    Kind.BOTH: "#8c5a2b",
-    Kind.DUPLICATE: "#2f6fd6",
-    Kind.BACKGROUND: "#d6249f",
-    Kind.MISSED: "#e02f3c",
+OUTCOME_COLOURS = {
+    Outcome.CORRECT: "#1a9850",
+    Outcome.IGNORED: "#7a8494",
+    Outcome.CLS: "#9334d6",
+    Outcome.LOC: "#e67e00",
+    Outcome.BOTH: "#8c5a2b",
+    Outcome.DUPE: "#2f6fd6",
+    Outcome.BKG: "#d6249f",
+    Outcome.MISS: "#e02f3c",
 }
+_LEVELS = np.linspace(0, 1, 201)  # enough for the eye; a class of COCO has thousands of points
+_MAX_COLOURED = 12  # with more lines than that, only the one of all classes is coloured
+_MAX_NUMBERED = 15  # classes of a confusion matrix with numbers in its cells
+_BLACK, _GRAY = "#1c2330", "#b8bfca"
 
 
 def precision_recall(curves: Mapping[str, ScoreCurve]) -> Figure:
-    """Precision at this recall or a higher one, at IoU 0.5."""
+    """Interpolated precision (the best at the same or a higher recall), at IoU 0.5."""
     figure, axes = _panel("recall", "precision")
     for position, (name, curve) in enumerate(curves.items()):
-        envelope = np.append(np.maximum.accumulate(curve.precision[:0:-1])[::-1], np.nan)  # without the row of none
-        reached = envelope[np.searchsorted(curve.recall[1:], _LEVELS)]
-        _line(axes, _LEVELS, reached, name, position, len(curves))
+        envelope = np.append(np.maximum.accumulate(curve.precision[:0:-1])[::-1], np.nan)  # without row 0
+        interpolated = envelope[np.searchsorted(curve.recall[1:], _LEVELS)]
+        _line(axes, _LEVELS, interpolated, name, position, len(curves))
     axes.legend(frameon=False, fontsize=8)
     return figure
 
 
 def f1_by_threshold(curves: Mapping[str, ScoreCurve]) -> Figure:
-    """F1 of what is over a score, with the best threshold of each line marked."""
+    """F1 of the detections above a score, with the best threshold of each line marked."""
     figure, axes = _panel("score threshold", "F1")
     for position, (name, curve) in enumerate(curves.items()):
-        line = _line(axes, _LEVELS, curve.f1[curve.at(_LEVELS)], name, position, len(curves))
-        axes.plot(curve.best_threshold, curve.f1.max(), "o", color=line, markersize=5)
+        colour = _line(axes, _LEVELS, curve.f1[curve.at(_LEVELS)], name, position, len(curves))
+        axes.plot(curve.best_threshold, curve.f1.max(), "o", color=colour, markersize=5)
     axes.legend(frameon=False, fontsize=8)
     return figure
 
 
 def confusion(matrix: Int[np.ndarray, "C1 C1"], class_names: Sequence[str]) -> Figure:
-    """Shares of each true class by colour, counts as numbers; the last row and column are background."""
-    names = [*map(_plain, class_names), "background"]
+    """Shares of each true class as colours, counts as numbers; the last row and column are background."""
+    names = [*map(_escaped, class_names), "background"]
     side = max(3.2, min(9.0, 1.6 + 0.55 * len(names)))
     figure = Figure(figsize=(side, side), layout="tight")
     axes = figure.subplots()
@@ -58,25 +59,25 @@ def confusion(matrix: Int[np.ndarray, "C1 C1"], class_names: Sequence[str]) -> F
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set(xlabel="found", ylabel="true")
-    if len(class_names) <= _NUMBERED:
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(class_names) <= _MAX_NUMBERED:
         for row, column in np.ndindex(*matrix.shape):
             colour = "white" if shares[row, column] > 0.6 else _BLACK
             axes.text(column, row, str(matrix[row, column] or "·"), ha="center", va="center", color=colour, fontsize=8)
     return figure
 
 
-def error_bars(costs: Mapping[str, float]) -> Figure:
-    """AP at IoU 0.5 that each kind of error costs, from `ssd.evaluation.tide.error_costs`."""
+def error_bars(delta_ap: Mapping[str, float]) -> Figure:
+    """AP that each error type costs, from `ssd.evaluation.tide.delta_ap`."""
     figure = Figure(figsize=(5.2, 3.0))
     axes = figure.subplots()
-    values = [costs[kind.title] for kind in ERRORS]
-    colours = [KIND_COLOURS[kind] for kind in ERRORS]
-    bars = axes.barh([kind.title for kind in ERRORS], values, color=colours, height=0.62)
+    values = [delta_ap[error.title] for error in ERRORS]
+    colours = [OUTCOME_COLOURS[error] for error in ERRORS]
+    bars = axes.barh([error.title for error in ERRORS], values, color=colours, height=0.62)
     axes.bar_label(bars, fmt="%.3f", padding=4, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, max([*values, 0.01]) * 1.2)
-    axes.set_xlabel("AP@0.5 that mending them would gain", fontsize=9)
+    axes.set_xlabel("gain in AP@0.5 if fixed", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -93,14 +94,14 @@ def _panel(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def _line(axes: Axes, x: np.ndarray, y: np.ndarray, name: str, position: int, count: int) -> str:
-    """Returns its colour."""
-    common, many = name == ALL_CLASSES, count > _NAMED
-    colour = _BLACK if common else _GRAY if many else f"C{position % 10}"
-    label = _plain(name) if common or not many else None
-    axes.plot(x, y, color=colour, linewidth=2.2 if common else 1.3, label=label)
+    """Draws the curve of a class and returns its colour."""
+    overall, many = name == ALL_CLASSES, count > _MAX_COLOURED
+    colour = _BLACK if overall else _GRAY if many else f"C{position % 10}"
+    label = _escaped(name) if overall or not many else None
+    axes.plot(x, y, color=colour, linewidth=2.2 if overall else 1.3, label=label)
     return colour
 
 
-def _plain(name: str) -> str:
-    """Dollars would start a formula, and a name that begins with an underscore would not be in the legend."""
+def _escaped(name: str) -> str:
+    """matplotlib reads text between dollars as a formula, and leaves labels that begin with an underscore out."""
     return " " + name.replace("$", r"\$")

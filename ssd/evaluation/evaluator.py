@@ -1,56 +1,39 @@
-"""What a detector is worth on a split: COCO's and VOC's numbers, their noise, errors and speed; and comparisons."""
+"""Evaluates detectors on a dataset: the one path for every mAP that is printed, compared or used to guard an export."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
-from rich.console import Console
-from rich.progress import track
 
-from ssd.common.class_names import class_index
-from ssd.common.images import ImageArray
 from ssd.data.index import DetectionIndex
+from ssd.evaluation.detect import Predict, Speed, detect
 from ssd.evaluation.matching import (
     AREA,
     COCO_POINTS,
     VOC07_POINTS,
+    ImageResult,
     Matches,
-    Scene,
     average_precision,
-    interval,
+    confidence_interval,
     match_coco,
     match_voc,
     mean_over_classes,
 )
-from ssd.evaluation.metrics import DetectionMetrics
-from ssd.evaluation.tide import ALL_CLASSES, ERRORS, Kind, ScoreCurve, confusion_matrix, error_costs, judge, score_curve
-from ssd.model.structures import Batch, Detections
-
-_BATCHES_AHEAD = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """Seconds for `images`; `waiting` of them for images to be read, the rest for the network and around it."""
-
-    images: int
-    seconds: float
-    waiting: float
+from ssd.evaluation.metrics import coco_metrics, image_result
+from ssd.evaluation.score_curves import ALL_CLASSES, ScoreCurve, score_curve
+from ssd.evaluation.tide import confusion_matrix, count_errors, delta_ap
+from ssd.model.structures import Detections
 
 
 @dataclass(frozen=True, slots=True)
 class ClassResult:
-    """One class; None is undefined. Precision and recall are those over `threshold`, the score with the best F1."""
+    """Results of one class, None where undefined. Precision and recall are those above `threshold`, the best for F1."""
 
     name: str
     objects: int
@@ -65,11 +48,11 @@ class ClassResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One detector on one split.
+    """Results of one detector on one split.
 
-    `metrics` has COCO's set, `voc07_map` (11 points) and `voc_map` (area); what has no ground truth is left out.
-    `samples` are map and map_50 of each resample of the images, `intervals` the middle 95 % of them. `counts` are
-    errors over `threshold`, `costs` the AP at IoU 0.5 that they take.
+    `metrics` are COCO's, `voc07_map` (11 points) and `voc_map` (area); metrics without ground truth are left out.
+    `samples` are map and map_50 of each bootstrap sample of the images, `intervals` the middle 95 % of them.
+    `error_counts` and `confusion` count detections above `threshold`; `delta_ap` is the AP that each error type costs.
     """
 
     name: str
@@ -77,18 +60,18 @@ class Evaluation:
     intervals: dict[str, tuple[float, float]]
     classes: list[ClassResult]
     threshold: float
-    costs: dict[str, float]
-    counts: dict[str, int]
+    delta_ap: dict[str, float]
+    error_counts: dict[str, int]
     confusion: Int[np.ndarray, "C1 C1"]
     speed: Speed
     curves: dict[str, ScoreCurve]
-    scenes: list[Scene]
+    image_results: list[ImageResult]
     samples: dict[str, Float[np.ndarray, "R"]]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How much better one detector is than another, and the middle 95 % of that over the same resamples."""
+    """By how much one detector is better than another, and the middle 95 % of that over the same bootstrap samples."""
 
     metric: str
     better: str
@@ -99,155 +82,98 @@ class Comparison:
 
     @property
     def exceeds_noise(self) -> bool:
-        """Whether the choice of the images cannot explain the difference. That of the training's seed may."""
+        """Whether the choice of images cannot explain the difference; the seed of the training still may."""
         return self.low > 0
 
 
-def detect(
-    predictor: Callable[[Sequence[ImageArray]], list[Detections]],
-    index: DetectionIndex,
-    *,
-    batch_size: int,
-    threads: int,
-) -> tuple[list[Detections], Speed]:
-    """The detections in each image of the index; images are read ahead by `threads`."""
-    predictor([np.zeros((64, 64, 3), dtype=np.uint8)])  # the first call is slow
-    found: list[Detections] = []
-    waiting = 0.0
-    start = mark = time.perf_counter()
-    batches = track(
-        _read_ahead(index, batch_size, threads),
-        total=math.ceil(len(index) / batch_size),
-        description="detecting",
-        transient=True,
-        disable=not Console().is_terminal,
-    )
-    for images in batches:
-        waiting += time.perf_counter() - mark
-        found += predictor(images)
-        mark = time.perf_counter()
-    return found, Speed(len(index), mark - start, waiting)
+def mean_ap(
+    predict: Predict, index: DetectionIndex, *, class_names: Sequence[str], batch_size: int, num_workers: int | None
+) -> float | None:
+    """COCO mAP of a detector, None without ground truth; for the arguments see `detect`."""
+    detections, _ = detect(predict, index, class_names=class_names, batch_size=batch_size, num_workers=num_workers)
+    return coco_metrics(_image_results(detections, index), index.class_names).get("map")
 
 
-def _read_ahead(index: DetectionIndex, batch_size: int, threads: int) -> Iterator[list[ImageArray]]:
-    pending: deque[list[Future[ImageArray]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(index), batch_size):
-            places = range(start, min(start + batch_size, len(index)))
-            pending.append([pool.submit(index.load, index.paths[place]) for place in places])
-            if len(pending) > _BATCHES_AHEAD:
-                yield [future.result() for future in pending.popleft()]
-        for batch in pending:
-            yield [future.result() for future in batch]
-
-
-def with_classes(index: DetectionIndex, class_names: Sequence[str]) -> DetectionIndex:
-    """The index with labels that count in `class_names`; objects of other classes are left out."""
-    labels = _places(index.class_names, class_names)[index.labels]
-    return replace(index, class_names=tuple(class_names), labels=labels.astype(np.int32)).keep_boxes(labels >= 0)
-
-
-def relabelled(found: Iterable[Detections], own: Sequence[str], class_names: Sequence[str]) -> list[Detections]:
-    """Detections of a network that knows the classes `own`, with labels that count in `class_names`."""
-    places = torch.from_numpy(_places(own, class_names))
-    known = [(item, places[item.labels]) for item in found]
-    return [Detections(item.boxes[row >= 0], item.scores[row >= 0], row[row >= 0]) for item, row in known]
-
-
-def _places(own: Sequence[str], class_names: Sequence[str]) -> Int[np.ndarray, "C"]:
-    places = [class_index(name, class_names) for name in own]
-    return np.array([-1 if place is None else place for place in places])
-
-
-def measure(
-    name: str, found: Sequence[Detections], index: DetectionIndex, *, speed: Speed, weights: Int[np.ndarray, "R P"]
+def evaluate(
+    name: str, detections: Sequence[Detections], index: DetectionIndex, *, speed: Speed, weights: Int[np.ndarray, "R P"]
 ) -> Evaluation:
-    """Everything about the detections of a detector called `name`."""
-    metrics = DetectionMetrics(index.class_names)
-    for position, detections in enumerate(found):
-        metrics.add([detections], _truth(index, position))
-    values = metrics.results()
-    by_id = metrics.scenes()
-    scenes = [by_id[index.ids[position]] for position in range(len(index))]
-    classes = len(index.class_names)
-    matches = match_coco(scenes, classes)
+    """All results of the detector `name` from its detections in each image of the index, see `detect`.
+
+    `weights` are those of bootstrap samples of the images.
+    """
+    by_id = _image_results(detections, index)
+    metrics = coco_metrics(by_id, index.class_names)
+    results = list(by_id.values())
+    num_classes = len(index.class_names)
+    matches = match_coco(results, num_classes)
     curves = {label: score_curve(matches, row) for row, label in enumerate(index.class_names)}
     curves[ALL_CLASSES] = score_curve(matches)
     threshold = curves[ALL_CLASSES].suggested_threshold
-    cut = [scene.above(threshold) for scene in scenes]
-    per_class = _class_results(scenes, matches, curves)
-    resampled = mean_over_classes(average_precision(matches, points=COCO_POINTS, weights=weights))
-    samples = {"map": resampled.mean(axis=1), "map_50": resampled[:, 0]}
-    values |= _voc_means(per_class)
+    above = [result.above(threshold) for result in results]
+    classes = _class_results(results, matches, curves)
+    ap = mean_over_classes(average_precision(matches, points=COCO_POINTS, weights=weights))
+    samples = {"map": ap.mean(axis=1), "map_50": ap[:, 0]}
     return Evaluation(
         name=name,
-        metrics=values,
-        intervals={key: interval(sample) for key, sample in samples.items() if key in values},
-        classes=per_class,
+        metrics=metrics | _voc_means(classes),
+        intervals={key: confidence_interval(values) for key, values in samples.items() if key in metrics},
+        classes=classes,
         threshold=threshold,
-        costs=error_costs(scenes, classes),
-        counts=_count_errors(cut),
-        confusion=confusion_matrix(cut, classes),
+        delta_ap=delta_ap(results, num_classes),
+        error_counts=count_errors(above),
+        confusion=confusion_matrix(above, num_classes),
         speed=speed,
         curves=curves,
-        scenes=scenes,
+        image_results=results,
         samples=samples,
     )
 
 
 def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
-    """Each against each of those below it, by mAP and by mAP at IoU 0.5."""
+    """Each detector against each that is worse, by mAP and by mAP at IoU 0.5."""
     comparisons = []
     for metric in ("map", "map_50"):
         ranked = sorted(evaluations, key=lambda item: -item.metrics.get(metric, -1.0))
         for better, other in combinations(ranked, 2):
             if metric in other.metrics:
-                low, high = interval(better.samples[metric] - other.samples[metric])
+                low, high = confidence_interval(better.samples[metric] - other.samples[metric])
                 difference = better.metrics[metric] - other.metrics[metric]
                 comparisons.append(Comparison(metric, better.name, other.name, difference, low, high))
     return comparisons
 
 
-def _truth(index: DetectionIndex, position: int) -> Batch:
-    rows = index.rows(position)
-    return Batch(
-        images=torch.zeros(1, 3, 1, 1, dtype=torch.uint8),
-        boxes=torch.from_numpy(index.boxes[rows])[None],
-        labels=torch.from_numpy(index.labels[rows]).long()[None],
-        ignore=torch.from_numpy(index.ignore[rows])[None],
-        sizes=torch.from_numpy(index.sizes[position]).long()[None],
-        ids=(index.ids[position],),
-    )
+def _image_results(detections: Sequence[Detections], index: DetectionIndex) -> dict[str, ImageResult]:
+    """By id, in the order of the index."""
+    results = {}
+    for position, found in enumerate(detections):
+        name, rows = index.ids[position], index.rows(position)
+        truth = index.boxes[rows], index.labels[rows], index.ignore[rows]
+        height, width = index.sizes[position].tolist()
+        results[name] = image_result(name, found, *truth, size=(height, width))
+    return results
 
 
-def _class_results(scenes: Sequence[Scene], matches: Matches, curves: Mapping[str, ScoreCurve]) -> list[ClassResult]:
+def _class_results(
+    results: Sequence[ImageResult], matches: Matches, curves: Mapping[str, ScoreCurve]
+) -> list[ClassResult]:
     objects = matches.objects.sum(axis=0)
-    voc = match_voc(scenes, len(objects))
+    voc = match_voc(results, len(objects))
     coco_ap = average_precision(matches, points=COCO_POINTS)[0]
     columns = [coco_ap.mean(axis=0), coco_ap[0]]
     columns += [average_precision(voc, points=points)[0, 0] for points in (VOC07_POINTS, AREA)]
-    results = []
+    classes = []
     for name, count, *numbers in zip(curves, objects.tolist(), *columns, strict=False):
         curve, best = curves[name], curves[name].f1.argmax()
         numbers += [curve.best_threshold, curve.precision[best] if best else math.nan]
         numbers += [curve.recall[best] if count else math.nan]
-        results.append(ClassResult(name, count, *(None if math.isnan(value) else float(value) for value in numbers)))
-    return results
+        classes.append(ClassResult(name, count, *(None if math.isnan(value) else float(value) for value in numbers)))
+    return classes
 
 
-def _voc_means(results: Sequence[ClassResult]) -> dict[str, float]:
+def _voc_means(classes: Sequence[ClassResult]) -> dict[str, float]:
     means = {}
     for name, column in (("voc07_map", "voc07_ap"), ("voc_map", "voc_ap")):
-        known = [ap for result in results if (ap := getattr(result, column)) is not None]
-        if known:
-            means[name] = fmean(known)
+        defined = [ap for result in classes if (ap := getattr(result, column)) is not None]
+        if defined:
+            means[name] = fmean(defined)
     return means
-
-
-def _count_errors(scenes: Sequence[Scene]) -> dict[str, int]:
-    counts: Counter[int] = Counter()
-    for scene in scenes:
-        judged = judge(scene)
-        counts.update(judged.kinds.tolist())
-        counts[Kind.MISSED] += int(judged.missed.sum())
-    return {kind.title: counts[kind] for kind in ERRORS}

@@ -1,7 +1,7 @@
-"""Which detections hit an object, by the rules of COCO and of PASCAL VOC: once for each image, then flat arrays.
+"""Matches detections to ground truth by the rules of COCO and PASCAL VOC; average precision from the matches.
 
-One letter a dimension: G objects and D detections of an image, P images, N detections of all images, T IoU
-thresholds, C classes. Plain numpy.
+One letter per dimension: G ground-truth boxes and D detections of an image, P images, N detections of all images,
+T IoU thresholds, C classes, R bootstrap samples. Plain numpy.
 """
 
 from __future__ import annotations
@@ -12,209 +12,217 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-COCO_POINTS, VOC07_POINTS = 101, 11
-AREA = 0  # in place of a number of points
-
-_ROWS_AT_ONCE = 50
-_CONFIDENCE = 0.95
-
-
-def average_precision(
-    matches: Matches, *, points: int, weights: Int[np.ndarray, "R P"] | None = None
-) -> Float[np.ndarray, "R T C"]:
-    """AP of each class at each IoU threshold, for each row of weights of the images (one row of ones if None).
-
-    Precision is the best at this recall or a higher one; it is averaged over `points` levels of recall from 0 to 1,
-    or over all recalls (AREA). NaN where a class has no object.
-    """
-    if weights is None:
-        weights = np.ones((1, len(matches.objects)), dtype=np.int64)
-    blocks = [weights[row : row + _ROWS_AT_ONCE] for row in range(0, len(weights), _ROWS_AT_ONCE)]
-    return np.concatenate([_of_block(matches, block, points) for block in blocks])
-
-
-def mean_over_classes(ap: Float[np.ndarray, "*N C"]) -> Float[np.ndarray, "*N"]:
-    """Classes without an object have no say; NaN if there is none with one."""
-    known = ~np.isnan(ap)
-    total = np.where(known, ap, 0.0).sum(axis=-1)
-    return np.divide(total, known.sum(axis=-1), out=np.full(total.shape, np.nan), where=known.any(axis=-1))
-
-
-def resampled(images: int, *, times: int, seed: int) -> Int[np.ndarray, "R P"]:
-    """How often each image is drawn in `times` samples with replacement."""
-    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=times)
-
-
-def interval(values: Float[np.ndarray, "R"]) -> tuple[float, float]:
-    """The middle 95 % of resampled values."""
-    low, high = np.nanquantile(values, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
-def _of_block(matches: Matches, weights: np.ndarray, points: int) -> np.ndarray:
-    objects = weights @ matches.objects
-    ap = np.full((len(weights), matches.hit.shape[1], objects.shape[1]), np.nan)
-    for label in np.flatnonzero(matches.objects.any(axis=0)):
-        rows = np.flatnonzero(matches.labels == label)
-        weight = weights[:, matches.images[rows]]
-        counted = weight.cumsum(axis=1)
-        for level in range(ap.shape[1]):
-            hits, left_out = (np.flatnonzero(mask[rows, level]) for mask in (matches.hit, matches.left_out))
-            spoiled = np.pad(weight[:, left_out].cumsum(axis=1), ((0, 0), (1, 0)))
-            total = counted[:, hits] - spoiled[:, np.searchsorted(left_out, hits)]
-            ap[:, level, label] = _interpolate(weight[:, hits].cumsum(axis=1), total, objects[:, label], points)
-    return ap
-
-
-def _interpolate(found: np.ndarray, total: np.ndarray, objects: np.ndarray, points: int) -> np.ndarray:
-    """[R K] weights found up to each hit, and detections up to there; the levels of recall are compared as integers."""
-    precision = found / np.maximum(total, 1)
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    known = np.maximum(objects, 1)[:, None]
-    reached = found / known if points == AREA else (found * (points - 1) // known + 1) / points
-    gained = np.diff(reached, axis=1, prepend=0.0)
-    return np.where(objects > 0, (envelope * gained).sum(axis=1), np.nan)
-
-
 COCO_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-NO_OBJECT = -1
+COCO_POINTS, VOC07_POINTS = 101, 11
+AREA = 0  # as a number of recall points: the area under the whole curve
+UNMATCHED = -1
 
-_COCO_DETECTIONS = 100  # of a class in an image, as in COCO's own evaluation
+_COCO_MAX_DETECTIONS = 100  # per class and image, as in COCO's own evaluation
 _VOC_IOU = 0.5
+_CONFIDENCE = 0.95
+_BLOCK_ROWS = 50  # bootstrap samples computed at once, to bound memory
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """What is in an image, and what was found there, by descending score. Boxes are xyxy in pixels of the image.
+class ImageResult:
+    """Ground truth and detections of one image; boxes are xyxy in pixels of the image, detections by descending score.
 
-    `ignore` marks objects that need not be found; what is found there is neither right nor wrong.
+    A box marked `ignore` need not be detected, and detections on it are neither right nor wrong.
     """
 
     boxes: Float[np.ndarray, "G 4"]
     labels: Int[np.ndarray, "G"]
     ignore: Bool[np.ndarray, "G"]
-    found_boxes: Float[np.ndarray, "D 4"]
-    found_labels: Int[np.ndarray, "D"]
-    found_scores: Float[np.ndarray, "D"]
+    pred_boxes: Float[np.ndarray, "D 4"]
+    pred_labels: Int[np.ndarray, "D"]
+    pred_scores: Float[np.ndarray, "D"]
 
-    def keep(self, chosen: Bool[np.ndarray, "D"]) -> Scene:
-        """The same image with fewer detections."""
+    def where(self, keep: Bool[np.ndarray, "D"]) -> ImageResult:
+        """The same image with the detections that `keep` marks."""
         return replace(
             self,
-            found_boxes=self.found_boxes[chosen],
-            found_labels=self.found_labels[chosen],
-            found_scores=self.found_scores[chosen],
+            pred_boxes=self.pred_boxes[keep],
+            pred_labels=self.pred_labels[keep],
+            pred_scores=self.pred_scores[keep],
         )
 
-    def above(self, score: float) -> Scene:
-        """The same image with the detections over a score."""
-        return self.keep(self.found_scores > score)
+    def above(self, score_threshold: float) -> ImageResult:
+        """The same image with the detections whose score exceeds `score_threshold`."""
+        return self.where(self.pred_scores > score_threshold)
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """All detections, the best first. `objects` counts those of each image that are to be found."""
+    """Detections of all images by descending score, and the number of boxes to detect per image and class.
+
+    `ignored` marks detections on ignored boxes; they count neither as true nor as false positives.
+    """
 
     images: Int[np.ndarray, "N"]
     labels: Int[np.ndarray, "N"]
     scores: Float[np.ndarray, "N"]
-    hit: Bool[np.ndarray, "N T"]
-    left_out: Bool[np.ndarray, "N T"]  # on an ignored object
+    true_positive: Bool[np.ndarray, "N T"]
+    ignored: Bool[np.ndarray, "N T"]
     objects: Int[np.ndarray, "P C"]
 
 
-def match_coco(scenes: Sequence[Scene], classes: int, *, ious: Sequence[float] = COCO_IOUS) -> Matches:
-    """COCO's rule: by descending score a detection takes the free object of its class that it overlaps most.
+def match_coco(results: Sequence[ImageResult], num_classes: int, *, ious: Sequence[float] = COCO_IOUS) -> Matches:
+    """COCO's rule: by descending score, a detection takes the free box of its class that it overlaps most.
 
-    One that gets none, but lies on an ignored object of its class (by its share inside), is left out. The 100 best of
-    a class in an image count.
+    A detection without a match is ignored if it lies on an ignored box of its class (by the share of its own area).
+    The 100 best detections of each class and image count.
     """
-    scenes = [best_of_each_class(scene) for scene in scenes]
-    rows = [match_scene(scene, ious) for scene in scenes]
-    return _flat(scenes, classes, [taken != NO_OBJECT for taken, _ in rows], [left_out for _, left_out in rows])
+    results = [top_per_class(result) for result in results]
+    rows = [match_image(result, ious) for result in results]
+    return _collect(
+        results, num_classes, [matched_gt != UNMATCHED for matched_gt, _ in rows], [ignored for _, ignored in rows]
+    )
 
 
-def match_voc(scenes: Sequence[Scene], classes: int) -> Matches:
-    """The rule of the VOC devkit at IoU 0.5: a detection goes to the object of its class that it overlaps most.
+def match_voc(results: Sequence[ImageResult], num_classes: int) -> Matches:
+    """The VOC devkit's rule at IoU 0.5: a detection is assigned to the box of its class that it overlaps most.
 
-    If that is difficult, it is left out; if a better detection has taken it, it is wrong. Boxes hold their last
-    pixel, as in the devkit: width is x2 - x1 + 1. A box 20 pixels wide that is 2 pixels off has an IoU of 0.826 then,
-    without 0.818; published VOC numbers have it. Source: VOCevaldet.m of VOCdevkit 2012.
+    It is ignored if that box is difficult, and wrong if a better detection already matched it. Boxes include their last
+    pixel, as in the devkit: width is x2 - x1 + 1. A box 20 pixels wide that is off by 2 pixels has IoU 0.826 that way
+    and 0.818 without; published VOC numbers include it. Source: VOCevaldet.m of VOCdevkit 2012.
     """
-    hits, left_out = [], []
-    for scene in scenes:
-        iou = np.where(_same_class(scene), overlaps(scene.found_boxes, scene.boxes, last_pixel=1.0)[0], 0.0)
-        share, target = best_of_row(iou)
-        near = share >= _VOC_IOU
-        ignored = near & np.append(scene.ignore, False)[target]
-        _, first = np.unique(np.where(near, target, NO_OBJECT), return_index=True)
-        best = np.zeros(len(iou), dtype=bool)
-        best[first] = True
-        hits.append((near & ~ignored & best)[:, None])
-        left_out.append(ignored[:, None])
-    return _flat(scenes, classes, hits, left_out)
+    true_positives, ignored = [], []
+    for result in results:
+        iou = np.where(_same_class(result), overlaps(result.pred_boxes, result.boxes, last_pixel=1.0)[0], 0.0)
+        best_iou, target = row_max(iou)
+        above = best_iou >= _VOC_IOU
+        on_difficult = above & np.append(result.ignore, False)[target]
+        _, first = np.unique(np.where(above, target, UNMATCHED), return_index=True)
+        is_first = np.zeros(len(iou), dtype=bool)
+        is_first[first] = True
+        true_positives.append((above & ~on_difficult & is_first)[:, None])
+        ignored.append(on_difficult[:, None])
+    return _collect(results, num_classes, true_positives, ignored)
 
 
-def match_scene(scene: Scene, ious: Sequence[float]) -> tuple[Int[np.ndarray, "D T"], Bool[np.ndarray, "D T"]]:
-    """(the object that each detection takes, or NO_OBJECT; whether it is left out), by COCO's rule."""
-    iou, inside = overlaps(scene.found_boxes, scene.boxes)
-    same = _same_class(scene)
+def match_image(result: ImageResult, ious: Sequence[float]) -> tuple[Int[np.ndarray, "D T"], Bool[np.ndarray, "D T"]]:
+    """(matched ground-truth box of each detection or UNMATCHED, whether it is ignored) by COCO's rule."""
+    iou, inside = overlaps(result.pred_boxes, result.boxes)
+    same_class = _same_class(result)
     thresholds = np.array(ious)
-    real = np.where(same & ~scene.ignore, iou, 0.0)
-    taken = np.full((len(iou), len(thresholds)), NO_OBJECT)
-    free = np.ones((len(thresholds), len(scene.boxes)), dtype=bool)
-    for row in np.flatnonzero(real.max(axis=1, initial=0.0) >= thresholds.min()):
-        open_iou = real[row] * free
-        share, target = best_of_row(open_iou)
-        levels = np.flatnonzero(share >= thresholds)
-        taken[row, levels] = target[levels]
+    candidates = np.where(same_class & ~result.ignore, iou, 0.0)
+    matched_gt = np.full((len(iou), len(thresholds)), UNMATCHED)
+    free = np.ones((len(thresholds), len(result.boxes)), dtype=bool)
+    for row in np.flatnonzero(candidates.max(axis=1, initial=0.0) >= thresholds.min()):
+        best_iou, target = row_max(candidates[row] * free)
+        levels = np.flatnonzero(best_iou >= thresholds)
+        matched_gt[row, levels] = target[levels]
         free[levels, target[levels]] = False
-    on_ignored = np.where(same & scene.ignore, inside, 0.0).max(axis=1, initial=0.0)
-    return taken, (taken == NO_OBJECT) & (on_ignored[:, None] >= thresholds)
+    on_ignored = np.where(same_class & result.ignore, inside, 0.0).max(axis=1, initial=0.0)
+    return matched_gt, (matched_gt == UNMATCHED) & (on_ignored[:, None] >= thresholds)
+
+
+def top_per_class(result: ImageResult) -> ImageResult:
+    """The detections that COCO's evaluation considers: the 100 best of each class."""
+    order = np.argsort(result.pred_labels, kind="stable")
+    grouped = result.pred_labels[order]
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order)) - np.searchsorted(grouped, grouped)
+    return result.where(rank < _COCO_MAX_DETECTIONS)
 
 
 def overlaps(
     a: Float[np.ndarray, "A 4"], b: Float[np.ndarray, "B 4"], *, last_pixel: float = 0.0
 ) -> tuple[Float[np.ndarray, "A B"], Float[np.ndarray, "A B"]]:
-    """(IoU, share of a's box that lies in b's) of each pair; `last_pixel` is added to every width and height."""
+    """(IoU, share of a's area inside b) of each pair; `last_pixel` is added to every width and height."""
     first, second = a[:, None].astype(np.float64), b[None].astype(np.float64)
     low = np.maximum(first[..., :2], second[..., :2])
     high = np.minimum(first[..., 2:], second[..., 2:])
-    common = np.prod((high - low + last_pixel).clip(0), axis=-1)
+    intersection = np.prod((high - low + last_pixel).clip(0), axis=-1)
     area_a, area_b = (np.prod(box[..., 2:] - box[..., :2] + last_pixel, axis=-1) for box in (first, second))
     tiny = np.finfo(np.float64).tiny
-    return common / np.maximum(area_a + area_b - common, tiny), common / np.maximum(area_a, tiny)
+    return intersection / np.maximum(area_a + area_b - intersection, tiny), intersection / np.maximum(area_a, tiny)
 
 
-def best_of_row(values: Float[np.ndarray, "A B"]) -> tuple[Float[np.ndarray, "A"], Int[np.ndarray, "A"]]:
-    """(largest value, its column) of each row; (0, 0) in rows without columns."""
+def row_max(values: Float[np.ndarray, "A B"]) -> tuple[Float[np.ndarray, "A"], Int[np.ndarray, "A"]]:
+    """(maximum, its column) of each row; (0, 0) for a row without columns."""
     padded = np.concatenate((values, np.zeros((len(values), 1), dtype=values.dtype)), axis=1)  # np.pad is slow
     return padded.max(axis=1), padded.argmax(axis=1)
 
 
-def best_of_each_class(scene: Scene) -> Scene:
-    """The detections that COCO looks at."""
-    order = np.argsort(scene.found_labels, kind="stable")
-    grouped = scene.found_labels[order]
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order)) - np.searchsorted(grouped, grouped)
-    return scene.keep(rank < _COCO_DETECTIONS)
+def _same_class(result: ImageResult) -> Bool[np.ndarray, "D G"]:
+    return result.pred_labels[:, None] == result.labels[None]
 
 
-def _same_class(scene: Scene) -> Bool[np.ndarray, "D G"]:
-    return scene.found_labels[:, None] == scene.labels[None]
-
-
-def _flat(scenes: Sequence[Scene], classes: int, hits: Sequence[np.ndarray], left_out: Sequence[np.ndarray]) -> Matches:
-    images = np.repeat(np.arange(len(scenes)), [len(scene.found_scores) for scene in scenes])
-    scores = np.concatenate([scene.found_scores for scene in scenes])
-    best_first = np.argsort(-scores, kind="stable")
-    counts = [np.bincount(scene.labels[~scene.ignore], minlength=classes) for scene in scenes]
+def _collect(
+    results: Sequence[ImageResult],
+    num_classes: int,
+    true_positives: Sequence[np.ndarray],
+    ignored: Sequence[np.ndarray],
+) -> Matches:
+    images = np.repeat(np.arange(len(results)), [len(result.pred_scores) for result in results])
+    scores = np.concatenate([result.pred_scores for result in results])
+    order = np.argsort(-scores, kind="stable")
+    objects = [np.bincount(result.labels[~result.ignore], minlength=num_classes) for result in results]
     return Matches(
-        images=images[best_first],
-        labels=np.concatenate([scene.found_labels for scene in scenes])[best_first],
-        scores=scores[best_first],
-        hit=np.concatenate(hits)[best_first],
-        left_out=np.concatenate(left_out)[best_first],
-        objects=np.stack(counts),
+        images=images[order],
+        labels=np.concatenate([result.pred_labels for result in results])[order],
+        scores=scores[order],
+        true_positive=np.concatenate(true_positives)[order],
+        ignored=np.concatenate(ignored)[order],
+        objects=np.stack(objects),
     )
+
+
+def average_precision(
+    matches: Matches, *, points: int, weights: Int[np.ndarray, "R P"] | None = None
+) -> Float[np.ndarray, "R T C"]:
+    """AP per IoU threshold and class, for each row of image weights (one row of ones if None).
+
+    Precision is interpolated: the best at the same or a higher recall. It is averaged over `points` recall levels from
+    0 to 1, or over the whole curve (AREA). NaN for a class without ground truth.
+    """
+    if weights is None:
+        weights = np.ones((1, len(matches.objects)), dtype=np.int64)
+    blocks = [weights[row : row + _BLOCK_ROWS] for row in range(0, len(weights), _BLOCK_ROWS)]
+    return np.concatenate([_block_ap(matches, block, points) for block in blocks])
+
+
+def mean_over_classes(ap: Float[np.ndarray, "*N C"]) -> Float[np.ndarray, "*N"]:
+    """The mean over the classes with ground truth; NaN if there is none."""
+    defined = ~np.isnan(ap)
+    total = np.where(defined, ap, 0.0).sum(axis=-1)
+    return np.divide(total, defined.sum(axis=-1), out=np.full(total.shape, np.nan), where=defined.any(axis=-1))
+
+
+def bootstrap_weights(images: int, *, samples: int, seed: int) -> Int[np.ndarray, "R P"]:
+    """How often each image is drawn in each of `samples` samples with replacement."""
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=samples)
+
+
+def confidence_interval(values: Float[np.ndarray, "R"]) -> tuple[float, float]:
+    """The middle 95 % of bootstrap values."""
+    low, high = np.nanquantile(values, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def _block_ap(matches: Matches, weights: np.ndarray, points: int) -> np.ndarray:
+    objects = weights @ matches.objects
+    ap = np.full((len(weights), matches.true_positive.shape[1], objects.shape[1]), np.nan)
+    for label in np.flatnonzero(matches.objects.any(axis=0)):
+        rows = np.flatnonzero(matches.labels == label)
+        weight = weights[:, matches.images[rows]]
+        counted = weight.cumsum(axis=1)
+        for level in range(ap.shape[1]):
+            hits, ignored = (np.flatnonzero(mask[rows, level]) for mask in (matches.true_positive, matches.ignored))
+            uncounted = np.pad(weight[:, ignored].cumsum(axis=1), ((0, 0), (1, 0)))
+            total = counted[:, hits] - uncounted[:, np.searchsorted(ignored, hits)]
+            ap[:, level, label] = _interpolated_ap(weight[:, hits].cumsum(axis=1), total, objects[:, label], points)
+    return ap
+
+
+def _interpolated_ap(hits: np.ndarray, total: np.ndarray, objects: np.ndarray, points: int) -> np.ndarray:
+    """AP from the weights of true positives and of all detections up to each true positive, both [R K].
+
+    Recall levels are compared as integers: 0.1 * 3 exceeds 0.3 in floating point.
+    """
+    precision = hits / np.maximum(total, 1)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    known = np.maximum(objects, 1)[:, None]
+    recall = hits / known if points == AREA else (hits * (points - 1) // known + 1) / points
+    return np.where(objects > 0, (envelope * np.diff(recall, axis=1, prepend=0.0)).sum(axis=1), np.nan)

@@ -16,13 +16,12 @@ from ssd.common.errors import ConfigError, DataError, MachineError
 from ssd.common.images import ImageArray, from_pillow, read_image
 from ssd.inference.onnx_predictor import OnnxPredictor
 from ssd.inference.predictor import Predictor
-from ssd.inference.results import DRAW_THRESHOLD, to_record
+from ssd.inference.results import DRAW_THRESHOLD, draw_detections, to_record
 from ssd.inference.torch_predictor import TorchPredictor
 from ssd.inference.video import VIDEO_SUFFIXES
 from ssd.inference.writers import save_image
 from ssd.model.postprocess import PostProcess
 from ssd.model.structures import Detections
-from ssd.visualization.draw import draw
 from ssd.weights import checkpoint
 
 _FIXED_ON_EXPORT = ("nms_threshold", "topk_candidates")  # settings of PostProcess that an exported graph cannot change
@@ -199,7 +198,7 @@ class ImageDetections:
             ConfigError: the suffix is not that of an image.
             MachineError: the file cannot be written.
         """
-        drawn = draw(self.image, self.detections, self.class_names)
+        drawn = draw_detections(self.image, self.detections, self.class_names)
         try:
             if path is not None:
                 save_image(drawn, Path(path))

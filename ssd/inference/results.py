@@ -54,7 +54,19 @@ class FrameResult:
     def drawn(self) -> ImageArray:
         """The image with the shown boxes."""
         ids = None if self.track_ids is None else [self.track_ids[index] for index in self.shown.nonzero().flatten()]
-        return draw(self.frame.image, self.detections.where(self.shown), self.class_names, track_ids=ids)
+        return draw_detections(self.frame.image, self.detections.where(self.shown), self.class_names, track_ids=ids)
+
+
+def draw_detections(
+    image: ImageArray,
+    detections: Detections,
+    class_names: Sequence[str],
+    *,
+    track_ids: Sequence[int | None] | None = None,
+) -> ImageArray:
+    """A copy of `image` with boxes, class names, scores and track ids."""
+    arrays = (detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy())
+    return draw(image, *arrays, class_names, track_ids=track_ids)
 
 
 def to_record(

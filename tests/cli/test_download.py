@@ -40,7 +40,8 @@ def image_requests(server: FaultyServer) -> list[str]:
 
 def command(server: FaultyServer, *arguments: str) -> list[str]:
     where = [f"download.{name}={value}" for name, value in settings(server).items()]
-    return [sys.executable, *arguments[:2], "dataset=openimages", *where, *arguments[2:]]
+    first = next(number for number, argument in enumerate(arguments) if "=" in argument)
+    return [sys.executable, *arguments[:first], "dataset=openimages", *where, *arguments[first:]]
 
 
 def run(folder: Path, server: FaultyServer, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -63,6 +64,7 @@ def test_a_killed_download_continues_with_the_missing_files(server: FaultyServer
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     while len(image_requests(server)) < 40:
+        assert process.poll() is None
         time.sleep(0.02)
     server.gate.clear()
     locked_out = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root")
@@ -99,6 +101,7 @@ def test_a_killed_download_continues_within_files(server: FaultyServer, tmp_path
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     parts = [tmp_path / "root" / "train" / f".{Path(path).name}.part" for path in large]
     while not all(part.exists() and part.stat().st_size for part in parts):
+        assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()

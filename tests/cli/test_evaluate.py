@@ -1,19 +1,13 @@
-"""python -m ssd evaluate: numbers that are known, mistakes, and the page in a real browser."""
+"""ssd evaluate: names, classes in common, the files, and mistakes."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from html import escape
 from pathlib import Path
-from typing import Any
 
 import hydra
 import numpy as np
@@ -24,137 +18,13 @@ from voc_files import add, object_xml
 
 from ssd.cli.evaluate import chosen_classes, common_classes, evaluate, short_names
 from ssd.common.errors import ConfigError
-from ssd.common.images import ImageArray
-from ssd.data.formats.shapes import CLASS_NAMES, read_shapes
-from ssd.data.index import DetectionIndex
-from ssd.evaluation.evaluator import Evaluation, Speed, compare, detect, measure, relabelled, with_classes
-from ssd.evaluation.matching import resampled
-from ssd.evaluation.report import as_json, as_page, describe, show
+from ssd.data.formats.shapes import CLASS_NAMES
 from ssd.model.backbones import MobileNetV1
 from ssd.model.priors import PriorSpec
 from ssd.model.ssd import SSD
-from ssd.model.structures import Detections
 from ssd.weights import checkpoint
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SPEED = Speed(images=12, seconds=2.0, waiting=0.5)
-
-
-@pytest.fixture(scope="module")
-def index() -> DetectionIndex:
-    found = read_shapes(train=1, val=0, test=12, side_px=80, seed=0).test
-    assert found is not None
-    return found
-
-
-def truth(index: DetectionIndex, position: int, *, shift: float = 0.0) -> Detections:
-    """A detector that is right, or off by a share of the image."""
-    rows = index.rows(position)
-    boxes, labels = torch.from_numpy(index.boxes[rows]), torch.from_numpy(index.labels[rows]).long()
-    return Detections(boxes + shift, torch.linspace(0.9, 0.8, len(boxes)), labels)
-
-
-def measured(index: DetectionIndex, name: str = "a", *, shift: float = 0.0) -> Evaluation:
-    found = [truth(index, position, shift=shift) for position in range(len(index))]
-    return measure(name, found, index, speed=SPEED, weights=resampled(len(index), times=50, seed=0))
-
-
-def test_the_truth_scores_1_in_everything(index: DetectionIndex) -> None:
-    result = measured(index)
-    for name in ("map", "map_50", "voc07_map", "voc_map", "mar_100"):
-        assert result.metrics[name] == pytest.approx(1.0), name
-    assert result.intervals["map"] == (pytest.approx(1.0), pytest.approx(1.0))
-    assert sum(item.objects for item in result.classes) == len(index.boxes)
-    assert all(item.precision == item.recall == 1.0 for item in result.classes)
-    assert result.confusion.sum() == np.trace(result.confusion) == len(index.boxes)
-    assert not any(result.costs.values())
-    assert not any(result.counts.values())
-
-
-def test_without_ground_truth_nothing_is_a_score(index: DetectionIndex) -> None:
-    empty = index.keep_boxes(np.zeros(len(index.boxes), dtype=bool))
-    result = measure(
-        "a",
-        [truth(index, position) for position in range(len(index))],
-        empty,
-        speed=SPEED,
-        weights=resampled(len(index), times=20, seed=0),
-    )
-    assert (result.metrics, result.intervals) == ({}, {})
-    assert {item.map for item in result.classes} == {None}
-    assert result.counts["background"] == len(index.boxes)
-    assert compare([result, measured(empty)]) == []
-    record = json.loads(as_json([result], [], {}))["evaluations"][0]
-    assert record["classes"][0]["map"] is None
-    page = as_page([result], [], empty, title="t", subtitle="s", worst=1)
-    assert '<td class="number">-</td>' in page
-
-
-def test_a_better_detector_exceeds_the_noise_and_the_same_one_does_not(index: DetectionIndex) -> None:
-    good, poor = measured(index, "good"), measured(index, "poor", shift=0.08)
-    by_map, by_map_50 = compare([poor, good])
-    assert (by_map.better, by_map.other, by_map.exceeds_noise) == ("good", "poor", True)
-    assert by_map.difference == pytest.approx(good.metrics["map"] - poor.metrics["map"])
-    assert by_map.low <= by_map.difference <= by_map.high
-    assert "good is" in describe(by_map)
-    assert by_map_50.metric == "map_50"
-    same = compare([good, measured(index, "again")])
-    assert [item.exceeds_noise for item in same] == [False, False]
-    assert "within the noise" in describe(same[0])
-
-
-def test_three_detectors_are_compared_in_pairs_and_class_by_class(
-    index: DetectionIndex, caplog: pytest.LogCaptureFixture
-) -> None:
-    three = [measured(index, name, shift=shift) for name, shift in (("fair", 0.04), ("good", 0.0), ("poor", 0.08))]
-    pairs = [(item.better, item.other) for item in compare(three) if item.metric == "map"]
-    assert pairs == [("good", "fair"), ("good", "poor"), ("fair", "poor")]
-    with caplog.at_level(logging.INFO, logger="ssd"):
-        show(three, compare(three))
-    table = caplog.text[caplog.text.index("AP by class") : caplog.text.index("fair: classes")]
-    page = as_page(three, compare(three), index, title="t", subtitle="s", worst=1)
-    for place, name in enumerate(index.class_names):
-        numbers = [f"{item.classes[place].map:.3f}" for item in three]
-        assert re.search(rf"{name} .*{' .*'.join(numbers)} ", table)
-        assert f"<td>{name}</td>" + "".join(f'<td class="number">{number}</td>' for number in numbers) in page
-
-
-def test_own_samples_lie_around_the_librarys_map(index: DetectionIndex) -> None:
-    result = measured(index, shift=0.03)
-    weights = np.ones((1, len(index)), dtype=np.int64)
-    found = [truth(index, position, shift=0.03) for position in range(len(index))]
-    once = measure("a", found, index, speed=SPEED, weights=weights)
-    for name in ("map", "map_50"):
-        assert once.samples[name].item() == pytest.approx(result.metrics[name], abs=5e-3)
-        low, high = result.intervals[name]
-        assert low <= result.metrics[name] <= high
-
-
-def test_names_of_any_kind_are_shown_as_they_are(index: DetectionIndex, caplog: pytest.LogCaptureFixture) -> None:
-    names = ("猫", "[red]$\\bad$", "<script>", "_hidden", ":cat:")
-    result = measured(replace(index, class_names=names), "a[/b]$", shift=0.05)
-    with caplog.at_level(logging.INFO, logger="ssd"):
-        show([result], [])
-    page = as_page([result], [], replace(index, class_names=names), title="t", subtitle="s", worst=1)
-    for name in names:
-        assert f" {name} " in caplog.text
-        assert page.count(str(escape(name))) > 2, name  # the table and the charts
-    assert "<script>" not in page
-
-
-# --- classes by name ---------------------------------------------------------------------------------------------
-
-
-def test_labels_follow_the_names(index: DetectionIndex) -> None:
-    names = ("star", "dog", "circle")
-    mapped = with_classes(index, names)
-    wanted = np.isin(index.labels, [CLASS_NAMES.index("star"), CLASS_NAMES.index("circle")])
-    assert [names[label] for label in mapped.labels] == [CLASS_NAMES[label] for label in index.labels[wanted]]
-    assert len(mapped) == len(index)
-    detections = Detections(torch.rand(3, 4), torch.rand(3), torch.tensor([2, 0, 1]))
-    (found,) = relabelled([detections], ("a", "star", "dog"), names)
-    assert found.labels.tolist() == [1, 0]
 
 
 def test_detectors_must_share_a_class() -> None:
@@ -163,26 +33,13 @@ def test_detectors_must_share_a_class() -> None:
         common_classes([("cat",), ("dog",)], ["x", "y"])
 
 
-def test_names_say_where_paths_differ() -> None:
+def test_short_names_are_where_the_paths_differ() -> None:
     assert short_names(["runs/a/1/model.safetensors"]) == [str(Path("1/model.safetensors"))]
     assert short_names(["r/a/model.safetensors", "r/b/model.safetensors"]) == ["a", "b"]
     assert short_names(["r/a/best.ckpt", "r/a/last.ckpt"]) == ["best.ckpt", "last.ckpt"]
     assert short_names(["/a/1/m.ckpt", "/a/2/m.ckpt", "/b/1/checkpoints/m.ckpt"]) == ["a/1", "a/2", "b/1"]
     with pytest.raises(ConfigError, match="give one file, or several different ones"):
         short_names(["a.ckpt", "./a.ckpt"])
-
-
-@pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (5, 3), (100, 2)])
-def test_detections_come_in_the_order_of_the_images(index: DetectionIndex, batch_size: int, threads: int) -> None:
-    def sizes(images: Sequence[ImageArray]) -> list[Detections]:
-        """Says how large each image is, where a detector would say what is in it."""
-        rows = [torch.tensor([[0.0, 0.0, *image.shape[:2]]]) for image in images]
-        return [Detections(row, torch.ones(1), torch.zeros(1, dtype=torch.int64)) for row in rows]
-
-    found, speed = detect(sizes, index, batch_size=batch_size, threads=threads)
-    assert [item.boxes[0, 2:].tolist() for item in found] == index.sizes.tolist()
-    assert speed.images == len(index)
-    assert 0 < speed.waiting < speed.seconds
 
 
 @pytest.mark.parametrize(
@@ -200,15 +57,6 @@ def test_classes_can_be_chosen_in_any_case(wanted: list[str] | None, expected: t
 
 def test_common_classes_are_those_that_all_know_in_any_case() -> None:
     assert common_classes([("car", "Bus"), ("BUS", "dog", "Car")], ["a", "b"]) == ("car", "Bus")
-
-
-def test_labels_are_mapped_by_name_in_any_case(index: DetectionIndex) -> None:
-    shouted = replace(index, class_names=tuple(name.upper() for name in index.class_names))
-    mapped = with_classes(shouted, CLASS_NAMES[::-1])
-    assert [CLASS_NAMES[::-1][label] for label in mapped.labels] == [CLASS_NAMES[label] for label in index.labels]
-
-
-# --- the command -------------------------------------------------------------------------------------------------
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -287,11 +135,11 @@ def test_the_files_are_complete_and_nothing_else_is_written(compared: tuple[Path
     [
         (
             ["checkpoint=a.safetensors", "dataset.train=1", "split=dev"],
-            "split=dev: the dataset has no such split; there are train, val",
+            "split=dev: .* train, val",
         ),
         (
             ["checkpoint=cats.safetensors", "dataset.train=1"],
-            "no class in common: the checkpoint knows cat; the dataset has circle,",
+            "no class in common: .* cat; .* circle,",
         ),
         (["checkpoint=cats.safetensors", "dataset=voc", "dataset.root=voc"], "no class in common: .*; 3 x object of"),
         (["checkpoint=[a.safetensors,a.safetensors]"], "checkpoint=.*: give one file, or several different ones"),
@@ -311,51 +159,3 @@ def test_mistakes(
     with pytest.raises(ConfigError, match=message):
         evaluate(config)
     assert not Path("evaluation").exists()
-
-
-# --- the page in a browser ---------------------------------------------------------------------------------------
-
-PROBE = """<script>addEventListener("load", () => { document.title = JSON.stringify({
-  wide: document.documentElement.scrollWidth > innerWidth,
-  broken: [...document.images].filter(image => !image.naturalWidth).length,
-  sections: [...document.querySelectorAll("section")].map(part => part.id),
-  charts: document.querySelectorAll("section > .columns svg").length,
-  images: document.images.length,
-  tops: [...document.querySelectorAll("figure.row img")].slice(0, 2).map(image => image.getBoundingClientRect().top),
-  marks: [...document.querySelectorAll(".marked")].map(part => part.querySelectorAll("rect").length),
-  cut: [...document.querySelectorAll(".marked text")].filter(part => {
-    const box = part.getBBox(), all = part.ownerSVGElement.viewBox.baseVal;
-    return box.x < 0 || box.y < -3 || box.x + box.width > all.width || box.y + box.height > all.height + 3 }).length,
-  outside: [...document.querySelectorAll("[src],[href]")].filter(part => /^(https?:)?\\/\\//.test(part.src)).length,
-}) })</script>"""
-
-
-def browse(page: str, folder: Path, *, width: int) -> dict[str, Any]:
-    (folder / "probed.html").write_text(page.replace("</body>", f"{PROBE}</body>"))
-    assert CHROMIUM is not None
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", f"--window-size={width},900"]
-    command = [CHROMIUM, *options, "--dump-dom", f"file://{folder}/probed.html"]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    title = re.search("<title>(.*?)</title>", dom)
-    assert title is not None
-    return json.loads(title[1].replace("&amp;", "&").replace("&quot;", '"'))
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-@pytest.mark.parametrize("width", [1200, 500])
-def test_a_browser_shows_curves_matrix_and_worst_images(index: DetectionIndex, tmp_path: Path, width: int) -> None:
-    evaluations = [measured(index, "good <b>", shift=0.02), measured(index, "poor", shift=0.2)]
-    page = as_page(evaluations, compare(evaluations), index, title="t", subtitle="s", worst=3)
-    seen = browse(page, tmp_path, width=width)
-    assert seen["sections"] == [
-        "results",
-        "side-by-side",
-        *(f"{part}-{n}" for n in (0, 1) for part in ("classes", "errors", "worst")),
-    ]
-    assert seen["charts"] == 2 + 2 * (2 + 1 + 1)
-    assert seen["images"] == 2 * len(seen["marks"]) / 2 >= 2 * 3
-    assert seen["marks"][0] > 0
-    assert (seen["wide"], seen["broken"], seen["cut"], seen["outside"]) == (False, 0, 0, 0)
-    assert "count detections over the score" in page
-    assert re.search(r'<th class="number">AP@0.5 lost, all scores</th><th class="number">number over the score 0', page)
-    assert (seen["tops"][0] == seen["tops"][1]) == (width == 1200)  # side by side where there is room

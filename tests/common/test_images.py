@@ -20,7 +20,7 @@ from ssd.common.images import decode_image, read_image, read_size, warp
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}
-# How a camera stores an upright image: where its first row and column lie (EXIF 2.3, section 4.6.4, Orientation)
+# How a camera stores an upright image: where its first row and column are (EXIF 2.3, section 4.6.4, Orientation)
 STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda upright: upright,  # top, left
     2: lambda upright: upright[:, ::-1],  # top, right
@@ -45,7 +45,7 @@ def pixels(data: bytes) -> list[list[int]]:
 
 
 def quadrants(height: int = 32, width: int = 48) -> np.ndarray:
-    """Four colours that JPEG keeps nearly; no two orientations look alike."""
+    """Four colours that JPEG nearly preserves; every orientation looks different."""
     image = np.full((height, width, 3), 90, dtype=np.uint8)
     image[: height // 2, : width // 2] = (200, 40, 40)
     image[: height // 2, width // 2 :] = (40, 180, 60)
@@ -88,7 +88,7 @@ def test_one_bit_becomes_black_and_white() -> None:
     assert pixels(encode(Image.fromarray(np.array([[False, True]])), "PNG")) == [[0] * 3, [255] * 3]
 
 
-def test_transparency_lies_over_white() -> None:
+def test_transparency_is_blended_over_white() -> None:
     rgba = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51]]], dtype=np.uint8)
     assert pixels(encode(rgba, "PNG")) == [list(RED), list(WHITE), [204] * 3]  # 255 * (1 - 51/255)
     gray = np.array([[[40, 255], [40, 0]]], dtype=np.uint8)
@@ -222,7 +222,7 @@ def refused(path: Path, match: str, *, read: Callable[[Path], object] = read_ima
 
 
 @pytest.mark.parametrize("read", [read_image, read_size])
-def test_what_is_no_image_is_named(read: Callable[[Path], object], tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_named(read: Callable[[Path], object], tmp_path: Path) -> None:
     refused(tmp_path / "missing.jpg", "no such image", read=read)
     refused(tmp_path, "cannot be read: Is a directory", read=read)
     (tmp_path / "empty.jpg").touch()
@@ -282,7 +282,7 @@ def test_half_of_any_other_image_is_named(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM"])
-def test_damage_gives_a_image_or_a_data_error(kind: str, tmp_path: Path) -> None:
+def test_damage_gives_an_image_or_a_data_error(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "damaged"
     data = np.frombuffer(encode(noise(16, 16), kind, **({"exif": exif(6)} if kind != "PPM" else {})), np.uint8)
     rng = np.random.default_rng(0)
@@ -346,7 +346,7 @@ def test_the_limit_is_a_number_of_pixels(
 
 
 def claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it is large."""
+    """A PNG of a few bytes whose header claims a large size."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -358,7 +358,7 @@ def claiming(width: int, height: int) -> bytes:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [15_000, 40_000])
-def test_a_bomb_is_refused_before_it_is_decoded(side: int, tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_refused_before_decoding(side: int, tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(claiming(side, side))
     for read in (read_image, read_size):

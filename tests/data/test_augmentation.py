@@ -88,8 +88,8 @@ def bright(image: np.ndarray) -> list[float]:
 
 
 @pytest.mark.parametrize("min_iou", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])
-def test_crops_overlap_some_object_by_the_iou_asked_for_and_keep_a_centre(min_iou: float) -> None:
-    """In other people's code crops asked for IoU 0.9 had 0.24 in the mean."""
+def test_crops_overlap_some_object_by_the_iou_requested_and_keep_a_centre(min_iou: float) -> None:
+    """In other implementations crops that should have IoU 0.9 had a mean of 0.24."""
     transform = crop_only(min_iou)
     height, width = 300, 400
     in_pixels = np.array([width, height, width, height])
@@ -126,13 +126,13 @@ def test_crops_come_in_all_sizes_and_places() -> None:
     assert (crops[:, 2:].max(axis=0) > 0.95).all()
 
 
-def test_crop_that_cannot_be_found_is_the_whole_image() -> None:
+def test_without_a_matching_crop_the_whole_image_is_used() -> None:
     speck = (0.5, 0.5, 0.51, 0.51)
     assert {draw_window(crop_only(0.9), [speck], seed) for seed in range(50)} == {WHOLE}
     assert {draw_window(crop_only(0.5, crop_aspect=(7.0, 9.0)), [speck], seed) for seed in range(50)} == {WHOLE}
 
 
-def test_no_crop_asked_for_is_the_whole_image() -> None:
+def test_no_crop_is_the_whole_image() -> None:
     assert {draw_window(crop_only(None), random_boxes(seed), seed) for seed in range(50)} == {WHOLE}
 
 
@@ -147,7 +147,7 @@ def test_accepts_crop_agrees_with_a_loop(seed: int, min_iou: float) -> None:
     assert accepts_crop(np.array(crops), np.array(boxes), min_iou=min_iou).tolist() == expected
 
 
-def test_without_objects_any_crop_will_do() -> None:
+def test_without_objects_every_crop_is_accepted() -> None:
     assert accepts_crop(np.array(random_boxes(0)), np.zeros((0, 4)), min_iou=0.9).all()
     assert draw_window(crop_only(0.9), [], 0) != WHOLE
 
@@ -155,7 +155,7 @@ def test_without_objects_any_crop_will_do() -> None:
 # Zoom-out and flip
 
 
-def test_zoom_out_lays_the_image_somewhere_on_a_larger_canvas() -> None:
+def test_zoom_out_places_the_image_on_a_larger_canvas() -> None:
     transform = window(zoom_out_probability=1.0, crop_min_ious=[None])
     canvases = np.array([draw_window(transform, random_boxes(seed), seed) for seed in range(300)])
     assert (canvases[:, :2] <= 0).all()
@@ -166,7 +166,7 @@ def test_zoom_out_lays_the_image_somewhere_on_a_larger_canvas() -> None:
     assert 3.8 < sides.max() <= 4
 
 
-def test_zoomed_out_object_is_smaller_and_all_there() -> None:
+def test_zoomed_out_object_is_smaller_and_complete() -> None:
     box = (0.25, 0.25, 0.75, 0.5)
     augmentation = Augmentation([window(zoom_out_probability=1.0, crop_min_ious=[None], flip_probability=0.0)])
     for seed in range(20):

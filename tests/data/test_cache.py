@@ -1,4 +1,4 @@
-"""The cache of indexes: never wrong, and gone without harm."""
+"""The cache of indexes: never wrong, and it may be deleted."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from openimages_files import row, write
 from voc_files import write_image
 
 from ssd.cli.build import build_reader
+from ssd.common.images import read_image
 from ssd.data import cache
 from ssd.data.cache import FOLDER, read_cached
 from ssd.data.formats.coco import read_coco
@@ -119,7 +120,7 @@ def test_any_change_of_the_sources_is_noticed(root: Path, change: Any) -> None:
 
 def test_change_of_the_readers_is_noticed(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     read(root)
-    (tmp_path / "repair.py").write_text("# a new rule")
+    (tmp_path / "validation.py").write_text("# a new rule")
     monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
     read(root)
     assert len(calls) == 2
@@ -145,7 +146,7 @@ def test_only_the_latest_choices_are_kept(root: Path) -> None:
     assert len(calls) == 10
 
 
-def test_hidden_files_links_in_a_circle_and_links_to_nowhere_do_not_matter(root: Path) -> None:
+def test_hidden_files_cyclic_links_and_broken_links_do_not_matter(root: Path) -> None:
     (root / "train" / "back").symlink_to(root)
     (root / "nowhere.csv").symlink_to(root / "missing")
     read(root)
@@ -189,7 +190,19 @@ def test_damaged_file_is_read_again(root: Path) -> None:
         assert path.read_bytes() == data
 
 
-def test_where_it_cannot_be_written_there_is_none(root: Path) -> None:
+def test_every_flipped_bit_is_noticed(root: Path) -> None:
+    read(root)
+    path, fingerprint = files(root)[0], "another"
+    assert cache._load(path, fingerprint, read_image) is None
+    fingerprint = cache._fingerprint(partial(counted, root=str(root), classes=None))
+    assert cache._load(path, fingerprint, read_image) is not None
+    data = path.read_bytes()
+    for place in range(0, len(data), 3):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        assert cache._load(path, fingerprint, read_image) is None
+
+
+def test_without_write_access_there_is_no_cache(root: Path) -> None:
     (root / FOLDER).touch()
     assert same(read(root), read(root))
     assert len(calls) == 2

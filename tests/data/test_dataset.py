@@ -38,7 +38,7 @@ def sample(objects: int, *, value: int = 0, id: str = "image") -> Sample:
 
 
 def zooming() -> Augmentation:
-    """Draws a window from a continuum: no two samples are alike by chance."""
+    """Draws a window from a continuum: no two samples are equal by chance."""
     window = SSDWindow(
         image_size=SIZE,
         zoom_out_probability=1.0,
@@ -54,7 +54,7 @@ def zooming() -> Augmentation:
 
 @contextmanager
 def handler_to_stderr() -> Iterator[None]:
-    """As the scripts have one, in loader processes, too."""
+    """A log handler like that of the commands, also in loader processes."""
     log, handler = logging.getLogger("ssd"), logging.StreamHandler(os.fdopen(os.dup(2), "w"))
     log.addHandler(handler)
     try:
@@ -105,7 +105,7 @@ def test_types_do_not_depend_on_the_number_of_objects(objects: list[int]) -> Non
     assert types == (torch.uint8, torch.float32, torch.int64, torch.bool, torch.int64)
 
 
-def test_pixels_lie_channels_last_in_memory() -> None:
+def test_pixels_are_channels_last_in_memory() -> None:
     one = sample(0)
     one.image[3, 5] = (1, 2, 3)
     batch = collate([one, sample(0)])
@@ -152,7 +152,7 @@ def test_validation_order_is_that_of_the_index() -> None:
 @pytest.mark.parametrize("length", range(1, 10))
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_ranks_share_the_images(length: int, world_size: int, shuffle: bool) -> None:
-    """In validation none is missing; in training all ranks take equally many steps.
+    """Validation covers every image; in training all ranks take the same number of steps.
 
     No rank is left without an image in validation: one that would be takes the first again.
     """
@@ -173,7 +173,7 @@ def test_ranks_share_the_images(length: int, world_size: int, shuffle: bool) -> 
 
 
 def test_training_ranks_leave_out_other_images_each_epoch() -> None:
-    """An uneven rest is lost for an epoch, not for ever."""
+    """The images of an uneven division are left out for one epoch only."""
     seen = set()
     for rank in (0, 1):
         sampler = EpochSampler(9, shuffle=True, seed=0, rank=rank, world_size=2)
@@ -200,7 +200,7 @@ def assert_equal(first: Batch, second: Batch) -> None:
 
 
 def test_workers_change_nothing() -> None:
-    """Over two epochs, which persistent workers live through."""
+    """Over two epochs, with persistent workers."""
     alone, helped = (list(epochs(module(shapes, num_workers=workers))) for workers in (0, 2))
     for batches, others in zip(alone, helped, strict=True):
         assert len(batches) == 3
@@ -222,7 +222,7 @@ def striped(path: str) -> ImageArray:
     return np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
 
 
-def alike(count: int) -> DetectionIndex:
+def equal_images(count: int) -> DetectionIndex:
     records = [
         ImageRecord(str(row), str(row), (40, 40), [(0.2, 0.2, 0.8, 0.8)], [0], [False], [0]) for row in range(count)
     ]
@@ -231,7 +231,7 @@ def alike(count: int) -> DetectionIndex:
 
 def test_no_augmentation_is_drawn_twice() -> None:
     """Albumentations alone repeats its stream in each forked worker and each epoch."""
-    data = module(lambda: Splits(alike(12), None, None), num_workers=2, batch_size=3)
+    data = module(lambda: Splits(equal_images(12), None, None), num_workers=2, batch_size=3)
     images = [image.numpy().tobytes() for batches in epochs(data) for batch in batches for image in batch.images]
     assert len(images) == 24
     assert len(set(images)) == 24

@@ -134,7 +134,7 @@ def test_empty_index_has_the_types_of_a_full_one(images: list[Objects]) -> None:
         assert index.sizes.shape[1:] == (2,)
 
 
-def test_index_travels_to_a_worker() -> None:
+def test_index_can_be_pickled() -> None:
     index = packed([[((0.0, 0.0, 0.5, 0.5), 1, True)], []])
     copy = pickle.loads(pickle.dumps(index))
     assert unpacked(copy) == unpacked(index)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_dataset import alike, module, striped, zooming
+from test_dataset import equal_images, module, striped, zooming
 
 from ssd.data.dataset import DetectionDataset, EpochSampler
 from ssd.data.formats.shapes import read_shapes
@@ -64,7 +64,7 @@ def test_each_image_comes_as_often_as_it_should_rounded_up_or_down(
     assert (np.bincount(keys % length, weights=keys // length, minlength=length) == counts * (counts - 1) / 2).all()
 
 
-def test_many_epochs_show_what_was_promised() -> None:
+def test_the_average_of_many_epochs_matches_the_factors() -> None:
     index = index_of(*[[0, 0]] * 30, [1], [1, 2], [2, 2])
     factors = repeat_factors(index, 0.5)
     epochs = [balanced_order(factors, np.random.default_rng(seed)) % len(index) for seed in range(3000)]
@@ -88,8 +88,8 @@ def test_ranks_share_a_balanced_epoch(world_size: int) -> None:
     assert together != list(EpochSampler(22, shuffle=True, seed=0))[: len(together)]
 
 
-def test_a_image_drawn_twice_is_augmented_in_two_ways() -> None:
-    index = alike(3)
+def test_an_image_drawn_twice_is_augmented_in_two_ways() -> None:
+    index = equal_images(3)
     data = DetectionDataset(index, zooming(), seed=0)
     first, second, again = data[0, 1], data[0, 1 + len(index)], data[0, 1]
     assert first.id == second.id == "1"
@@ -107,7 +107,7 @@ def test_training_is_balanced_and_validation_is_not() -> None:
     assert [id for batch in data.val_dataloader() for id in batch.ids] == list("abcd")
 
 
-def test_the_report_says_what_an_epoch_shows() -> None:
+def test_the_log_has_the_boxes_per_epoch() -> None:
     splits = read_shapes(train=40, val=0, test=0, side_px=32, seed=0)
     lines = describe_data(splits, balance=1.0)
     assert lines[1].startswith("dataset.balance=1: boxes in an epoch of training, on average: circle ")

@@ -35,7 +35,7 @@ def test_holding_out_shares_all_names_between_two_sorted_lists(names: list[str],
 
 
 @given(NAMES, st.integers(0, 3), st.randoms())
-def test_what_is_held_out_does_not_depend_on_the_order(names: list[str], seed: int, shuffle: object) -> None:
+def test_held_out_names_do_not_depend_on_the_order(names: list[str], seed: int, shuffle: object) -> None:
     mixed = list(names)
     shuffle.shuffle(mixed)
     assert hold_out(mixed, share=0.3, seed=seed) == hold_out(names, share=0.3, seed=seed)
@@ -56,7 +56,7 @@ def test_seeded_split_is_80_10_10() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [("train", "val"), ("train", "test"), ("val", "test")])
 @pytest.mark.parametrize("sizes", [*itertools.permutations((2, 3, 4))])
-def test_a_image_in_two_splits_is_refused(first: str, second: str, sizes: tuple[int, ...]) -> None:
+def test_an_image_in_two_splits_is_refused(first: str, second: str, sizes: tuple[int, ...]) -> None:
     names = {split: [f"{split}{n}" for n in range(size)] for split, size in zip(SPLITS, sizes, strict=True)}
     Splits(**{split: holding(ids) for split, ids in names.items()})
     names[first][1] = names[second][0] = "both"
@@ -69,12 +69,12 @@ def holding(ids: list[str]) -> DetectionIndex:
     return build_index(records, class_names=["cat"], load=read_image)
 
 
-def test_classes_are_those_found_or_those_wanted() -> None:
+def test_classes_are_the_found_or_the_chosen_ones() -> None:
     assert class_list(None, ["b", "a", "b"], where="root", report=Report()) == ("a", "b")
     assert class_list(["b", "a"], ["a", "b", "c"], where="root", report=Report()) == ("b", "a")
 
 
-def test_absent_class_is_fine_though_another_wanted_one_is_called_almost_the_same() -> None:
+def test_chosen_class_may_be_absent_if_the_similar_one_is_chosen_too() -> None:
     """VOC's chair and car: a folder with cars but no chair must stay readable."""
     assert class_list(["car", "chair"], ["car", "dog"], where="root", report=Report()) == ("car", "chair")
 
@@ -85,7 +85,7 @@ def test_misspelt_class_is_suggested(wanted: str, meant: str) -> None:
         class_list(["bus", wanted], ["bus", "person"], where="root", report=Report())
 
 
-def test_class_lists_that_cannot_be() -> None:
+def test_invalid_class_lists() -> None:
     with pytest.raises(DataError, match="no object in any annotation"):
         class_list(None, [], where="root", report=Report())
     with pytest.raises(ConfigError, match="'a' is listed twice"):

@@ -15,14 +15,14 @@ from ssd.evaluation.matching import (
     AREA,
     COCO_POINTS,
     VOC07_POINTS,
+    ImageResult,
     Matches,
-    Scene,
     average_precision,
-    interval,
+    bootstrap_weights,
+    confidence_interval,
     match_coco,
     match_voc,
     mean_over_classes,
-    resampled,
 )
 
 CLASSES = 3
@@ -53,13 +53,13 @@ def test_levels_of_recall_are_reached_exactly() -> None:
 
 
 @pytest.mark.parametrize("points", [COCO_POINTS, VOC07_POINTS, AREA])
-def test_perfect_none_and_undefined(points: int) -> None:
+def test_ap_is_1_or_0_or_undefined(points: int) -> None:
     assert average_precision(ranked([True] * 4, 4), points=points).item() == pytest.approx(1.0)
     assert average_precision(ranked([], 4), points=points).item() == 0.0
     assert math.isnan(average_precision(ranked([False], 0), points=points).item())
 
 
-def test_classes_without_objects_have_no_say() -> None:
+def test_classes_without_objects_do_not_count() -> None:
     assert mean_over_classes(np.array([[0.5, np.nan, 1.0]])).tolist() == [0.75]
     assert math.isnan(mean_over_classes(np.array([np.nan, np.nan])))
 
@@ -67,12 +67,12 @@ def test_classes_without_objects_have_no_say() -> None:
 # --- PASCAL VOC --------------------------------------------------------------------------------------------------
 
 
-def slow_voc(scenes: list[Scene], label: int, *, eleven: bool) -> float:
+def slow_voc(scenes: list[ImageResult], label: int, *, eleven: bool) -> float:
     """VOC's evaluation, one detection after the other."""
     found = [
         (-float(scores), number, row)
         for number, item in enumerate(scenes)
-        for row, (scores, own) in enumerate(zip(item.found_scores, item.found_labels, strict=True))
+        for row, (scores, own) in enumerate(zip(item.pred_scores, item.pred_labels, strict=True))
         if own == label
     ]
     claimed: set[tuple[int, int]] = set()
@@ -82,7 +82,7 @@ def slow_voc(scenes: list[Scene], label: int, *, eleven: bool) -> float:
         item = scenes[number]
         best, best_object = -1.0, -1
         for candidate, box in enumerate(item.boxes):
-            value = inclusive_iou(item.found_boxes[row], box) if item.labels[candidate] == label else -1.0
+            value = inclusive_iou(item.pred_boxes[row], box) if item.labels[candidate] == label else -1.0
             if value > best:
                 best, best_object = value, candidate
         if best >= 0.5 and item.ignore[best_object]:
@@ -126,29 +126,29 @@ def test_voc_counts_the_last_pixel() -> None:
     """Pixels 0 to 9 against 0 to 4: 50 of 100 pixels, though the edges are 9 and 4 apart."""
     row: Box = (0, 0, 9, 9)
     half = scene([(row, 0)], [((0, 0, 9, 4), 0, 0.9)])
-    assert match_voc([half], 1).hit.item()
-    assert not match_coco([half], 1).hit[0, 0]
+    assert match_voc([half], 1).true_positive.item()
+    assert not match_coco([half], 1).true_positive[0, 0]
 
 
-def test_voc_gives_a_detection_to_its_nearest_object_only() -> None:
-    """The second detection is nearest to the first object, which is taken: VOC says wrong, COCO takes the other."""
+def test_voc_assigns_a_detection_to_its_nearest_object_only() -> None:
+    """The second detection is nearest to the first object, which is matched: wrong in VOC; COCO takes the other."""
     objects = [((0, 0, 99, 99), 0), ((30, 0, 129, 99), 0)]
     both = scene(objects, [((0, 0, 99, 99), 0, 0.9), ((10, 0, 109, 99), 0, 0.8)])
-    assert match_voc([both], 1).hit[:, 0].tolist() == [True, False]
-    assert match_coco([both], 1).hit[:, 0].tolist() == [True, True]
+    assert match_voc([both], 1).true_positive[:, 0].tolist() == [True, False]
+    assert match_coco([both], 1).true_positive[:, 0].tolist() == [True, True]
 
 
-def test_voc_leaves_out_what_is_on_a_difficult_object_as_often_as_it_is_found() -> None:
+def test_voc_ignores_every_detection_of_a_difficult_object() -> None:
     difficult = scene([((0, 0, 50, 50), 0)], [((0, 0, 50, 50), 0, 0.9), ((0, 0, 50, 49), 0, 0.8)], ignored=[0])
     matches = match_voc([difficult], 1)
-    assert matches.left_out[:, 0].tolist() == [True, True]
+    assert matches.ignored[:, 0].tolist() == [True, True]
     assert matches.objects.tolist() == [[0]]
 
 
 # --- COCO --------------------------------------------------------------------------------------------------------
 
 
-def torchmetrics_precision(scenes: list[Scene]) -> np.ndarray:
+def torchmetrics_precision(scenes: list[ImageResult]) -> np.ndarray:
     """AP [T C] from the library's table of precisions."""
     levels = [
         level / 100 for level in range(101)
@@ -158,9 +158,9 @@ def torchmetrics_precision(scenes: list[Scene]) -> np.ndarray:
     metric.update(
         [
             {
-                "boxes": torch.from_numpy(item.found_boxes),
-                "scores": torch.from_numpy(item.found_scores),
-                "labels": torch.from_numpy(item.found_labels),
+                "boxes": torch.from_numpy(item.pred_boxes),
+                "scores": torch.from_numpy(item.pred_scores),
+                "labels": torch.from_numpy(item.pred_labels),
             }
             for item in scenes
         ],
@@ -185,7 +185,7 @@ def test_coco_agrees_with_torchmetrics(seed: int, detections: int, ignored: floa
     assert ap[0].min() > 0.02
 
 
-def test_101_points_lie_near_the_area_and_11_points_a_little_farther() -> None:
+def test_101_and_11_points_approximate_the_area() -> None:
     """On the same matches at IoU 0.5 the three differ by how they sum, by less than a step of recall each."""
     matches = match_coco(random_scenes(0, images=200, classes=CLASSES), CLASSES)
     coco, voc07, area = (average_precision(matches, points=n)[0, 0] for n in (COCO_POINTS, VOC07_POINTS, AREA))
@@ -198,9 +198,9 @@ def test_101_points_lie_near_the_area_and_11_points_a_little_farther() -> None:
 
 
 @pytest.mark.parametrize("points", [COCO_POINTS, AREA])
-def test_weights_equal_images_that_are_there_so_often(points: int) -> None:
+def test_a_weight_equals_repeating_the_image(points: int) -> None:
     scenes = random_scenes(3, images=20, classes=CLASSES, ignored=0.2)
-    weights = resampled(len(scenes), times=4, seed=1)
+    weights = bootstrap_weights(len(scenes), samples=4, seed=1)
     weighted = average_precision(match_coco(scenes, CLASSES), points=points, weights=weights)
     for row, drawn in zip(weighted, weights, strict=True):
         again = [scenes[number] for number in np.repeat(np.arange(len(scenes)), drawn)]
@@ -209,24 +209,26 @@ def test_weights_equal_images_that_are_there_so_often(points: int) -> None:
         )
 
 
-def test_resampling_is_seeded_and_draws_as_many_images_as_there_are() -> None:
-    weights = resampled(50, times=7, seed=3)
+def test_bootstrap_samples_are_seeded_and_have_the_size_of_the_set() -> None:
+    weights = bootstrap_weights(50, samples=7, seed=3)
     assert weights.sum(axis=1).tolist() == [50] * 7
-    np.testing.assert_array_equal(weights, resampled(50, times=7, seed=3))
-    assert (weights != resampled(50, times=7, seed=4)).any()
+    np.testing.assert_array_equal(weights, bootstrap_weights(50, samples=7, seed=3))
+    assert (weights != bootstrap_weights(50, samples=7, seed=4)).any()
 
 
-def test_the_interval_of_a_share_is_that_of_the_binomial() -> None:
+def test_the_interval_of_a_share_is_binomial() -> None:
     """One object an image, 60 of 100 found, all before any false one: AP by area is the share that is found."""
     scenes = [scene([((0, 0, 50, 50), 0)], [((0, 0, 50, 50), 0, 0.9)] * (number < 60)) for number in range(100)]
-    ap = average_precision(match_coco(scenes, 1), points=AREA, weights=resampled(100, times=2000, seed=0))[:, 0, 0]
-    low, high = interval(ap)
+    ap = average_precision(match_coco(scenes, 1), points=AREA, weights=bootstrap_weights(100, samples=2000, seed=0))[
+        :, 0, 0
+    ]
+    low, high = confidence_interval(ap)
     spread = 1.96 * math.sqrt(0.6 * 0.4 / 100)
     assert (low, high) == (pytest.approx(0.6 - spread, abs=0.02), pytest.approx(0.6 + spread, abs=0.02))
 
 
-def test_a_thousand_samples_of_five_hundred_images_take_seconds() -> None:
+def test_bootstrap_is_fast() -> None:
     matches = match_coco(random_scenes(0, images=500, classes=CLASSES, detections=100), CLASSES)
     start = time.process_time()
-    average_precision(matches, points=COCO_POINTS, weights=resampled(500, times=1000, seed=0))
+    average_precision(matches, points=COCO_POINTS, weights=bootstrap_weights(500, samples=1000, seed=0))
     assert time.process_time() - start < 60  # 1 to 2 on a free machine; sample by sample, minutes

@@ -53,7 +53,7 @@ def test_a_worse_box_lowers_map_but_not_map_50() -> None:
     assert results["map"] < 0.7
 
 
-def test_without_ground_truth_nothing_is_logged() -> None:
+def test_without_ground_truth_there_are_no_results() -> None:
     metrics = DetectionMetrics(CLASSES)
     assert metrics.results() == {}
     detections, batch = image(0, empty=True)
@@ -72,7 +72,7 @@ def test_a_detection_on_an_ignored_object_is_neither_right_nor_wrong() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_detection_that_is_not_finite_never_reaches_the_metric(value: float) -> None:
+def test_a_detection_that_is_not_finite_is_an_error(value: float) -> None:
     detections, batch = image(0)
     detections.boxes[0, 0] = value
     with pytest.raises(ValueError, match="image 0: a detection is not finite"):
@@ -91,7 +91,7 @@ def work(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_report_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_have_the_results_of_one(tmp_path: Path) -> None:
     multiprocessing.start_processes(work, args=(str(tmp_path),), nprocs=2, start_method="spawn")
     alone = [results_of(list(range(count))) for count in range(1, 10)]
     for rank in range(2):

@@ -249,8 +249,8 @@ def test_export_command(
 def test_int8_with_a_large_map_drop_is_not_written(
     model: SSD, tmp_path: Path, configuration: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = iter([{"map": 0.5}, {"map": 0.4}])
-    monkeypatch.setattr("ssd.evaluation.metrics.score", lambda *_: next(scores))
+    scores = iter([0.5, 0.4])
+    monkeypatch.setattr("ssd.evaluation.evaluator.mean_ap", lambda *_, **__: next(scores))
     checkpoint.save_release(model, tmp_path / "model.safetensors")
     where = [f"checkpoint={tmp_path}/model.safetensors", f"output={tmp_path}/out/int8.onnx", "quantize=int8"]
     data = ["dataset=shapes", "dataset.train=3", "dataset.val=2", "dataset.side_px=120", "num_workers=0"]
@@ -265,8 +265,8 @@ def test_int8_with_a_large_map_drop_is_not_written(
         (["output=model.pt"], r"output=model\.pt: .*\.onnx"),
         (["output=model.onnx", "quantize=int4"], "quantize=int4: .*int8"),
         (["output=model.onnx", "quantize=int8"], "give dataset=voc"),
-        (["output=model.onnx", "quantize=int8", "dataset=shapes", "split=train"], "give split=val"),
-        (["output=model.onnx", "quantize=int8", "dataset=voc", "dataset.root=cats"], "no objects of the checkpoint"),
+        (["output=model.onnx", "quantize=int8", "dataset=shapes", "split=train"], "split=train: choose val"),
+        (["output=model.onnx", "quantize=int8", "dataset=voc", "dataset.root=cats"], "no class in common"),
     ],
 )
 def test_wrong_settings(model: SSD, tmp_path: Path, configuration: Compose, overrides: list[str], message: str) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssd.model.structures import Detections
-from ssd.visualization.draw import class_colours, draw, printable
+from ssd.visualization import draw as drawing
+from ssd.visualization.draw import class_colours, draw_boxes, printable
 
 CLASS_NAMES = ("cat", "a class with a rather long name", "猫")
 Box = tuple[float, float, float, float]
@@ -22,6 +25,10 @@ def detections(*boxes: Box, label: int = 0) -> Detections:
         torch.linspace(0.9, 0.5, count),
         torch.full((count,), label),
     )
+
+
+def draw(image: np.ndarray, found: Detections, class_names: Sequence[str], **options: Any) -> np.ndarray:
+    return drawing.draw(image, found.boxes.numpy(), found.labels.numpy(), found.scores.numpy(), class_names, **options)
 
 
 def gray(height: int = 200, width: int = 300) -> np.ndarray:
@@ -43,7 +50,7 @@ def test_the_box_is_drawn_in_the_colour_of_its_class() -> None:
         assert tuple(image[180, 200]) == (128, 128, 128)
 
 
-def test_the_result_is_a_image_of_the_same_size_that_can_be_written_to() -> None:
+def test_the_result_is_a_writable_image_of_the_same_size() -> None:
     for found in (detections(), detections((0.1, 0.1, 0.5, 0.5))):
         image = draw(gray(), found, CLASS_NAMES)
         assert image.shape == (200, 300, 3)
@@ -55,7 +62,7 @@ def test_without_detections_the_image_is_equal() -> None:
     assert np.array_equal(draw(gray(), detections(), CLASS_NAMES), gray())
 
 
-def test_the_argument_is_left_alone() -> None:
+def test_the_argument_is_not_changed() -> None:
     image = gray()
     draw(image, detections((0.1, 0.1, 0.5, 0.5)), CLASS_NAMES)[:] = 0
     draw(image, detections(), CLASS_NAMES)[:] = 0
@@ -65,7 +72,7 @@ def test_the_argument_is_left_alone() -> None:
 @pytest.mark.parametrize("x", [0, 0.02, 0.98, 1])
 @pytest.mark.parametrize("y", [0, 0.02, 0.5, 0.98, 1])
 @pytest.mark.parametrize("label", [0, 1])
-def test_the_whole_label_is_inside_wherever_the_box_is(x: float, y: float, label: int) -> None:
+def test_the_whole_label_is_inside_the_image(x: float, y: float, label: int) -> None:
     """For a box without area there is little but the label: as large at the edge as in the middle."""
 
     def label_size(x: float, y: float) -> tuple[int, int]:
@@ -75,7 +82,7 @@ def test_the_whole_label_is_inside_wherever_the_box_is(x: float, y: float, label
     assert np.abs(np.subtract(label_size(x, y), label_size(0.3, 0.5))).max() <= 4
 
 
-def test_labels_move_aside_for_one_another() -> None:
+def test_labels_move_to_a_free_place() -> None:
     box = (0.2, 0.3, 0.6, 0.8)
     once = draw(gray(), detections(box), CLASS_NAMES)
     thrice = draw(gray(), detections(box, box, box), CLASS_NAMES)
@@ -117,7 +124,7 @@ def test_a_class_keeps_its_colour_in_another_model() -> None:
 
 
 @pytest.mark.parametrize("name", ["사람", "자동차", "猫", "くるま", "Größe", "автобус", "person"])
-def test_names_in_many_scripts_are_written(name: str) -> None:
+def test_names_in_many_scripts_are_drawn(name: str) -> None:
     """No two letters look alike: a font without them draws the same box or question mark for each."""
     assert printable(name, 7) == name
     written = {draw(gray(), detections((0.3, 0.5, 0.3, 0.5)), (letter,)).tobytes() for letter in name}
@@ -125,9 +132,7 @@ def test_names_in_many_scripts_are_written(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["รถ", "سيارة", "מכונית", "कार"])
-def test_a_class_whose_letters_cannot_be_written_is_drawn_by_number(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_class_without_glyphs_is_drawn_by_number(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING", logger="ssd"):
         for _ in range(2):
             assert printable(name, 7) == "class 7"
@@ -135,7 +140,7 @@ def test_a_class_whose_letters_cannot_be_written_is_drawn_by_number(
     assert printable("what?", 7) == "what?"
 
 
-def test_the_number_of_a_track_is_written() -> None:
+def test_track_numbers_are_drawn() -> None:
     found = detections((0.2, 0.3, 0.6, 0.8))
     without, with_number = draw(gray(), found, CLASS_NAMES), draw(gray(), found, CLASS_NAMES, track_ids=[12])
     assert np.array_equal(without, draw(gray(), found, CLASS_NAMES, track_ids=[None]))
@@ -151,3 +156,9 @@ def test_labels_do_not_cover_each_other() -> None:
     assert label.sum() > 200
     assert np.array_equal(few[label], alone[label])
     assert (many == 128).all(axis=2).any()
+
+
+def test_an_empty_text_has_no_label() -> None:
+    box = np.array([[0.2, 0.3, 0.6, 0.8]])
+    image = draw_boxes(gray(), box, [""], [(255, 0, 0)])
+    np.testing.assert_allclose(changed(image), (60, 60, 180, 160), atol=1)

@@ -1,1 +1,1 @@
-"""Datasets from their servers."""
+"""Downloads of the datasets that have public servers."""

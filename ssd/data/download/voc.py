@@ -24,7 +24,7 @@ _DEVKIT = "VOCdevkit"
 _EXTRACTED = re.compile(rf"{_DEVKIT}/VOC\d{{4}}/(Annotations|ImageSets/Main|JPEGImages)/\w[\w.-]*")  # no segmentation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Archive:
     """A tar file on the official server, in the `folder` of its year; `bytes` is its size, `md5` its checksum."""
 
@@ -35,24 +35,9 @@ class Archive:
 
 
 OFFICIAL_ARCHIVES = (
-    Archive(
-        name="VOCtrainval_06-Nov-2007.tar",
-        folder="voc2007",
-        bytes=460032000,
-        md5="c52e279531787c972589f7e41ab4ae64",
-    ),
-    Archive(
-        name="VOCtest_06-Nov-2007.tar",
-        folder="voc2007",
-        bytes=451020800,
-        md5="b6e924de25625d8de591ea690078ad9f",
-    ),
-    Archive(
-        name="VOCtrainval_11-May-2012.tar",
-        folder="voc2012",
-        bytes=1999639040,
-        md5="6cd6e144f989b92b3379bac3b3de84fd",
-    ),
+    Archive("VOCtrainval_06-Nov-2007.tar", "voc2007", 460032000, "c52e279531787c972589f7e41ab4ae64"),
+    Archive("VOCtest_06-Nov-2007.tar", "voc2007", 451020800, "b6e924de25625d8de591ea690078ad9f"),
+    Archive("VOCtrainval_11-May-2012.tar", "voc2012", 1999639040, "6cd6e144f989b92b3379bac3b3de84fd"),
 )
 MIRRORS = (
     "https://thor.robots.ox.ac.uk/pascal/VOC/{folder}/{name}",

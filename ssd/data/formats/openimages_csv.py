@@ -134,12 +134,12 @@ def read_rows(path: Path, *, labels: dict[str, int], report: Report) -> Rows:
     missing = [name for name in _REQUIRED if name not in header]
     if missing:
         found = ", ".join(header)[:200]
-        raise DataError(f"{path}:1: no column {missing[0]!r} (found: {found}); download the file again")
+        raise DataError(f"{path}:{start}: no column {missing[0]!r} (found: {found}); download the file again")
     columns = [*_REQUIRED, *(name for name in _FLAGS if name in header)]
     try:
         return _read(path, columns, labels, start=start)
     except (pa.ArrowInvalid, ValueError) as error:
-        # An error, whose line the fast reader does not know, or an empty line, after which it would count lines wrong
+        # The fast reader fails without a line number, also at empty lines, which it cannot count: read again, slowly
         data, lines = _valid_rows(path, columns, labels, report)
         try:
             return replace(_read(data, columns, labels, start=1), lines=lines)
@@ -221,7 +221,7 @@ def _valid_rows(
     """`columns` of the valid rows of the classes in `labels` as CSV, and their lines; reports the other rows."""
     rows = _csv_rows(path)
     header = next(rows, (1, []))[1]
-    places = [header.index(name) for name in columns]
+    positions = [header.index(name) for name in columns]
     valid, lines = io.StringIO(), []
     writer = csv.writer(valid)
     writer.writerow(columns)
@@ -229,7 +229,7 @@ def _valid_rows(
         if problem := _check_row(row, header):
             report.add(f"{path}:{line}", f"{problem}; correct the line", fatal=True)
         elif row[header.index("LabelName")] in labels:
-            writer.writerow([row[place] for place in places])
+            writer.writerow([row[position] for position in positions])
             lines.append(line)
     return io.BytesIO(valid.getvalue().encode(errors="surrogateescape")), np.array(lines, dtype=np.int32)
 

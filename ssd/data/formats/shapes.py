@@ -1,7 +1,7 @@
-"""Embedded data: images of shapes, rendered from a seed; nothing on disk, nothing to download.
+"""Built-in data: images of shapes, rendered from a seed; nothing on disk, nothing to download.
 
-Varied enough that mAP means something: five classes, some alike in outline and some in colour, sides from a
-seventh to two thirds of the image, textured backgrounds, overlap, clutter that is no object, empty images.
+Varied enough for a meaningful mAP: five classes, some similar in outline and some in colour, sides from a seventh to
+two thirds of the image, textured backgrounds, overlap, clutter, empty images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SPLITS = {"train": 0, "val": 1, "test": 2}
 _SIDES = (0.15, 0.65)  # of the image's shorter side
 _MAX_OBJECTS = 5
 _EMPTY_SHARE = 0.06
-_MAX_HIDDEN = 0.35
+_MAX_OVERLAP = 0.35
 _ANTI_ALIAS_BITS = 4
 _HUE_SPREAD = 0.06
 
@@ -50,8 +50,20 @@ class _Shape:
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
-def read_shapes(*, train: int, val: int, test: int, side_px: int, seed: int, report: Report | None = None) -> Splits:
-    """The indexes of so many images of about `side_px` pixels a side, which are rendered when loaded."""
+def read_shapes(
+    *,
+    train: int = 4000,
+    val: int = 150,
+    test: int = 300,
+    side_px: int = 160,
+    seed: int = 0,
+    report: Report | None = None,
+) -> Splits:
+    """Indexes of rendered images: the given number in each split, with sides of about `side_px` pixels.
+
+    Raises:
+        DataError: no image to train on.
+    """
     indexes = {}
     for split, count in (("train", train), ("val", val), ("test", test)):
         paths = [f"{split}/{position:06d}" for position in range(count)]
@@ -59,7 +71,7 @@ def read_shapes(*, train: int, val: int, test: int, side_px: int, seed: int, rep
         load = partial(render, side_px=side_px, seed=seed)
         indexes[split] = build_index(records, class_names=CLASS_NAMES, load=load) if count else None
     if indexes["train"] is None:
-        raise DataError("dataset.train=0: there is no image to train on")
+        raise DataError("dataset.train=0: no image to train on; give at least 1")
     return Splits(indexes["train"], indexes["val"], indexes["test"], Report() if report is None else report)
 
 
@@ -87,14 +99,14 @@ def _record(path: str, *, side_px: int, seed: int) -> ImageRecord:
 
 
 def _scene(rng: np.random.Generator, side_px: int) -> tuple[int, int, list[_Shape]]:
-    """Size and shapes of an image, from the back to the front; they overlap, but none hides another."""
+    """Size and shapes of an image, from back to front; they overlap, but none hides another."""
     height, width = (int(side_px * rng.uniform(0.8, 1.2)) for _ in range(2))
-    wanted = 0 if rng.random() < _EMPTY_SHARE else rng.integers(1, _MAX_OBJECTS + 1)
+    count = 0 if rng.random() < _EMPTY_SHARE else rng.integers(1, _MAX_OBJECTS + 1)
     shapes: list[_Shape] = []
-    for _ in range(wanted):
+    for _ in range(count):
         for _ in range(20):
             shape = _random_shape(rng, height, width)
-            if all(_hidden(shape.box, other.box) < _MAX_HIDDEN for other in shapes):
+            if all(_overlap(shape.box, other.box) < _MAX_OVERLAP for other in shapes):
                 shapes.append(shape)
                 break
     return height, width, shapes
@@ -113,7 +125,7 @@ def _random_shape(rng: np.random.Generator, height: int, width: int) -> _Shape:
     return _Shape(label, (float(centre[0]), float(centre[1])), side, outline + centre)
 
 
-def _hidden(front: tuple[float, ...], back: tuple[float, ...]) -> float:
+def _overlap(front: tuple[float, ...], back: tuple[float, ...]) -> float:
     """Overlap of two boxes as a share of the smaller one."""
     width = min(front[2], back[2]) - max(front[0], back[0])
     height = min(front[3], back[3]) - max(front[1], back[1])
@@ -156,7 +168,7 @@ _OUTLINES: dict[str, Callable[[], Outline]] = {
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> ImageArray:
-    """Smooth noise between two colours, at a random grain."""
+    """Smooth noise between two colours, with a random grain size."""
     cells = int(rng.integers(2, 24))
     grain = cv2.resize(rng.random((cells, cells), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     first, second = (np.array(_any_colour(rng), dtype=np.float32) for _ in range(2))
@@ -169,7 +181,7 @@ def _add_grain(image: ImageArray, rng: np.random.Generator) -> ImageArray:
 
 
 def _draw_clutter(image: ImageArray, rng: np.random.Generator) -> None:
-    """Lines, which are no object of any class."""
+    """Draws lines, which are not objects of any class."""
     height, width = image.shape[:2]
     for _ in range(rng.integers(0, 7)):
         ends = rng.uniform(0, 1, size=(2, 2)) * (width, height)
@@ -195,7 +207,7 @@ def _fixed_point(outline: Outline) -> np.ndarray:
 
 
 def _typical_colour(label: int, rng: np.random.Generator) -> Colour:
-    """Classes have typical colours, as things have, but neighbours on the colour wheel share some."""
+    """Each class has a typical hue, but neighbours on the colour wheel overlap."""
     hue = (label / len(CLASS_NAMES) + rng.normal(0, _HUE_SPREAD)) % 1.0
     return _to_rgb(hue, saturation=rng.uniform(0.6, 1.0), value=rng.uniform(0.55, 1.0))
 
@@ -210,7 +222,7 @@ def _to_rgb(hue: float, *, saturation: float, value: float) -> Colour:
 
 
 def save_images(folder: str, count: int, *, side_px: int = 160, seed: int = 0) -> None:
-    """Writes `count` images of the test split as PNG, to try a trained detector on."""
+    """Writes `count` images of the test split as PNG, as input for a trained detector."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for position in range(count):
         image = render(f"test/{position:06d}", side_px=side_px, seed=seed)

@@ -1,4 +1,4 @@
-"""Which images of a folder in VOC format belong to which split."""
+"""Which annotations of a folder in VOC format belong to which split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SPLIT_FOLDERS = {
     "test": "test",
 }
 DOWNLOAD_HELP = (
-    "Give dataset.root=<folder of images and XML files>; python -m ssd download dataset=voc dataset.root=DIR fetches "
+    "Give dataset.root=<folder of images and XML files>; python -m ssd download dataset=voc dataset.root=DIR downloads "
     "PASCAL VOC 2007 and 2012"
 )
 
@@ -26,16 +26,26 @@ DOWNLOAD_HELP = (
 def choose_splits(
     root: Path, *, chosen: dict[str, Sequence[str] | None], seed: int, report: Report
 ) -> dict[str, list[str]]:
-    """For each split the annotations: paths below root without .xml."""
+    """The annotations of each split: paths below root without .xml.
+
+    Args:
+        chosen: for each split the names of its lists; None selects lists automatically, an empty list means no split.
+
+    Raises:
+        ConfigError: a chosen list does not exist.
+        DataError: no image for training, or an unusable list.
+    """
     lists = _split_lists(root)
     if not lists:
         if any(chosen.values()):
-            raise ConfigError(f"dataset.root={root} has no ImageSets/Main, so splits cannot be chosen by name")
+            raise ConfigError(
+                f"dataset.root={root} has no ImageSets/Main, so splits cannot be chosen by name; omit dataset.*_splits"
+            )
         return _splits_without_lists(root, seed=seed)
     automatic = _automatic_lists(lists)
     names: dict[str, list[str]] = {}
-    for split, wanted in chosen.items():
-        entries = automatic[split] if wanted is None else list(wanted)
+    for split, entries in chosen.items():
+        entries = automatic[split] if entries is None else entries
         found = (name for entry in entries for name in _read_list(root, entry, lists, report))
         names[split] = list(dict.fromkeys(found))
     if not names["train"]:
@@ -46,7 +56,7 @@ def choose_splits(
 
 
 def _split_lists(root: Path) -> dict[str, Path]:
-    """Lists in ImageSets/Main by name, with the year's folder before it in a VOCdevkit."""
+    """Lists in ImageSets/Main by name; in a VOCdevkit the name starts with the folder of the year."""
     years = [root, *sorted(root.glob("VOC20[0-9][0-9]")), *sorted(root.glob("VOCdevkit/VOC20[0-9][0-9]"))]
     lists: dict[str, Path] = {}
     for year in years:
@@ -59,8 +69,8 @@ def _split_lists(root: Path) -> dict[str, Path]:
 def _automatic_lists(lists: dict[str, Path]) -> dict[str, list[str]]:
     years = {name.rpartition("/")[0] for name in lists}
     if years != {""}:  # the 07+12 recipe
-        both = [f"{year}/trainval" for year in sorted(years) if f"{year}/trainval" in lists]
-        return {"train": both, "val": [], "test": [name for name in lists if name.endswith("/test")]}
+        trainval = [f"{year}/trainval" for year in sorted(years) if f"{year}/trainval" in lists]
+        return {"train": trainval, "val": [], "test": [name for name in lists if name.endswith("/test")]}
     has_val = "val" in lists and bool(_read_text(lists["val"]).split())
     train = "train" if "train" in lists and (has_val or "trainval" not in lists) else "trainval"
     return {
@@ -72,26 +82,26 @@ def _automatic_lists(lists: dict[str, Path]) -> dict[str, list[str]]:
 
 def _read_list(root: Path, entry: str, lists: dict[str, Path], report: Report) -> Iterator[str]:
     if entry not in lists:
-        raise ConfigError(f"dataset.root={root}: no split {entry!r}; there are {', '.join(lists)}")
+        raise ConfigError(f"dataset.root={root}: no split {entry!r}; choose from {', '.join(lists)}")
     year = lists[entry].parents[2].relative_to(root)
     for number, line in enumerate(_read_text(lists[entry]).splitlines(), start=1):
         name, _, flag = line.strip().rpartition(" ")
-        if flag not in ("1", "0", "-1") or not name:  # a list of one class has a flag in its second column
+        if flag not in ("1", "0", "-1") or not name:  # a list for one class has a flag in its second column
             name, flag = line.strip(), "1"
         if not name or flag == "-1":
             continue
         name = name.strip()
-        with report.collect_errors():
-            if not _is_plain_name(name):
-                raise DataError(f"{lists[entry]}:{number}: {name!r} is not an image's name")
+        if _is_plain_name(name):
             yield (year / "Annotations" / name).as_posix()
+        else:
+            report.add(f"{lists[entry]}:{number}", f"{name!r} is not an image's name; correct the line", fatal=True)
 
 
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not text in UTF-8: {error}") from error
+        raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
 
 
 def _is_plain_name(name: str) -> bool:

@@ -332,6 +332,8 @@ def test_the_layout_with_an_images_folder_is_kept(server: FaultyServer, tmp_path
     assert len(read(tmp_path).train) > 0
 
 
-def test_the_configuration_has_every_constructor_argument() -> None:
-    config = OmegaConf.load(ROOT / "conf" / "dataset" / "openimages.yaml").download
-    assert set(config) - {"_target_"} == set(OpenImagesDownload.__dataclass_fields__)
+def test_the_configuration_has_every_constructor_argument_and_its_default() -> None:
+    config = OmegaConf.load(ROOT / "conf" / "dataset" / "openimages.yaml")
+    assert set(config.download) - {"_target_"} == set(OpenImagesDownload.__dataclass_fields__)
+    built = instantiate(config.download, _convert_="all")
+    assert replace(built, splits=tuple(built.splits), classes=None) == OpenImagesDownload(root=config.dataset.root)

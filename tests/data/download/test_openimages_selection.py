@@ -27,6 +27,7 @@ def make_rows(images: int = 400, *, seed: int = 0, order: int = 0) -> Rows:
         labels=labels[shuffled],
         group_of=(rng.random(len(labels)) < 0.1)[shuffled],
         depiction=(rng.random(len(labels)) < 0.1)[shuffled],
+        lines=np.zeros(len(labels), dtype=np.int32),
     )
 
 

@@ -9,6 +9,7 @@ import shutil
 import socket
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,9 @@ def test_the_configuration_builds_the_official_download(tmp_path: Path) -> None:
     built = instantiate(config.download, _convert_="all", root=str(tmp_path))
     assert isinstance(built, VocDownload)
     assert built.training_root == config.dataset.root
+    default = VocDownload(root="")
+    assert (built.archives, built.mirrors) == (list(default.archives), list(default.mirrors))
+    assert (built.training_root, replace(built.network, workers=16)) == (default.training_root, default.network)
     assert [(archive.name, archive.folder) for archive in built.archives] == [
         ("VOCtrainval_06-Nov-2007.tar", "voc2007"),
         ("VOCtest_06-Nov-2007.tar", "voc2007"),
@@ -133,8 +137,8 @@ def test_the_next_mirror_is_tried_if_one_is_down_or_has_another_file(
     mirrors += [f"{server.url}/{path}/{{name}}" for path in ("nothing", "other", "page")] + [mirror(server)]
     source(server, tmp_path, archives, mirrors=mirrors).run()
     assert sizes(read(tmp_path, val_splits=[])) == {"train": 12, "test": 2}
-    asked = [path for path, _ in server.requests if path.endswith("trainval_a.tar")]
-    assert asked == [f"/{path}/VOCtrainval_a.tar" for path in ("nothing", "other", "page", "voc2007")]
+    requested = [path for path, _ in server.requests if path.endswith("trainval_a.tar")]
+    assert requested == [f"/{path}/VOCtrainval_a.tar" for path in ("nothing", "other", "page", "voc2007")]
 
 
 def test_if_every_mirror_fails_the_message_names_the_folder(

@@ -1,4 +1,4 @@
-"""COCO format: what stands in the JSON, right and wrong, and where files and images are found."""
+"""COCO format: valid and invalid JSON, and finding files and images."""
 
 from __future__ import annotations
 
@@ -85,6 +85,11 @@ def test_crowds_are_ignored(tmp_path: Path) -> None:
     assert read_one(tmp_path, *boxes).train.ignore.tolist() == [False, True, False]
 
 
+def test_every_box_knows_its_entry(tmp_path: Path) -> None:
+    index = read_one(tmp_path, box(1, category_id=7), box(1), box(1, bbox=[1, 1, 5, 5]), classes=["cat"]).train
+    assert index.source_lines.tolist() == [1, 2]
+
+
 def test_image_without_boxes_is_a_negative(tmp_path: Path) -> None:
     splits = read_one(tmp_path)
     assert (len(splits.train), len(splits.train.boxes), splits.class_names) == (1, 0, ("cat", "dog"))
@@ -111,7 +116,7 @@ def test_boxes_without_area_are_dropped_or_refused(tmp_path: Path) -> None:
         read_one(tmp_path, inverted, strict=True)
 
 
-def test_size_of_the_image_counts_not_the_one_written(tmp_path: Path) -> None:
+def test_size_of_the_image_file_is_used_not_the_annotated_one(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         write_image(tmp_path / f"{number}.jpg")
     without = image(3)
@@ -162,7 +167,7 @@ def test_splits_are_found_by_name(tmp_path: Path, pattern: str) -> None:
     assert paths(read(tmp_path)) == expected
 
 
-def test_captions_and_keypoints_beside_the_boxes_are_passed_over(tmp_path: Path) -> None:
+def test_captions_and_keypoints_beside_the_boxes_are_skipped(tmp_path: Path) -> None:
     three_splits(tmp_path, "annotations/instances_{}2017.json")
     (tmp_path / "annotations" / "captions_train2017.json").write_text("{}")
     assert len(paths(read(tmp_path))) == 3
@@ -212,7 +217,7 @@ def test_image_in_two_splits_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_folder_without_json_says_what_to_get(tmp_path: Path) -> None:
+def test_message_about_a_folder_without_json_says_what_to_download(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no JSON of annotations.*annotations_trainval2017\.zip"):
         read(tmp_path)
     with pytest.raises(DataError, match="no such folder"):

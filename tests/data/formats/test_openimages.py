@@ -1,4 +1,4 @@
-"""Open Images: columns, flags, classes and ids, right and wrong, and images that are not there."""
+"""Open Images: valid and invalid columns, flags, classes and ids, and missing images."""
 
 from __future__ import annotations
 
@@ -61,7 +61,22 @@ def test_byte_order_mark_blank_lines_quotes_and_windows_line_ends(tmp_path: Path
     lines = path.read_text().splitlines()
     lines[1] = ",".join(f'"{cell}"' for cell in lines[1].split(","))
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(lines).encode())
-    assert read(tmp_path).train.labels.tolist() == [0, 1]
+    index = read(tmp_path).train
+    assert index.labels.tolist() == [0, 1]
+    assert index.source_lines.tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("start", ["", "\n", "\n\n"])
+@pytest.mark.parametrize("blank", ["", "\n"])
+def test_every_box_knows_its_line(tmp_path: Path, start: str, blank: str) -> None:
+    """With an empty line between the rows and without, which are two ways of reading."""
+    rows = [row("b"), row("a"), row("b", "Airplane"), row("b", "Car", IsDepiction=1), row("b", XMin=0.2)]
+    path = write(tmp_path, "train", rows)
+    path.write_text(start + path.read_text().replace("a,xclick", f"{blank}a,xclick"))
+    index = read(tmp_path).train
+    assert list(index.ids) == ["b", "a"]
+    first = len(start) + 2
+    assert index.source_lines.tolist() == [first, first + len(blank) + 4, first + len(blank) + 1]
 
 
 def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
@@ -92,7 +107,7 @@ def test_flags_may_be_absent(tmp_path: Path) -> None:
     assert read(tmp_path).train.ignore.tolist() == [False]
 
 
-def test_rows_of_a_image_need_not_lie_together(tmp_path: Path) -> None:
+def test_rows_of_an_image_need_not_be_adjacent(tmp_path: Path) -> None:
     order = ["b", "a", "b", "c", "a"]
     index = read_one(tmp_path, *(row(id, XMin=0.1 + 0.01 * place) for place, id in enumerate(order))).train
     assert [index.ids[position] for position in range(3)] == ["b", "a", "c"]
@@ -107,6 +122,7 @@ def test_many_rows_come_in_several_blocks(tmp_path: Path, monkeypatch: pytest.Mo
     rows = read_rows(path, labels={MIDS["Person"]: 0, MIDS["Bus"]: 5}, report=Report())
     assert rows.labels.tolist() == [0, 5] * 75
     assert np.allclose(rows.boxes[:, 0] * 1000, [n for n in range(300) if n % 4 in (0, 3)], atol=1e-3)
+    assert rows.lines.tolist() == [n + 2 for n in range(300) if n % 4 in (0, 3)]
     assert [rows.ids[number] for number in rows.image] == [str(n // 3) for n in range(300) if n % 4 in (0, 3)]
 
 
@@ -199,7 +215,7 @@ def test_full_file_comes_before_that_of_the_downloader(tmp_path: Path) -> None:
     assert read(tmp_path).train.labels.tolist() == [0, 1]
 
 
-def test_missing_files_say_what_to_get(tmp_path: Path) -> None:
+def test_message_about_missing_files_says_what_to_download(tmp_path: Path) -> None:
     for root, message in ((tmp_path / "none", "no such folder"), (tmp_path, r"no train-annotations-bbox\.csv")):
         with pytest.raises(DataError, match=f"{message}.*https://storage.googleapis.com/openimages/"):
             read(root)
@@ -262,7 +278,7 @@ def refused(root: Path, text: str | bytes, message: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["NaN", "nan", "inf", "-Infinity", "1e999", "abc", "", '"0,5"', "0x10", "N/A"])
-def test_number_that_is_none_is_named_with_its_line(tmp_path: Path, value: str) -> None:
+def test_number_that_is_invalid_is_named_with_its_line(tmp_path: Path, value: str) -> None:
     text = csv_text([row("a"), row("b", XMax=value), row("c")])
     refused(tmp_path, text, r":3: XMax is .*not a number")
     refused(tmp_path, text.replace("\n", "\n\n"), r":5: XMax is .*not a number")
@@ -273,7 +289,7 @@ def test_wrong_number_of_columns_is_named_with_its_line(tmp_path: Path) -> None:
     refused(tmp_path, csv_text([row("a")]) + "b,xclick,/m/0k4j", ":3: 3 columns.* 13")
 
 
-def test_flag_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
+def test_flag_that_is_invalid_is_named_with_its_line(tmp_path: Path) -> None:
     refused(tmp_path, csv_text([row("a", IsGroupOf="yes")]), ":2: IsGroupOf is 'yes': not 0, 1 or -1")
 
 

@@ -83,7 +83,7 @@ def test_left_out_subclasses_are_reported_once(tmp_path: Path) -> None:
     assert rules(read(root, ["Person"], expand_hierarchy=True)) == []
 
 
-def test_missing_file_says_what_to_get(tmp_path: Path) -> None:
+def test_message_about_a_missing_file_says_what_to_download(tmp_path: Path) -> None:
     write(tmp_path, "train", [row("a")])
     with pytest.raises(DataError, match=r"no \*hierarchy\*\.json .*2018_04/bbox_labels_600_hierarchy\.json from https"):
         read(tmp_path, expand_hierarchy=True)
@@ -92,7 +92,7 @@ def test_missing_file_says_what_to_get(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "tree", ["", "<html>", "[]", '{"Subcategory": []}', node("a", node("b"), Subcategory=3), '{"LabelName": []}']
 )
-def test_what_is_no_hierarchy_is_named(tmp_path: Path, tree: object) -> None:
+def test_an_invalid_hierarchy_is_named(tmp_path: Path, tree: object) -> None:
     with pytest.raises(DataError, match=r"hierarchy\.json: no tree of LabelName and Subcategory"):
         read(folder(tmp_path, of("a", "Person"), tree=tree), expand_hierarchy=True)
     assert rules(read(tmp_path)) == []

@@ -111,7 +111,7 @@ def test_boxes_are_tight_around_what_is_drawn() -> None:
 
 
 def test_objects_can_be_seen() -> None:
-    """The middle of an object has another colour than something around it."""
+    """The middle of an object differs in colour from its surroundings."""
     index = small().train
     single = [row for row in range(len(index)) if index.box_offsets[row + 1] - index.box_offsets[row] == 1]
     for position in single[:20]:

@@ -1,4 +1,4 @@
-"""Annotations: what stands in the XML, right and wrong. For folders and splits see test_voc_layouts.py."""
+"""Annotations: valid and invalid XML. For folders and splits see test_voc_layouts.py."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_edges_count_from_zero_in_some_files_and_are_clipped_silently(tmp_path: 
     assert rules(splits) == []
 
 
-def test_size_of_the_image_counts_not_the_one_written(tmp_path: Path) -> None:
+def test_size_of_the_image_file_is_used_not_the_annotated_one(tmp_path: Path) -> None:
     for name, size in (("a", (1000, 999)), ("b", (0, 0)), ("c", (HEIGHT, WIDTH))):
         add(tmp_path, name)
         write_annotation(tmp_path / "Annotations" / f"{name}.xml", [CAT], size=size)
@@ -63,7 +63,7 @@ def test_size_of_the_image_counts_not_the_one_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["", "<size/>", "<size><width>?</width><height>1e999</height></size>"])
-def test_size_need_not_be_written(tmp_path: Path, size: str) -> None:
+def test_size_is_optional(tmp_path: Path, size: str) -> None:
     path = add(tmp_path, "one", CAT)
     path.write_text(f"<annotation>{size}{CAT}</annotation>")
     add_list(tmp_path, "train", ["one"])
@@ -84,6 +84,11 @@ def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:
     index = read_one(tmp_path, CAT.replace("  </object>", f"{part}</object>")).train
     assert index.class_names == ("cat",)
     assert len(index.boxes) == 1
+
+
+def test_every_box_knows_its_line(tmp_path: Path) -> None:
+    index = read_one(tmp_path, CAT, object_xml("dog", difficult="1"), CAT.replace("11", "12")).train
+    assert index.source_lines.tolist() == [7, 17, 26]
 
 
 def test_image_without_objects_is_kept(tmp_path: Path) -> None:
@@ -200,7 +205,9 @@ def test_xml_may_be_in_any_unicode_encoding(tmp_path: Path, encoding: str) -> No
     path = add(tmp_path, "one")
     path.write_text(annotation(object_xml("猫")), encoding=encoding)
     add_list(tmp_path, "train", ["one"])
-    assert read(tmp_path, val_splits=[]).class_names == ("猫",)
+    splits = read(tmp_path, val_splits=[])
+    assert splits.class_names == ("猫",)
+    assert splits.train.source_lines.tolist() == [FIRST_OBJECT_LINE + 3]
 
 
 # XML that attacks

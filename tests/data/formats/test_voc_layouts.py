@@ -1,4 +1,4 @@
-"""Folders and split lists of VOC datasets; for what stands in the XML see test_voc.py."""
+"""Folders and split lists of VOC datasets; for the XML see test_voc.py."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_splits_can_be_chosen_by_name(tmp_path: Path) -> None:
 
 def test_unknown_split_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": NAMES[:2], "val": NAMES[2:3]})
-    with pytest.raises(ConfigError, match="no split 'minitrain'; there are train, val"):
+    with pytest.raises(ConfigError, match=r"no split 'minitrain'.* train, val"):
         read(tmp_path, train_splits=["minitrain"])
 
 
@@ -111,7 +111,7 @@ def test_names_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
     path = add_list(root, "train", [NAMES[0], name])
     with pytest.raises(DataError) as caught:
         read(root)
-    assert str(caught.value) == f"{path}:2: {name!r} is not an image's name"
+    assert str(caught.value).startswith(f"{path}:2: {name!r} ")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
@@ -125,7 +125,7 @@ def test_list_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": NAMES[:2], "val": NAMES[2:3]})
     path = add_list(tmp_path, "val", [])
     path.write_bytes(b"\xff\xfe\xfa000\n")
-    with pytest.raises(DataError, match=r"val\.txt: not text"):
+    with pytest.raises(DataError, match=r"val\.txt: not UTF-8"):
         read(tmp_path)
 
 
@@ -178,7 +178,7 @@ def test_valid_and_training_are_names_of_folders_too(tmp_path: Path) -> None:
     assert paths(read(tmp_path)) == {"train": ["Training/a.png"], "val": ["valid/b.png"], "test": ["TEST/c.png"]}
 
 
-def test_heap_is_split_by_the_seed(tmp_path: Path) -> None:
+def test_folder_without_splits_is_split_by_the_seed(tmp_path: Path) -> None:
     for name in NAMES:
         add_beside(tmp_path / ("left" if name < "020" else "right"), name, ".png")
     splits = read(tmp_path)
@@ -189,7 +189,7 @@ def test_heap_is_split_by_the_seed(tmp_path: Path) -> None:
     assert readable(splits)
 
 
-def test_annotations_and_images_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:
+def test_annotations_and_images_may_have_separate_folders(tmp_path: Path) -> None:
     for name in NAMES[:10]:
         write_image(tmp_path / "images" / f"{name}.png")
         write_annotation(tmp_path / "annotations" / f"{name}.xml", [object_xml()])

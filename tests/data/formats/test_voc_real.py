@@ -1,4 +1,4 @@
-"""Datasets of other people, where they lie beside the repository."""
+"""Public datasets, if they are beside the repository."""
 
 from __future__ import annotations
 

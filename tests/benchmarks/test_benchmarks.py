@@ -1,4 +1,4 @@
-"""The scripts that print figures run: at a size that says nothing, but from end to end."""
+"""The benchmark scripts run from end to end, at a size too small for meaningful numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(script: str, argument: str) -> str:
-    command = [sys.executable, str(Path(__file__).parents[1] / "benchmarks" / script), argument]
+    command = [sys.executable, str(Path(__file__).with_name(script)), argument]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,121 @@
+"""Runs a detector on a split of a dataset: original images in, detections out, classes matched by name."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from rich.console import Console
+from rich.progress import track
+
+from ssd.common.class_names import class_index
+from ssd.common.console import log
+from ssd.common.errors import ConfigError
+from ssd.common.images import ImageArray
+from ssd.data.index import DetectionIndex
+from ssd.data.splits import Splits
+from ssd.model.structures import Detections
+
+Predict = Callable[[Sequence[ImageArray]], list[Detections]]
+
+_BATCHES_AHEAD = 2
+_MAX_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds spent on `images`; `waiting` of them for images to be read, the rest in the detector."""
+
+    images: int
+    seconds: float
+    waiting: float
+
+
+def select_split(splits: Splits, name: str, class_names: Sequence[str]) -> DetectionIndex:
+    """The split `name` of a dataset, with the labels of a detector that knows `class_names`.
+
+    Classes are matched by name, in any case if that is unambiguous. Boxes of other classes are left out, which is
+    logged.
+
+    Raises:
+        ConfigError: the dataset has no such split, or no class in common with the detector.
+    """
+    indexes = dict(splits.items())
+    if name not in indexes:
+        raise ConfigError(f"split={name}: the dataset has no such split; choose from {', '.join(indexes)}")
+    known = [label for label in splits.class_names if class_index(label, class_names) is not None]
+    others = [label for label in splits.class_names if label not in known]
+    # readers that were given the classes leave other objects out themselves and report it
+    left_out = [line for line in splits.report.summary_lines() if "left out" in line]
+    if not known or (left_out and not any(len(index.boxes) for index in indexes.values())):
+        present = left_out[0] if left_out else f"the dataset has {', '.join(others)}"
+        raise ConfigError(f"no class in common: the checkpoint knows {', '.join(class_names)}; {present}")
+    if others:
+        log(f"classes unknown to the checkpoint are left out: {', '.join(others)}")
+    return with_classes(indexes[name], class_names)
+
+
+def with_classes(index: DetectionIndex, class_names: Sequence[str]) -> DetectionIndex:
+    """The index with labels that refer to `class_names`; boxes of other classes are left out."""
+    labels = _label_map(index.class_names, class_names)[index.labels]
+    return replace(index, class_names=tuple(class_names), labels=labels.astype(np.int32)).keep_boxes(labels >= 0)
+
+
+def _label_map(own: Sequence[str], class_names: Sequence[str]) -> Int[np.ndarray, "C"]:
+    """The position in `class_names` of each of the classes `own`, or -1."""
+    positions = [class_index(name, class_names) for name in own]
+    return np.array([-1 if position is None else position for position in positions])
+
+
+def detect(
+    predict: Predict, index: DetectionIndex, *, class_names: Sequence[str], batch_size: int, num_workers: int | None
+) -> tuple[list[Detections], Speed]:
+    """Runs a detector that knows `class_names` on each image of the index; labels refer to the index's classes.
+
+    `num_workers` threads read images ahead (None: one per core, at most 8).
+    """
+    threads = min(_MAX_THREADS, os.cpu_count() or 1) if num_workers is None else max(1, num_workers)
+    label_map = torch.from_numpy(_label_map(class_names, index.class_names))
+    predict([np.zeros((64, 64, 3), dtype=np.uint8)])  # the first call is slow
+    detections: list[Detections] = []
+    waiting = 0.0
+    start = mark = time.perf_counter()
+    batches = track(
+        _read_ahead(index, batch_size, threads),
+        total=math.ceil(len(index) / batch_size),
+        description="detecting",
+        transient=True,
+        disable=not Console().is_terminal,
+    )
+    for images in batches:
+        waiting += time.perf_counter() - mark
+        detections += predict(images)
+        mark = time.perf_counter()
+    speed = Speed(len(index), mark - start, waiting)
+    return [_relabel(found, label_map) for found in detections], speed
+
+
+def _read_ahead(index: DetectionIndex, batch_size: int, threads: int) -> Iterator[list[ImageArray]]:
+    pending: deque[list[Future[ImageArray]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(index), batch_size):
+            positions = range(start, min(start + batch_size, len(index)))
+            pending.append([pool.submit(index.load, index.paths[position]) for position in positions])
+            if len(pending) > _BATCHES_AHEAD:
+                yield [future.result() for future in pending.popleft()]
+        for batch in pending:
+            yield [future.result() for future in batch]
+
+
+def _relabel(detections: Detections, label_map: torch.Tensor) -> Detections:
+    """Detections with other labels; those without one are left out."""
+    labels = label_map[detections.labels]
+    return replace(detections, labels=labels).where(labels >= 0)
