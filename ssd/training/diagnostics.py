@@ -10,8 +10,8 @@ import torch
 
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.dataset import DetectionDataset, collate
-from ssd.evaluation.matching import COCO_POINTS, Scene, average_precision, match_coco, mean_over_classes
-from ssd.evaluation.metrics import scenes_of
+from ssd.evaluation.matching import COCO_POINTS, ImageResult, average_precision, match_coco, mean_over_classes
+from ssd.evaluation.metrics import image_results
 from ssd.model.box_coder import BACKGROUND
 from ssd.model.loss import Losses
 from ssd.model.ssd import SSD
@@ -52,7 +52,7 @@ def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: floa
 
 @torch.no_grad()
 def compare_weights(
-    module: SSDModule, data: DetectionDataModule, averaged: Mapping[str, Scene], ids: Sequence[str]
+    module: SSDModule, data: DetectionDataModule, averaged: Mapping[str, ImageResult], ids: Sequence[str]
 ) -> dict[str, float]:
     """mAP and mAP@0.5 on the validation images `ids`: of the averaged weights, and of the raw ones in `module` now.
 
@@ -64,20 +64,20 @@ def compare_weights(
     wanted = set(ids)
     positions = [position for position, id in enumerate(index.ids) if id in wanted]
     dataset = DetectionDataset(index, data.eval_augmentation, seed=data.seed)
-    raw: list[Scene] = []
+    raw: list[ImageResult] = []
     for start in range(0, len(positions), data.batch_size):
         batch = collate([dataset[0, position] for position in positions[start : start + data.batch_size]])
         batch = batch.to(module.device)
-        raw += scenes_of(module.postprocess(module.model(batch.images), module.model.priors), batch)
+        raw += image_results(module.postprocess(module.model(batch.images), module.model.priors), batch)
     classes = len(index.class_names)
     return {**_map("average", [averaged[name] for name in ids], classes), **_map("raw", raw, classes)}
 
 
-def _map(weights: str, scenes: Sequence[Scene], classes: int) -> dict[str, float]:
+def _map(weights: str, results: Sequence[ImageResult], classes: int) -> dict[str, float]:
     """Empty if the images have no objects."""
-    if not any((~scene.ignore).any() for scene in scenes):
+    if not any((~result.ignore).any() for result in results):
         return {}
-    ap = mean_over_classes(average_precision(match_coco(scenes, classes), points=COCO_POINTS)[0])
+    ap = mean_over_classes(average_precision(match_coco(results, classes), points=COCO_POINTS)[0])
     return {f"ema/map_{weights}": float(ap.mean()), f"ema/map_50_{weights}": float(ap[0])}
 
 

@@ -4,33 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.table import Table
-
-from ssd.common.console import log, log_table, relative_to_cwd
-
-TITLES = {
-    "map": "mAP@[.5:.95]",
-    "map_50": "mAP@0.5",
-    "map_75": "mAP@0.75",
-    "map_small": "mAP small (< 32² px)",
-    "map_medium": "mAP medium",
-    "map_large": "mAP large (> 96² px)",
-}
+from ssd.common.console import log, relative_to_cwd
+from ssd.evaluation.report import metric_table
 
 
 def log_results(scores: dict[str, float], class_names: tuple[str, ...], *, stage: str) -> None:
     """Prints the table of results; a class without objects has no AP."""
-    table = Table(title=f"{stage} results", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, title in TITLES.items():
-        if f"{stage}/{name}" in scores:
-            table.add_row(title, f"{scores[f'{stage}/{name}']:.3f}")
-    table.add_section()
-    for name in class_names:
-        score = scores.get(f"{stage}/map_class/{name}")
-        table.add_row(f"AP {name}", "no objects" if score is None else f"{score:.3f}")
-    log_table(table)
+    metrics = {name.removeprefix(f"{stage}/"): score for name, score in scores.items()}
+    metric_table(metrics, class_names, title=f"{stage} results").log()
 
 
 def log_files(folder: Path, best: Path) -> None:

@@ -14,15 +14,9 @@ import numpy as np
 import pytorch_lightning as pl
 
 from ssd.evaluation import charts
-from ssd.evaluation.matching import Scene, match_coco
-from ssd.evaluation.tide import (
-    ALL_CLASSES,
-    FOREGROUND_IOU,
-    ScoreCurve,
-    confusion_matrix,
-    error_costs,
-    score_curve,
-)
+from ssd.evaluation.matching import ImageResult, match_coco
+from ssd.evaluation.score_curves import ALL_CLASSES, ScoreCurve, score_curve
+from ssd.evaluation.tide import FOREGROUND_IOU, confusion_matrix, delta_ap
 from ssd.model.structures import Batch
 from ssd.training.diagnostics import compare_weights, match_rates, memory_use
 from ssd.training.ema import EMA
@@ -104,7 +98,7 @@ class ValidationVisualizer(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._writer is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        results = _ssd(pl_module).metrics["val"].scenes()
+        results = _ssd(pl_module).metrics["val"].image_results()
         if not any((~result.ignore).any() for result in results.values()):
             return
         step = trainer.global_step
@@ -121,7 +115,7 @@ class ValidationVisualizer(pl.Callback):
             )
 
     def _write_analysis(
-        self, trainer: pl.Trainer, module: SSDModule, results: Mapping[str, Scene], writer: SummaryWriter
+        self, trainer: pl.Trainer, module: SSDModule, results: Mapping[str, ImageResult], writer: SummaryWriter
     ) -> float:
         """Returns the suggested score threshold."""
         data, step = trainer.datamodule, trainer.global_step - 1  # type: ignore[attr-defined]
@@ -144,7 +138,7 @@ class ValidationVisualizer(pl.Callback):
 
 def write_errors(
     writer: SummaryWriter,
-    results: Mapping[str, Scene],
+    results: Mapping[str, ImageResult],
     curves: Mapping[str, ScoreCurve],
     *,
     class_count: int,
@@ -152,8 +146,7 @@ def write_errors(
 ) -> None:
     """Writes AP lost by type of error, the suggested threshold, and the precision-recall curves."""
     common = curves[ALL_CLASSES]
-    costs = error_costs(list(results.values()), class_count)
-    values = {f"errors/{kind}": cost for kind, cost in costs.items()}
+    values = {f"errors/{error}": gain for error, gain in delta_ap(list(results.values()), class_count).items()}
     values |= {"score/suggested_threshold": common.suggested_threshold, "score/best_f1": float(common.f1.max())}
     add_scalars(writer, values, step)
     for name, curve in curves.items():
@@ -162,7 +155,7 @@ def write_errors(
 
 def write_charts(
     writer: SummaryWriter,
-    confident: Mapping[str, Scene],
+    confident: Mapping[str, ImageResult],
     curves: Mapping[str, ScoreCurve],
     *,
     class_names: Sequence[str],
@@ -179,7 +172,7 @@ def write_charts(
         add_figure(writer, f"charts/{tag}", figure, step)
 
 
-def _curves(results: Sequence[Scene], class_names: Sequence[str]) -> dict[str, ScoreCurve]:
+def _curves(results: Sequence[ImageResult], class_names: Sequence[str]) -> dict[str, ScoreCurve]:
     """Curves of the most frequent classes and of all classes together."""
     matches = match_coco(results, len(class_names), ious=(FOREGROUND_IOU,))
     objects = matches.objects.sum(axis=0)

@@ -15,7 +15,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from torch.utils.tensorboard import SummaryWriter
 
 from ssd.common.images import ImageArray
-from ssd.evaluation.tide import ERRORS, ScoreCurve
+from ssd.evaluation.score_curves import ScoreCurve
+from ssd.evaluation.tide import ERRORS
 
 MAX_IMAGE_BYTES = 100_000
 _JPEG_QUALITY = 85
@@ -84,7 +85,7 @@ def overview(class_names: Sequence[str], *, levels: int) -> Layout:
         "AP by class": [f"val/map_class/{name}" for name in class_names[:_MAX_CLASSES]],
         "average recall": ["val/mar_1", "val/mar_10", "val/mar_100"],
         "mAP@0.5 on some images: averaged and raw weights": ["ema/map_50_average", "ema/map_50_raw"],
-        "AP@0.5 lost by type of error": [f"errors/{kind.title}" for kind in ERRORS],
+        "AP@0.5 lost by type of error": [f"errors/{error.title}" for error in ERRORS],
         "loss": ["train/loss", "val/loss"],
         "parts of the training loss": [
             "train/loss_localization",
