@@ -129,10 +129,6 @@ def has_dataset(config: DictConfig) -> bool:
     return "_target_" in config.dataset
 
 
-def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
-    return [name.casefold() for name in first] == [name.casefold() for name in second]
-
-
 def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bool = False) -> SSD:
     """The network; with the initial weights that were asked for, unless those of a stopped run will be loaded.
 

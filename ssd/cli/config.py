@@ -208,7 +208,7 @@ def _parameter_type(config: DictConfig, key: str) -> Any:
         raise ConfigError(f"{key}: no option of the group {prefix} is chosen: give {prefix}=...")
     if "_target_" not in node:
         known = [known for known in KEYS if known.rpartition(".")[0] == prefix]
-        known += [f"{prefix}.{sibling}".strip(".") for sibling in node if sibling != name]
+        known += [f"{prefix}.{sibling!s}".strip(".") for sibling in node if sibling != name]
         raise ConfigError(f"{key}: no such setting{nearest(key, known)}")
     parameters = _parameters(node._target_)
     if name not in parameters and None not in parameters:

@@ -117,15 +117,11 @@ def open_split(config: DictConfig, class_names: tuple[str, ...]) -> tuple[Splits
     from ssd.data.splits import Splits, describe_data
     from ssd.evaluation.detect import select_split
 
-    if not build.has_dataset(config):
-        raise ConfigError("dataset is missing: give dataset=voc dataset.root=DIR, or another of conf/dataset")
     config = deepcopy(config)
     class_names = chosen_classes(class_names, config.dataset.get("classes"))
     if "classes" in config.dataset:
         config.dataset.classes = list(class_names)
-    datamodule = build.build_datamodule(config)
-    datamodule.prepare_data()
-    splits = datamodule.splits
+    splits = build.read_dataset(config)
     index = select_split(splits, config.split, class_names)
     this_split = dict.fromkeys(("train", "val", "test")) | {config.split: index}
     for line in describe_data(Splits(**this_split, report=splits.report)):

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssd.cli.config import CONF, nearest
 from ssd.common.errors import ConfigError, MachineError, SSDError
+from ssd.common.saved_config import current_key
 
 _MACHINE = {  # what libraries report: the remedy
     r"MemoryError|can't allocate memory|out of memory|not enough memory|bad_alloc|insufficient memory": (
@@ -106,6 +107,8 @@ def _problem(override: Override, config_name: str, arguments: list[str]) -> str 
         has_own_configs = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)
         if option not in options and not has_own_configs:
             return f"{key}={option}: no such option{nearest(option, options)}; there are {', '.join(options)}"
+    if current_key(key) != key:
+        return f"{key}: now called {current_key(key)}"
     known = _known_keys(config_name, arguments)
     if known and key not in known and not override.is_add() and not _is_group(key) and not key.startswith("hydra"):
         return f"{key}: no such setting{_in_other_options(key) or nearest(key, known)}"

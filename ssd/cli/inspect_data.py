@@ -39,9 +39,10 @@ def inspect(config: DictConfig) -> None:
     started = time.perf_counter()
     runtime.quiet_libraries()
     priors_file = _priors_file(config)
+    build.fill_auto(config)
     spec, grids = build.check_fit(config)
     layout = PriorLayout.build(spec, grids, image_size=config.image_size, match_threshold=config.loss.match_threshold)
-    report, found = InspectionReport(), Report(keep_going=True)
+    report, found = InspectionReport(), Report(collect_all=True)
     splits: Splits | None = None
     with found.collect_errors():
         splits = build.build_reader(config, cached=False)(report=found)
@@ -54,7 +55,7 @@ def inspect(config: DictConfig) -> None:
     problems = [replace(problem, file=problem.file.removeprefix(root)) for problem in found.problems]
     title = f"Inspection of {config.dataset.get('root', 'the built-in shapes')}"
     report.write(Path(config.output), problems, title=title, seconds=time.perf_counter() - started)
-    errors = [problem for problem in problems if problem.stops]
+    errors = [problem for problem in problems if problem.fatal]
     if errors:
         raise DataError(f"training would fail on {len(errors)} problems (see problems.txt), the first: {errors[0]}")
 

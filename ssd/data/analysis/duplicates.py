@@ -20,7 +20,7 @@ from ssd.common.errors import DataError
 from ssd.common.images import ImageArray
 from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
-from ssd.data.validation import Report, check_set_aside
+from ssd.data.validation import Report, check_unreadable
 
 MIN_SIMILARITY = 0.95  # of two images that are nearly the same
 _THUMBNAIL_PX = 16
@@ -57,7 +57,7 @@ def fingerprint_images(split: str, index: DetectionIndex, report: Report) -> Fin
         tracked = list(track(results, f"images: {split}", len(index), transient=True, disable=quiet))
     readable = [(position, *item) for position, item in enumerate(tracked) if not isinstance(item, str)]
     unreadable = [(index.paths[position], item) for position, item in enumerate(tracked) if isinstance(item, str)]
-    check_set_aside(unreadable, images=len(index), report=report)
+    check_unreadable(unreadable, images=len(index), report=report)
     return Fingerprints(
         positions=np.array([position for position, _, _ in readable], dtype=np.int64),
         digests=[digest for _, digest, _ in readable],

@@ -103,7 +103,7 @@ class InspectionReport:
         """Prints the problems, and writes report.html and problems.txt to `folder`."""
         if problems:
             problems_table(problems).log()
-        errors = sum(problem.stops for problem in problems)
+        errors = sum(problem.fatal for problem in problems)
         verdict = f"training would fail on {errors} of them" if errors else "training would run"
         summary = f"problems: {len(problems)}; {verdict}; {seconds:.1f} s"
         sections = [_problems_section(problems), *self._sections]
@@ -159,7 +159,7 @@ def problems_table(problems: Sequence[Problem]) -> Table:
 
 
 def _problems_section(problems: Sequence[Problem]) -> report_page.Section:
-    errors_first = sorted(problems, key=lambda problem: not problem.stops)[:_MAX_PROBLEMS]
+    errors_first = sorted(problems, key=lambda problem: not problem.fatal)[:_MAX_PROBLEMS]
     rows = [[_severity(problem), problem.file, problem.rule, problem.value] for problem in errors_first]
     table = report_page.table(Table("problems", ["severity", "file", "rule", "value"], rows))
     parts = [table] if problems else [report_page.paragraph("None found.")]
@@ -169,7 +169,7 @@ def _problems_section(problems: Sequence[Problem]) -> report_page.Section:
 
 
 def _severity(problem: Problem) -> str:
-    return "error" if problem.stops else "warning"
+    return "error" if problem.fatal else "warning"
 
 
 def _thumbnail(index: DetectionIndex, position: int, split: str) -> Markup:
