@@ -73,11 +73,11 @@ def compare_weights(
     return {**_map("average", [averaged[name] for name in ids], classes), **_map("raw", raw, classes)}
 
 
-def _map(weights: str, scenes: Sequence[ImageResult], classes: int) -> dict[str, float]:
+def _map(weights: str, results: Sequence[ImageResult], classes: int) -> dict[str, float]:
     """Empty if the images have no objects."""
-    if not any((~scene.ignore).any() for scene in scenes):
+    if not any((~result.ignore).any() for result in results):
         return {}
-    ap = mean_over_classes(average_precision(match_coco(scenes, classes), points=COCO_POINTS)[0])
+    ap = mean_over_classes(average_precision(match_coco(results, classes), points=COCO_POINTS)[0])
     return {f"ema/map_{weights}": float(ap.mean()), f"ema/map_50_{weights}": float(ap[0])}
 
 

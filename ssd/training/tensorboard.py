@@ -146,8 +146,7 @@ def write_errors(
 ) -> None:
     """Writes AP lost by type of error, the suggested threshold, and the precision-recall curves."""
     common = curves[ALL_CLASSES]
-    gains = delta_ap(list(results.values()), class_count)
-    values = {f"errors/{error}": gain for error, gain in gains.items()}
+    values = {f"errors/{error}": gain for error, gain in delta_ap(list(results.values()), class_count).items()}
     values |= {"score/suggested_threshold": common.suggested_threshold, "score/best_f1": float(common.f1.max())}
     add_scalars(writer, values, step)
     for name, curve in curves.items():

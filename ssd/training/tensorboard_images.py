@@ -1,4 +1,4 @@
-"""Validation images for TensorBoard: ground truth beside predictions, coloured by what each box counts as."""
+"""Validation images for TensorBoard: ground truth beside predictions, coloured by the type of error."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def write_worst_images(
     side_px: int,
     step: int,
 ) -> None:
-    """Writes the `count` images with the largest errors."""
+    """Writes the `count` images with the costliest errors."""
     ids = list(results)
     for number, worst in enumerate(worst_images(list(results.values()), count=count), start=1):
         id = ids[worst.position]
@@ -88,16 +88,16 @@ def write_worst_images(
         add_image(writer, f"worst/{number}", draw_error_panel(views, title=_title(id, worst.errors)), step)
 
 
-def _title(id: str, errors: ErrorTypes) -> str:
-    return f"{Path(id).name}: {errors.summary or 'no error'}"
+def evenly_spaced(ids: Iterable[str], count: int) -> list[str]:
+    """`count` of the ids (or all), the first and the last among them."""
+    ordered = list(ids)
+    positions = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
+    return [ordered[position] for position in positions.tolist()]
 
 
 def _load(index: DetectionIndex, id: str) -> ImageArray:
     return index.load(index.paths[list(index.ids).index(id)])
 
 
-def evenly_spaced(ids: Iterable[str], count: int) -> list[str]:
-    """`count` of the ids (or all), the first and the last among them."""
-    ordered = list(ids)
-    positions = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
-    return [ordered[position] for position in positions.tolist()]
+def _title(id: str, errors: ErrorTypes) -> str:
+    return f"{Path(id).name}: {errors.summary or 'no error'}"

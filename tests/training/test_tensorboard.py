@@ -108,7 +108,7 @@ def test_statistics_are_written_at_logged_steps(visualized: tuple[Path, list[flo
 
 def test_a_validation_writes_curves_errors_and_images(visualized: tuple[Path, list[float]]) -> None:
     reader, values = events(visualized[0]), scalars(visualized[0])
-    assert [step for step, _ in values["errors/missed"]] == [step for step, _ in values["val/map"]] == [5, 11]
+    assert [step for step, _ in values["errors/Miss"]] == [step for step, _ in values["val/map"]] == [5, 11]
     assert {f"errors/{kind.title}" for kind in ERRORS} <= set(values)
     assert all(0 <= value <= 1 for _, value in values["score/suggested_threshold"])
     tags = reader.Tags()

@@ -80,7 +80,7 @@ def names(runs: dict[str, Any]) -> set[str]:
 
 def test_the_server_has_everything_a_run_writes(address: str) -> None:
     scalars = names(get(address, "scalars/tags"))
-    assert {"train/loss", "train/skipped_steps", "val/map", "errors/missed", "time/visualization_share"} <= scalars
+    assert {"train/loss", "train/skipped_steps", "val/map", "errors/Miss", "time/visualization_share"} <= scalars
     charts = get(address, "custom_scalars/layout")["category"][0]
     assert charts["title"] == "Overview"
     patterns = {chart["title"]: chart["multiline"]["tag"] for chart in charts["chart"]}

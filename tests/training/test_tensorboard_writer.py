@@ -14,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from ssd.evaluation.matching import match_coco
-from ssd.evaluation.tide import judge, score_curve
-from ssd.training.tensorboard_images import draw_result
+from ssd.evaluation.score_curves import score_curve
+from ssd.evaluation.tide import classify_errors
+from ssd.evaluation.worst_images import draw_error_panel, draw_errors
 from ssd.training.tensorboard_writer import MAX_IMAGE_BYTES, add_curve, add_image, overview
 
 PLACE, FAR = (0, 0, 100, 100), (200, 200, 300, 300)
@@ -56,7 +57,8 @@ def test_images_are_bounded(tmp_path: Path, size: tuple[int, int]) -> None:
 def test_both_halves_are_scaled_and_coloured_by_error() -> None:
     white = np.full((300, 600, 3), 255, dtype=np.uint8)
     seen = scene([(PLACE, 0), (FAR, 0)], [(PLACE, 0, 0.9)])
-    image = draw_result(white, seen, judge(seen), id="a/cat.jpg", class_names=["cat"], side_px=400)
+    views = draw_errors(white, seen, classify_errors(seen), ["cat"], side_px=400)
+    image = draw_error_panel(views, title="1 Miss")
     assert image.shape == (252, 808, 3)
     left, right = image[52:, :400], image[52:, 408:]
     hit, missed = (26, 152, 80), (224, 47, 60)  # colours of the charts
