@@ -6,6 +6,7 @@ Imports nothing heavy: the command line needs it before anything else.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 OVERRIDES_FILE = ".hydra/overrides.yaml"  # in a run folder
 CONFIG_FILE = ".hydra/config.yaml"
@@ -68,19 +69,33 @@ def current_key(key: str) -> str:
     return key
 
 
-def upgrade_overrides(overrides: Sequence[str], *, config: object) -> list[str]:
+def upgrade_overrides(overrides: Sequence[str], *, config: Any) -> list[str]:
     """The saved overrides of a run with today's keys.
+
+    A run of version 0.1 also gets what its `dataset` option implied, and the values of its `priors` option, which may
+    have been a file of its own.
 
     Args:
         overrides: lines such as `epochs=3` or `~callbacks.ema`.
         config: the run's saved configuration, from which its version shows.
     """
     lines = [_upgrade(line) for line in overrides]
-    settings = dict(line.lstrip("+~").partition("=")[::2] for line in lines)
-    if not _is_version_0_1(config) or settings.get("experiment", "null") != "null":
+    if not _is_version_0_1(config):
         return lines
-    implied = _IMPLIED_BY_DATASET.get(settings.get("dataset", "shapes"), ())
-    return [*(line for line in implied if line.partition("=")[0] not in settings), *lines]
+    settings = dict(line.lstrip("+~").partition("=")[::2] for line in lines)
+    implied: list[str] = []
+    if settings.get("experiment", "null") == "null":
+        implied += _IMPLIED_BY_DATASET.get(settings.get("dataset", "shapes"), ())
+    if "priors" in settings and isinstance(priors := config.get("priors"), dict):
+        implied += [f"priors.{name}={_hydra_text(value)}" for name, value in priors.items()]
+    added = [line for line in implied if line.partition("=")[0] not in {*settings, "priors._target_"}]
+    return [*added, *(line for line in lines if not line.startswith("priors="))]
+
+
+def _hydra_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_hydra_text(item)}' for key, item in value.items())}}}"
+    return str(value).replace(" ", "")
 
 
 def _upgrade(override: str) -> str:
@@ -89,6 +104,6 @@ def _upgrade(override: str) -> str:
     return f"{key.removesuffix(name)}{current_key(name)}{equals}{value}"
 
 
-def _is_version_0_1(config: object) -> bool:
+def _is_version_0_1(config: Any) -> bool:
     postprocess = config.get("postprocess") if isinstance(config, dict) else None
     return isinstance(postprocess, dict) and "candidates" in postprocess

@@ -91,7 +91,9 @@ def _clean_hydra() -> Any:
 
 def compose(*overrides: str) -> DictConfig:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", overrides=[*TINY, *overrides])
+        config = hydra.compose("train", overrides=[*TINY, *overrides])
+    build.fill_auto(config)
+    return config
 
 
 def fit(

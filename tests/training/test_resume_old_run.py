@@ -1,7 +1,7 @@
 """Runs written by version 0.1 resume exactly: renamed keys, moved classes, and the state of renamed callbacks.
 
 `tests/fixtures/run_v0_1` is a run that version 0.1 stopped at step 40 of 48, `run_v0_1_metrics.csv` has the metrics of
-the same run without a stop, and `config_v0_1` the resolved configuration of each dataset option of that version.
+the same run without a stop, and `config_v0_1` resolved configurations of that version.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from ssd.cli import build
 from ssd.cli.overrides import with_saved_overrides
 from ssd.common.saved_config import RENAMED_KEYS, RENAMED_TARGETS, current_key, upgrade_overrides
 from ssd.training.resume import changes
@@ -80,13 +81,35 @@ def test_an_old_run_ends_like_the_uninterrupted_one(tmp_path: Path) -> None:
     assert saved.callbacks.visualizer.images == 4
 
 
-@pytest.mark.parametrize("dataset", ["shapes", "voc", "coco", "openimages"])
-def test_old_settings_are_those_of_the_resumed_run(dataset: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "old"),
+    [
+        ("shapes", ["dataset=shapes"]),
+        ("voc", ["dataset=voc"]),
+        ("coco", ["dataset=coco"]),
+        ("openimages", ["dataset=openimages"]),
+        ("bccd", ["experiment=bccd_mobilenet_v1"]),
+        ("vgg16_512", ["dataset=voc", "backbone=vgg16_512", "image_size=512", "priors=vgg16_512"]),
+        (
+            "other_priors",
+            [
+                "dataset=coco",
+                "backbone=vgg16",
+                "priors=mobilenet_v1",
+                "optimizer=adamw",
+                "callbacks.watch.pictures=3",
+                "~callbacks.ema",
+            ],
+        ),
+    ],
+)
+def test_old_settings_are_those_of_the_resumed_run(name: str, old: list[str]) -> None:
     """Also where an option of `dataset` chose the optimizer, the schedule or the number of epochs."""
-    saved = yaml.safe_load((FIXTURES / "config_v0_1" / f"{dataset}.yaml").read_text())
-    overrides = upgrade_overrides([f"dataset={dataset}"], config=saved)
+    saved = yaml.safe_load((FIXTURES / "config_v0_1" / f"{name}.yaml").read_text())
+    overrides = upgrade_overrides(old, config=saved)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", overrides=overrides)
+    build.fill_auto(config)
     config.logger = {}  # refers to the folder of a run
     assert changes(saved, OmegaConf.to_container(config, resolve=True)) == {}
 
@@ -100,6 +123,19 @@ def test_saved_overrides_are_upgraded_and_replaced_by_those_given(tmp_path: Path
     assert "augmentation=none" in line  # chosen by the default dataset of version 0.1
     assert [item for item in line if "images" in item or "pictures" in item] == ["callbacks.visualizer.images=2"]
     assert [item for item in line if item.startswith("batch_size")] == ["batch_size=4"]
+
+
+def test_priors_of_a_file_are_taken_from_the_saved_configuration(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    shutil.copy(FIXTURES / "config_v0_1" / "other_priors.yaml", tmp_path / ".hydra" / "config.yaml")
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- dataset=coco\n- priors=mine\n")
+    lines = [line for line in with_saved_overrides([f"resume={tmp_path}"]) if line.startswith("priors")]
+    assert lines == [
+        "priors.scales=[0.2,0.35,0.5,0.65,0.8,0.95,1.1]",
+        "priors.aspect_ratios=[[2,3],[2,3],[2,3],[2,3],[2,3],[2,3]]",
+        "priors.steps_px={300:[16,32,64,100,150,300]}",
+        "priors.clip=sizes",
+    ]
 
 
 def test_keys_are_renamed_with_their_nodes_and_signs() -> None:

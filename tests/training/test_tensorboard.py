@@ -47,6 +47,7 @@ def fit(
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", overrides=[*TINY, *overrides])
+    build.fill_auto(config)
     config.logger.tensorboard.save_dir = str(folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = build.build_datamodule(config)
