@@ -87,7 +87,12 @@ class Comparison:
 
 
 def mean_ap(
-    predict: Predict, index: DetectionIndex, *, class_names: Sequence[str], batch_size: int, num_workers: int | None
+    predict: Predict,
+    index: DetectionIndex,
+    *,
+    class_names: Sequence[str],
+    batch_size: int = 8,
+    num_workers: int | None = None,
 ) -> float | None:
     """COCO mAP of a detector, None without ground truth; for the arguments see `detect`."""
     detections, _ = detect(predict, index, class_names=class_names, batch_size=batch_size, num_workers=num_workers)
