@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from ssd.common.images import ImageArray
+from ssd.common.structures import Detections
 from ssd.inference.predict_media import PredictOptions, predict_media
 from ssd.inference.predictor import Predictor
 from ssd.inference.sources import find_media
 from ssd.inference.video import VideoWriter
-from ssd.model.structures import Detections
 
 HEIGHT, WIDTH = 45, 70
 SQUARE = 12

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import logging
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
-    from omegaconf import DictConfig
+from ssd.cli import build
+from ssd.cli.evaluate import read_evaluation_data
+from ssd.cli.sample_images import images_of, rendered_images
+from ssd.common import atomic_files, console, runtime
+from ssd.common.errors import ConfigError
+from ssd.common.tables import Table
+from ssd.data.index import DetectionIndex
+from ssd.evaluation.evaluator import mean_ap
+from ssd.export.timing import time_interleaved
+from ssd.inference.onnx_predictor import OnnxPredictor
+from ssd.inference.predictor import Predict
+from ssd.inference.torch_predictor import TorchPredictor
+from ssd.model.postprocess import PostProcess
+from ssd.model.ssd import SSD
+from ssd.weights import checkpoint
 
-    from ssd.data.index import DetectionIndex
-    from ssd.inference.predictor import Predict
-    from ssd.model.postprocess import PostProcess
-    from ssd.model.ssd import SSD
-
-    Runtimes = Iterator[tuple[str, Predict, float]]  # name, predictor, megabytes
+Runtimes = Iterator[tuple[str, Predict, float]]  # name, predictor, megabytes
 
 
 def benchmark(config: DictConfig) -> None:
     """Prints a table; also writes it as JSON to `output`, if given."""
-    import json
-    from dataclasses import asdict
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
-    from hydra.utils import instantiate
-
-    from ssd.cli import build
-    from ssd.cli.evaluate import read_evaluation_data
-    from ssd.cli.sample_images import rendered_images
-    from ssd.common import atomic_files, console, runtime
-    from ssd.export.timing import time_interleaved
-    from ssd.weights import checkpoint
-
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
     has_data = build.has_dataset(config)
@@ -60,9 +61,6 @@ def build_runtimes(
     model: SSD, postprocess: PostProcess, folder: Path, index: DetectionIndex | None, calibration_images: int
 ) -> Runtimes:
     """Yields the installed runtimes; logs what the others need. Exported files go into `folder`."""
-    from ssd.common import console
-    from ssd.common.errors import ConfigError
-
     yield from _torch_runtimes(model, postprocess)
     try:
         yield from _onnx_runtimes(model, postprocess, folder, index, calibration_images)
@@ -75,13 +73,6 @@ def build_runtimes(
 
 
 def _torch_runtimes(model: SSD, postprocess: PostProcess) -> Runtimes:
-    import logging
-    from copy import deepcopy
-
-    from ssd.cli.sample_images import rendered_images
-    from ssd.common import console
-    from ssd.inference.torch_predictor import TorchPredictor
-
     megabytes = sum(value.nbytes for value in model.state_dict().values()) / 1e6
     yield "PyTorch", TorchPredictor(model, postprocess, device="cpu"), megabytes
     compiled = TorchPredictor(deepcopy(model), postprocess, device="cpu")
@@ -98,10 +89,8 @@ def _torch_runtimes(model: SSD, postprocess: PostProcess) -> Runtimes:
 def _onnx_runtimes(
     model: SSD, postprocess: PostProcess, folder: Path, index: DetectionIndex | None, calibration_images: int
 ) -> Runtimes:
-    from ssd.cli.sample_images import images_of, rendered_images
     from ssd.export.onnx_graph import to_onnx
     from ssd.export.quantize import quantize_int8
-    from ssd.inference.onnx_predictor import OnnxPredictor
 
     graph = to_onnx(model, postprocess)
     file, int8 = folder / "model.onnx", folder / "int8.onnx"
@@ -116,32 +105,23 @@ def scores(
     predictors: dict[str, Predict], index: DetectionIndex, class_names: tuple[str, ...]
 ) -> dict[str, float | None]:
     """mAP of each predictor, one image at a time, as its latency is measured."""
-    from ssd.evaluation.evaluator import mean_ap
-
     return {
-        name: mean_ap(predict, index, class_names=class_names, batch_size=1, num_workers=None)
-        for name, predict in predictors.items()
+        name: mean_ap(predict, index, class_names=class_names, batch_size=1) for name, predict in predictors.items()
     }
 
 
 def show(rows: dict[str, dict[str, Any]], *, title: str) -> None:
     """Prints the table; `speedup` is relative to the first row."""
-    from rich.table import Table
-
-    from ssd.common import console
-
-    table = Table("", "mAP", "p50 ms", "p95 ms", "speedup", "images/s", "MB", title=title, title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    columns = ("", "mAP", "p50 ms", "p95 ms", "speedup", "images/s", "MB")
     first = next(iter(rows.values()))["p50_ms"]
-    for name, row in rows.items():
-        table.add_row(
+    cells = [
+        (
             name,
-            "-" if row["map"] is None else f"{row['map']:.3f}",
-            f"{row['p50_ms']:.1f}",
-            f"{row['p95_ms']:.1f}",
+            row["map"],
+            *(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms")),
             f"{first / row['p50_ms']:.2f}x",
-            f"{row['images_per_second']:.1f}",
-            f"{row['megabytes']:.1f}",
+            *(f"{row[key]:.1f}" for key in ("images_per_second", "megabytes")),
         )
-    console.log_table(table)
+        for name, row in rows.items()
+    ]
+    Table(title, columns, cells).log()

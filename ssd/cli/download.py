@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from ssd.common.errors import ConfigError
 
 
 def download(config: DictConfig) -> None:
     """Downloads what is missing, or with `stats_only` prints what there is."""
-    from hydra.utils import instantiate
-
-    from ssd.common.errors import ConfigError
-
     if config.download is None:
         raise ConfigError("this dataset cannot be downloaded; choose dataset=openimages or dataset=voc")
     source = instantiate(config.download, _convert_="all")

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig
+
+from ssd.cli import build
 from ssd.cli.app import explicit_overrides
+from ssd.common import runtime
+from ssd.common.atomic_files import write_atomically
+from ssd.common.class_names import class_index
+from ssd.common.console import log
 from ssd.common.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from omegaconf import DictConfig
-
-    from ssd.data.index import DetectionIndex
-    from ssd.data.splits import Splits
-    from ssd.evaluation.evaluator import Evaluation
-    from ssd.inference.predictor import Predictor
+from ssd.data.index import DetectionIndex
+from ssd.data.splits import Splits, describe_data
+from ssd.evaluation import evaluator, report
+from ssd.evaluation.detect import detect, select_split
+from ssd.evaluation.evaluator import Evaluation
+from ssd.evaluation.matching import bootstrap_weights
+from ssd.inference.detector import open_predictor
+from ssd.inference.predictor import Predictor
 
 
 def evaluate(config: DictConfig) -> None:
     """Prints the results and writes report.html and evaluation.json."""
-    from omegaconf import ListConfig
-
-    from ssd.common import runtime
-    from ssd.evaluation import evaluator, report
-
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
     paths = list(config.checkpoint) if isinstance(config.checkpoint, ListConfig) else [config.checkpoint]
@@ -76,8 +79,6 @@ def common_classes(class_lists: Sequence[Sequence[str]], names: Sequence[str]) -
     Raises:
         ConfigError: there is none.
     """
-    from ssd.common.class_names import class_index
-    from ssd.common.console import log
 
     common = tuple(
         name for name in class_lists[0] if all(class_index(name, known) is not None for known in class_lists)
@@ -92,9 +93,6 @@ def common_classes(class_lists: Sequence[Sequence[str]], names: Sequence[str]) -
 
 def chosen_classes(class_names: tuple[str, ...], requested: Sequence[str] | None) -> tuple[str, ...]:
     """The classes of a detector that `dataset.classes` requests, or all of them if it requests none or all."""
-    from ssd.common.class_names import class_index
-    from ssd.common.console import log
-
     chosen = tuple(name for name in class_names if class_index(name, list(requested or ())) is not None)
     if not 0 < len(chosen) < len(class_names):
         return class_names
@@ -110,12 +108,6 @@ def open_split(config: DictConfig, class_names: tuple[str, ...]) -> tuple[Splits
     Raises:
         ConfigError: no dataset is given, or it has no such split or none of the classes.
     """
-    from copy import deepcopy
-
-    from ssd.cli import build
-    from ssd.common.console import log
-    from ssd.data.splits import Splits, describe_data
-    from ssd.evaluation.detect import select_split
 
     config = deepcopy(config)
     class_names = chosen_classes(class_names, config.dataset.get("classes"))
@@ -142,19 +134,11 @@ def read_evaluation_data(config: DictConfig, class_names: tuple[str, ...]) -> tu
 
 
 def _open_predictor(config: DictConfig, path: str) -> Predictor:
-    from hydra.utils import instantiate
-
-    from ssd.inference.detector import open_predictor
-
     postprocess = instantiate(config.postprocess)
     return open_predictor(path, postprocess, device=config.device, explicit_overrides=explicit_overrides("postprocess"))
 
 
 def _evaluate(config: DictConfig, name: str, predictor: Predictor, index: DetectionIndex) -> Evaluation:
-    from ssd.evaluation import evaluator
-    from ssd.evaluation.detect import detect
-    from ssd.evaluation.matching import bootstrap_weights
-
     detections, speed = detect(
         predictor,
         index,
@@ -167,15 +151,10 @@ def _evaluate(config: DictConfig, name: str, predictor: Predictor, index: Detect
 
 
 def _write(path: Path, text: str) -> None:
-    from ssd.common.atomic_files import write_atomically
-    from ssd.common.console import log
-
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     log(f"written: {path}")
 
 
 def _describe_dataset(config: DictConfig) -> str:
-    from hydra.core.hydra_config import HydraConfig
-
     root = config.dataset.get("root")
     return HydraConfig.get().runtime.choices["dataset"] + (f" in {root}" if root else "")

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
-    from omegaconf import DictConfig
-
-    from ssd.common.images import ImageArray
-    from ssd.data.index import DetectionIndex
-    from ssd.inference.torch_predictor import TorchPredictor
+from ssd.cli import build, sample_images
+from ssd.cli.evaluate import read_evaluation_data
+from ssd.cli.sample_images import images_of
+from ssd.common import atomic_files, console, runtime
+from ssd.common.errors import ConfigError, DataError, MachineError
+from ssd.common.images import ImageArray
+from ssd.data.index import DetectionIndex
+from ssd.evaluation import evaluator
+from ssd.export import parity
+from ssd.inference.onnx_predictor import OnnxPredictor
+from ssd.inference.torch_predictor import TorchPredictor
+from ssd.weights import checkpoint
 
 _RENDERED = "rendered shapes"
 
 
 def export(config: DictConfig) -> None:
     """Writes the file if its detections agree with PyTorch's, and a report `<output>.json` beside it."""
-    import json
-    from pathlib import Path
-
-    from hydra.utils import instantiate
-
-    from ssd.cli import build
-    from ssd.cli.evaluate import read_evaluation_data
-    from ssd.common import atomic_files, console, runtime
-    from ssd.inference.torch_predictor import TorchPredictor
-    from ssd.weights import checkpoint
-
     output = Path(config.output)
     _check_settings(config)
     to_onnx = _import_exporter()
@@ -54,10 +54,6 @@ def export(config: DictConfig) -> None:
 
 
 def _check_settings(config: DictConfig) -> None:
-    from pathlib import Path
-
-    from ssd.common.errors import ConfigError
-
     if Path(config.output).suffix != ".onnx":
         raise ConfigError(f"output={config.output}: must end in .onnx")
     if config.quantize not in (None, "int8"):
@@ -65,8 +61,6 @@ def _check_settings(config: DictConfig) -> None:
 
 
 def _import_exporter() -> Any:
-    from ssd.common.errors import ConfigError
-
     try:
         from ssd.export.onnx_graph import to_onnx
     except ImportError as error:
@@ -83,12 +77,6 @@ def check(
         MachineError: they disagree.
     """
     import onnxruntime
-    import torch
-
-    from ssd.common import console
-    from ssd.common.errors import MachineError
-    from ssd.export import parity
-    from ssd.inference.onnx_predictor import OnnxPredictor
 
     images, source = _comparison_images(config, index)
     result = parity.compare(predictor, OnnxPredictor(file), images)
@@ -110,8 +98,6 @@ def check(
 
 def _comparison_images(config: DictConfig, index: DetectionIndex | None) -> tuple[list[ImageArray], str]:
     """(images, their source): those of `images=`, else of the dataset, else rendered ones."""
-    from ssd.cli import sample_images
-
     if config.images is not None:
         return sample_images.images_from(config.images), config.images
     if index is not None:
@@ -128,21 +114,13 @@ def quantize(
     Raises:
         DataError: mAP drops by more than `max_map_drop`.
     """
-    from ssd.cli.sample_images import images_of
-    from ssd.common import console
-    from ssd.common.errors import DataError
-    from ssd.evaluation import evaluator
     from ssd.export.quantize import quantize_int8
-    from ssd.inference.onnx_predictor import OnnxPredictor
 
     before = OnnxPredictor(file)
     quantize_int8(graph, file, images=images_of(calibration, config.calibration_images))
     predictors = {"float32": before, "int8": OnnxPredictor(file)}
-    settings = {"batch_size": config.batch_size, "num_workers": config.num_workers}
-    scores = {
-        name: evaluator.mean_ap(predictor, evaluation, class_names=predictor.class_names, **settings)
-        for name, predictor in predictors.items()
-    }
+    measure = partial(evaluator.mean_ap, index=evaluation, num_workers=config.num_workers)
+    scores = {name: measure(each, class_names=each.class_names) for name, each in predictors.items()}
     shown = (f"{name} {'undefined' if value is None else round(value, 3)}" for name, value in scores.items())
     console.log(f"mAP on {config.split}: {', '.join(shown)}")
     drop = (scores["float32"] or 0.0) - (scores["int8"] or 0.0)

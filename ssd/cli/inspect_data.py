@@ -7,18 +7,22 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from ssd.cli import build
+from ssd.common import runtime
 from ssd.common.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from ssd.data.analysis.duplicates import Fingerprints
-    from ssd.data.analysis.prior_coverage import PriorLayout
-    from ssd.data.analysis.report import InspectionReport
-    from ssd.data.splits import Splits
-
+from ssd.data.analysis import duplicates
+from ssd.data.analysis.duplicates import Fingerprints
+from ssd.data.analysis.prior_coverage import PriorLayout, coverage_warnings, fit_priors, measure_coverage, write_priors
+from ssd.data.analysis.report import InspectionReport
+from ssd.data.dataset import DetectionDataset
+from ssd.data.splits import Splits
+from ssd.data.validation import Report
 
 _MAX_BOXES = 100_000  # of more boxes, the coverage is measured on a sample
 _SAMPLES = 12
@@ -30,11 +34,6 @@ def inspect(config: DictConfig) -> None:
     Raises:
         DataError: at the end, if training would fail on a problem.
     """
-    from ssd.cli import build
-    from ssd.common import runtime
-    from ssd.data.analysis.prior_coverage import PriorLayout
-    from ssd.data.analysis.report import InspectionReport
-    from ssd.data.validation import Report
 
     started = time.perf_counter()
     runtime.quiet_libraries()
@@ -62,8 +61,6 @@ def inspect(config: DictConfig) -> None:
 
 def _find_leaks(splits: Splits, report: InspectionReport) -> dict[str, Fingerprints]:
     """Decodes all images; problems go to the report of `splits`."""
-    from ssd.data.analysis import duplicates
-
     fingerprints = {name: duplicates.fingerprint_images(name, index, splits.report) for name, index in splits.items()}
     leaks = duplicates.find_leaks(fingerprints)
     duplicates.report_leaks(leaks, splits, splits.report)
@@ -75,11 +72,6 @@ def _find_leaks(splits: Splits, report: InspectionReport) -> dict[str, Fingerpri
 def _show_samples(
     config: DictConfig, splits: Splits, fingerprints: dict[str, Fingerprints], report: InspectionReport
 ) -> None:
-    import numpy as np
-    from hydra.utils import instantiate
-
-    from ssd.data.dataset import DetectionDataset
-
     name, index = splits.items()[0]
     dataset = DetectionDataset(index, instantiate(config.augmentation, _convert_="all"), seed=config.seed)
     chosen = np.random.default_rng(config.seed).permutation(fingerprints[name].positions)[:_SAMPLES]
@@ -90,10 +82,6 @@ def _measure_coverage(
     config: DictConfig, splits: Splits, layout: PriorLayout, report: InspectionReport, priors_file: Path | None
 ) -> None:
     """What the priors can match, and what fitted ones could."""
-    import numpy as np
-
-    from ssd.data.analysis.prior_coverage import coverage_warnings, fit_priors, measure_coverage, write_priors
-
     name, index = splits.items()[0]
     rows = np.flatnonzero(~index.ignore)
     if not len(rows):
@@ -139,6 +127,4 @@ def _priors_file(config: DictConfig) -> Path | None:
 
 
 def _arguments(config: DictConfig) -> str:
-    from hydra.core.hydra_config import HydraConfig
-
     return f"Arguments: {' '.join(HydraConfig.get().overrides.task)} (image_size={config.image_size})"

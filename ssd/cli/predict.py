@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig
 
 from ssd.cli.app import explicit_overrides
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from ssd.common import runtime
+from ssd.inference.detector import open_predictor
+from ssd.inference.predict_media import PredictOptions, predict_media
+from ssd.inference.sources import find_media
 
 _TERMINATED = 143
 
 
 def predict(config: DictConfig) -> None:
     """Writes the records, and the images or videos with their boxes."""
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
-    from hydra.utils import instantiate
-
-    from ssd.common import runtime
-    from ssd.inference.detector import open_predictor
-    from ssd.inference.predict_media import PredictOptions, predict_media
-    from ssd.inference.sources import find_media
-
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # SystemExit lets the writers complete their files
     runtime.keep_freed_memory()
     predictor = open_predictor(
@@ -51,8 +47,6 @@ def predict(config: DictConfig) -> None:
 
 def _names(value: Any) -> list[str] | None:
     """A setting that is null, a name or a list of names."""
-    from omegaconf import ListConfig
-
     if value is None:
         return None
     return [str(name) for name in (value if isinstance(value, ListConfig) else [value])]

@@ -14,11 +14,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ssd.common.structures import Batch
 from ssd.data.augmentation import Augmentation
 from ssd.data.dataset import DetectionDataset, EpochSampler, collate
 from ssd.data.sampler import repeat_factors
 from ssd.data.splits import Splits
-from ssd.model.structures import Batch
 
 
 class TimedLoader(DataLoader[Batch]):

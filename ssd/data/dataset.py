@@ -12,11 +12,11 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ssd.common.errors import DataError
 from ssd.common.images import ImageArray
+from ssd.common.structures import PADDING_LABEL, Batch
 from ssd.data.augmentation import Augmentation, Sample
 from ssd.data.index import DetectionIndex
 from ssd.data.sampler import balanced_order
 from ssd.data.validation import MAX_UNREADABLE, too_many_unreadable
-from ssd.model.structures import PADDING_LABEL, Batch
 
 _log = logging.getLogger("ssd")
 Key = tuple[int, int]  # epoch, position in the index (plus N each time that the epoch repeats the image)

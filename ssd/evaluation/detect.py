@@ -20,9 +20,9 @@ from ssd.common.class_names import class_index
 from ssd.common.console import log
 from ssd.common.errors import ConfigError
 from ssd.common.images import ImageArray
+from ssd.common.structures import Detections
 from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
-from ssd.model.structures import Detections
 
 Predict = Callable[[Sequence[ImageArray]], list[Detections]]
 

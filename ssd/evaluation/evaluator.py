@@ -11,6 +11,7 @@ from statistics import fmean
 import numpy as np
 from jaxtyping import Float, Int
 
+from ssd.common.structures import Detections
 from ssd.data.index import DetectionIndex
 from ssd.evaluation.detect import Predict, Speed, detect
 from ssd.evaluation.matching import (
@@ -28,7 +29,6 @@ from ssd.evaluation.matching import (
 from ssd.evaluation.metrics import coco_metrics, image_result
 from ssd.evaluation.score_curves import ALL_CLASSES, ScoreCurve, score_curve
 from ssd.evaluation.tide import confusion_matrix, count_errors, delta_ap
-from ssd.model.structures import Detections
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,12 @@ class Comparison:
 
 
 def mean_ap(
-    predict: Predict, index: DetectionIndex, *, class_names: Sequence[str], batch_size: int, num_workers: int | None
+    predict: Predict,
+    index: DetectionIndex,
+    *,
+    class_names: Sequence[str],
+    batch_size: int = 8,
+    num_workers: int | None = None,
 ) -> float | None:
     """COCO mAP of a detector, None without ground truth; for the arguments see `detect`."""
     detections, _ = detect(predict, index, class_names=class_names, batch_size=batch_size, num_workers=num_workers)

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, distributed
 from torchmetrics.detection import MeanAveragePrecision
 
+from ssd.common.structures import PADDING_LABEL, Batch, Detections
 from ssd.evaluation.matching import ImageResult
-from ssd.model.structures import PADDING_LABEL, Batch, Detections
 
 _SIZES = ("small", "medium", "large")
 _NAMES = (

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from ssd.common.errors import ConfigError
+from ssd.common.structures import PADDING_LABEL
 from ssd.inference import onnx_file
 from ssd.model.postprocess import PostProcess
 from ssd.model.ssd import SSD
-from ssd.model.structures import PADDING_LABEL
 
 op: Any = onnxscript.opset18
 _EXAMPLE_BATCH = 2  # the exporter would treat a batch of 1 as a constant

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ssd.common.errors import ConfigError, DataError, MachineError
 from ssd.common.images import ImageArray, from_pillow, read_image
+from ssd.common.structures import Detections
 from ssd.inference.onnx_predictor import OnnxPredictor
 from ssd.inference.predictor import Predictor
 from ssd.inference.results import DRAW_THRESHOLD, draw_detections, to_record
@@ -21,7 +22,6 @@ from ssd.inference.torch_predictor import TorchPredictor
 from ssd.inference.video import VIDEO_SUFFIXES
 from ssd.inference.writers import save_image
 from ssd.model.postprocess import PostProcess
-from ssd.model.structures import Detections
 from ssd.weights import checkpoint
 
 _FIXED_ON_EXPORT = ("nms_threshold", "topk_candidates")  # settings of PostProcess that an exported graph cannot change

@@ -12,8 +12,8 @@ import torch
 
 from ssd.common.errors import CheckpointError, ConfigError
 from ssd.common.images import ImageArray, warp
+from ssd.common.structures import Detections
 from ssd.inference import onnx_file
-from ssd.model.structures import Detections
 
 Runtime = Literal["onnxruntime", "openvino"]
 _Session = Callable[[np.ndarray], Sequence[np.ndarray]]

@@ -17,6 +17,7 @@ from ssd.common.atomic_files import write_atomically
 from ssd.common.class_names import class_index
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.common.progress import FrameProgress
+from ssd.common.structures import Detections
 from ssd.inference.predictor import Predictor
 from ssd.inference.prefetch import prefetched
 from ssd.inference.results import DRAW_THRESHOLD, FrameResult
@@ -24,7 +25,6 @@ from ssd.inference.sources import Frame, Medium, ReadStatus, count_frames, read_
 from ssd.inference.tracking import Tracker
 from ssd.inference.window import Window
 from ssd.inference.writers import PredictionWriter
-from ssd.model.structures import Detections
 
 FAILED_FILE = "failed.txt"  # in the output folder: a line for each unreadable or incomplete file
 _MAX_BATCH_PIXELS = 5 * 10**7  # up to five batches of whole images are in memory

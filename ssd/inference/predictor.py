@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from ssd.common.images import ImageArray
-from ssd.model.structures import Detections
+from ssd.common.structures import Detections
 
 Predict = Callable[[Sequence[ImageArray]], list[Detections]]  # a predictor, or a plain function with its call
 

@@ -13,8 +13,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ssd.common.images import ImageArray
+from ssd.common.structures import Detections
 from ssd.inference.sources import Frame
-from ssd.model.structures import Detections
 from ssd.visualization.draw import draw
 
 DRAW_THRESHOLD = 0.3  # the default; conf/predict.yaml has the same

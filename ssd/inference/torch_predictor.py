@@ -9,9 +9,9 @@ import torch
 
 from ssd.common.errors import ConfigError, MachineError
 from ssd.common.images import ImageArray, warp
+from ssd.common.structures import Detections
 from ssd.model.postprocess import PostProcess
 from ssd.model.ssd import SSD
-from ssd.model.structures import Detections
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from ssd.common.errors import ConfigError
-from ssd.model.structures import Detections
+from ssd.common.structures import Detections
 
 _MIN_SCORE = 0.1  # of a box that may continue a track (ByteTrack, arXiv 2110.06864)
 _MAX_HIDDEN_S = 1.0  # a track ends when its object has been out of sight for longer

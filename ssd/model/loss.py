@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from ssd.common.structures import Predictions
 from ssd.model.box_coder import BACKGROUND, encode
 from ssd.model.matcher import Targets, match
-from ssd.model.structures import Predictions
 
 
 @dataclass(frozen=True, slots=True)

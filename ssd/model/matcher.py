@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from ssd.common.structures import PADDING_LABEL
 from ssd.model.box_coder import BACKGROUND, IGNORED, MIN_SIDE, class_column
 from ssd.model.boxes import area, cxcywh_to_xyxy, intersection, pairwise_iou
-from ssd.model.structures import PADDING_LABEL
 
 _OUTSIDE = -2.0  # an empty box at this coordinate overlaps nothing
 _CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**28}  # of one overlap table: the CPU's fits its cache

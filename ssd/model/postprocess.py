@@ -7,8 +7,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torchvision import ops
 
+from ssd.common.structures import Detections, Predictions
 from ssd.model.box_coder import decode, foreground
-from ssd.model.structures import Detections, Predictions
 
 
 class PostProcess(nn.Module):

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ssd.common.errors import CheckpointError, ConfigError
+from ssd.common.structures import Predictions
 from ssd.model.backbones import BACKBONES
 from ssd.model.backbones.layers import initialize
 from ssd.model.box_coder import num_columns
 from ssd.model.priors import PriorSpec
-from ssd.model.structures import Predictions
 
 RECIPE_VERSION = 1  # a later version must still build the networks of all earlier ones
 _MAX_IMAGE_SIZE = 4096

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ssd.common.structures import PADDING_LABEL, Batch
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.dataset import DetectionDataset, collate
 from ssd.evaluation.matching import COCO_POINTS, ImageResult, average_precision, match_coco, mean_over_classes
@@ -15,7 +16,6 @@ from ssd.evaluation.metrics import image_results
 from ssd.model.box_coder import BACKGROUND
 from ssd.model.loss import Losses
 from ssd.model.ssd import SSD
-from ssd.model.structures import PADDING_LABEL, Batch
 from ssd.training.lightning_module import SSDModule
 
 _GB = 1e9

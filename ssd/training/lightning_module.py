@@ -13,11 +13,11 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ssd.common.structures import Batch, Predictions
 from ssd.evaluation.metrics import DetectionMetrics
 from ssd.model.loss import Losses, MultiBoxLoss
 from ssd.model.postprocess import PostProcess
 from ssd.model.ssd import SSD
-from ssd.model.structures import Batch, Predictions
 from ssd.training.finite_guard import FiniteGuard
 
 

@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import ProgressBar
 
 from ssd.common.progress import ProgressDisplay
-from ssd.model.structures import Batch
+from ssd.common.structures import Batch
 
 _SMOOTHING = 0.1
 _HIGH_WAIT_SHARE = 0.25

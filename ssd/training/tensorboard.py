@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytorch_lightning as pl
 
+from ssd.common.structures import Batch
 from ssd.evaluation import charts
 from ssd.evaluation.matching import ImageResult, match_coco
 from ssd.evaluation.score_curves import ALL_CLASSES, ScoreCurve, score_curve
 from ssd.evaluation.tide import FOREGROUND_IOU, confusion_matrix, delta_ap
-from ssd.model.structures import Batch
 from ssd.training.diagnostics import compare_weights, match_rates, memory_use
 from ssd.training.ema import EMA
 from ssd.training.lightning_module import SSDModule

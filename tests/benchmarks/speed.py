@@ -18,13 +18,13 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from ssd.common.runtime import keep_freed_memory
+from ssd.common.structures import Predictions
 from ssd.model.backbones import VGG16
 from ssd.model.boxes import cxcywh_to_xyxy
 from ssd.model.loss import MultiBoxLoss
 from ssd.model.postprocess import PostProcess
 from ssd.model.priors import PriorSpec
 from ssd.model.ssd import SSD
-from ssd.model.structures import Predictions
 
 CLASSES = 20
 RUNS = 7

@@ -16,8 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from safetensors import safe_open
 
-import predict
 from ssd.cli.import_weights import import_weights
+from ssd.cli.predict import predict
 from ssd.common.errors import CheckpointError, ConfigError
 from ssd.data.formats.shapes import save_images
 from ssd.weights import checkpoint
@@ -63,7 +63,7 @@ def test_from_a_weight_file_to_detections(folder: Path) -> None:
     assert exported.returncode == 0, exported.stderr
     found = {}
     for name in ("new.safetensors", "mb1.pth", "new.onnx"):
-        predict.predict(composed("predict", f"checkpoint={name}", "source=images", f"output=out_{name}"))
+        predict(composed("predict", f"checkpoint={name}", "source=images", f"output=out_{name}"))
         lines = Path(f"out_{name}/predictions.jsonl").read_text().splitlines()
         found[name] = [detection for line in lines for detection in json.loads(line)["detections"]]
     assert {detection["label"] for detection in found["new.safetensors"]} == {"cat", "dog"}

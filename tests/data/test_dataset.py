@@ -15,13 +15,13 @@ import torch
 
 from ssd.common.errors import DataError
 from ssd.common.images import ImageArray, read_image
+from ssd.common.structures import PADDING_LABEL, Batch
 from ssd.data.augmentation import Augmentation, Sample, SSDWindow
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.dataset import EpochSampler, collate
 from ssd.data.formats.shapes import read_shapes
 from ssd.data.index import DetectionIndex, ImageRecord, build_index
 from ssd.data.splits import Splits
-from ssd.model.structures import PADDING_LABEL, Batch
 
 SIZE = 32
 

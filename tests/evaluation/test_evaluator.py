@@ -19,6 +19,7 @@ import torch
 
 from ssd.common.errors import ConfigError
 from ssd.common.images import ImageArray
+from ssd.common.structures import Detections
 from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.dataset import DetectionDataset, collate
 from ssd.data.formats.shapes import CLASS_NAMES, read_shapes
@@ -30,7 +31,6 @@ from ssd.evaluation.evaluator import Evaluation, compare, mean_ap
 from ssd.evaluation.matching import bootstrap_weights
 from ssd.evaluation.metrics import DetectionMetrics
 from ssd.evaluation.report import as_json, as_page, describe, print_results
-from ssd.model.structures import Detections
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
+from ssd.common.structures import PADDING_LABEL, Batch, Detections
 from ssd.data.dataset import EpochSampler
 from ssd.evaluation.metrics import DetectionMetrics
-from ssd.model.structures import PADDING_LABEL, Batch, Detections
 
 CLASSES = ("cat", "dog", "bus")
 

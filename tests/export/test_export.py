@@ -29,6 +29,7 @@ from ssd.cli.benchmark import benchmark, show
 from ssd.cli.export import check, export
 from ssd.common.errors import ConfigError, DataError, MachineError, SSDError
 from ssd.common.images import ImageArray, warp
+from ssd.common.structures import PADDING_LABEL, Detections
 from ssd.data.formats.shapes import CLASS_NAMES, render
 from ssd.export import parity
 from ssd.export.onnx_graph import to_onnx
@@ -38,7 +39,6 @@ from ssd.model.backbones import MobileNetV1
 from ssd.model.postprocess import PostProcess
 from ssd.model.priors import PriorSpec
 from ssd.model.ssd import SSD
-from ssd.model.structures import PADDING_LABEL, Detections
 from ssd.weights import checkpoint
 
 SIZE = 96

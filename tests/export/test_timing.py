@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ssd.common.images import ImageArray
+from ssd.common.structures import Detections
 from ssd.export.timing import time_interleaved
-from ssd.model.structures import Detections
 
 
 def test_predictors_take_turns_on_single_images_then_on_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import torch
 from media import WhiteSquarePredictor, predict, write_image, write_video
 
 from ssd.common.errors import ConfigError
+from ssd.common.structures import Detections
 from ssd.inference.tracking import Tracker
-from ssd.model.structures import Detections
 
 SIZE = (200, 400)
 

@@ -17,8 +17,8 @@ from media import SQUARE, WhiteSquarePredictor, predict, read_records, read_vide
 
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.common.images import ImageArray
+from ssd.common.structures import Detections
 from ssd.inference.video import VideoReader, VideoWriter, is_video
-from ssd.model.structures import Detections
 
 
 def boxes(path: Path) -> list[bytes]:

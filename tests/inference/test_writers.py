@@ -14,8 +14,8 @@ from PIL import Image
 
 from ssd.common.errors import ConfigError, DataError, MachineError
 from ssd.common.images import ImageArray, read_image
+from ssd.common.structures import Detections
 from ssd.inference.writers import CSV_COLUMNS
-from ssd.model.structures import Detections
 
 
 class TwoHalvesPredictor(WhiteSquarePredictor):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from ssd.common.structures import Predictions
 from ssd.model import box_coder, matcher
 from ssd.model.loss import Losses, MultiBoxLoss, hard_negative_mining
-from ssd.model.structures import Predictions
 
 LOSS = MultiBoxLoss()
 

@@ -10,9 +10,9 @@ from torch.testing import assert_close
 from torchvision.models import detection
 from torchvision_ssd import assert_same_in_any_order, rows
 
+from ssd.common.structures import Detections, Predictions
 from ssd.model.postprocess import PostProcess
 from ssd.model.priors import PriorSpec
-from ssd.model.structures import Detections, Predictions
 
 SETTINGS: dict[str, Any] = {
     "score_threshold": 0.01,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from test_lightning_module import network
 
+from ssd.common.structures import Batch
 from ssd.model.loss import Losses
 from ssd.model.matcher import Targets
 from ssd.model.priors import PriorSpec
-from ssd.model.structures import Batch
 from ssd.training.diagnostics import match_rates
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd.model.structures import Detections
+from ssd.common.structures import Detections
 from ssd.visualization import draw as drawing
 from ssd.visualization.draw import class_colours, draw_boxes, printable
 

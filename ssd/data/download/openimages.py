@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from ssd.common.atomic_files import write_atomically
-from ssd.common.console import log, log_table
+from ssd.common.console import log
 from ssd.common.downloads import RemoteFile, download_files
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.common.http import DEFAULT_NETWORK, Network
 from ssd.common.images import decode_image
+from ssd.common.tables import Table
 from ssd.data.download.folder import DownloadFolder
 from ssd.data.download.openimages_selection import Selection, select_images, split_limit
 from ssd.data.formats.openimages_csv import SPLITS, Rows, choose_classes, read_class_names, read_rows
@@ -186,7 +185,7 @@ class OpenImagesDownload:
             )
             for split in self.splits
         }
-        log_table(_statistics_table(selections, class_names))
+        _statistics_table(selections, class_names).log()
         return selections
 
     def _read_boxes(self, split: str, counting: dict[str, list[int]], report: Report) -> Rows:
@@ -228,15 +227,13 @@ class OpenImagesDownload:
 
 def _statistics_table(selections: dict[str, Selection], class_names: Sequence[str]) -> Table:
     """Images and boxes, selected and in all, of each class and split."""
-    table = Table("split", "class", title="selected / all (group-of boxes not counted)", title_justify="left")
-    for name in ("images", "boxes"):
-        table.add_column(name, justify="right")
+    rows: list[Sequence[object]] = []
     for split, selection in selections.items():
         for label, name in enumerate(class_names):
             counts = (selection.images[label], selection.boxes[label])
-            table.add_row(split, name, *(f"{selected:,} / {total:,}" for selected, total in counts))
-        table.add_row(split, "all images", f"{len(selection.ids):,}", end_section=True)
-    return table
+            rows.append((split, name, *(f"{selected:,} / {total:,}" for selected, total in counts)))
+        rows.append((split, "all images", f"{len(selection.ids):,}", ""))
+    return Table("selected / all (group-of boxes not counted)", ("split", "class", "images", "boxes"), rows)
 
 
 def _check_table(path: Path) -> None:

@@ -4,7 +4,7 @@ import jaxtyping
 import pytest
 import torch
 
-from ssd.model.structures import PADDING_LABEL, Batch, Detections, Predictions
+from ssd.common.structures import PADDING_LABEL, Batch, Detections, Predictions
 
 
 def test_the_tests_check_shapes() -> None:
