@@ -142,10 +142,14 @@ def test_both_kinds_of_checkpoint_predict_the_same(trained: tuple[Path, str], tm
 @pytest.mark.parametrize(
     ("arguments", "code", "start"),
     [
-        (["optimizer.lr=abc"], 2, "error: optimizer.lr=abc: Value 'abc'"),
+        (["optimizer.lr=abc"], 2, "error: optimizer.lr=abc: must be a valid number"),
         (["epoch=3"], 2, "error: epoch: no such setting; did you mean epochs?"),
         (["backbone=vgg"], 2, "error: backbone=vgg: no such option; did you mean vgg16?"),
-        (["priors=vgg16_512"], 2, "error: 7 levels of priors, 6 feature maps"),
+        (
+            ["priors.aspect_ratios=[[2],[2]]", "priors.scales=[0.1,0.5,0.9]", "priors.steps_px={}"],
+            2,
+            "error: 2 levels of priors, 6 feature maps",
+        ),
         (["resume=nowhere"], 2, "error: resume=nowhere: no run there"),
         (["dataset=voc", "dataset.root=nowhere"], 3, "error: dataset.root=nowhere: no such folder"),
         (["backbone.weights=nothing.pth"], 3, "error: backbone.weights=nothing.pth: no such file"),
