@@ -1,7 +1,7 @@
 """Checks a composed configuration before anything starts.
 
 A setting's name and type come from the signature of the constructor that its node names (`_target_`), its value from
-conf/, its bounds and choices from KEYS below, which also types the settings that no constructor has.
+conf/, its bounds and choices from `ssd.cli.keys`, which also types the settings that no constructor has.
 """
 
 from __future__ import annotations
@@ -10,137 +10,19 @@ import difflib
 import inspect
 import pydoc
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ssd.cli.keys import KEYS, Key
 from ssd.common.errors import ConfigError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())  # wheel, checkout
 _HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What a value must be.
-
-    Args:
-        type: of a setting that no constructor has; None: that of the constructor's parameter.
-        low, high: bounds of a number; `low` itself is allowed unless `above`.
-        auto: "auto" is allowed as well.
-    """
-
-    type: Any = None
-    low: float = float("-inf")
-    high: float = float("inf")
-    above: bool = False
-    auto: bool = False
-
-
-def _positive(type: Any = None, high: float = float("inf")) -> Key:
-    return Key(type, low=0, high=high, above=True)
-
-
-_SHARE = Key(low=0, high=1)
-_COUNT = Key(low=1)
-_NAMES = str | list[str] | None
-
-KEYS: dict[str, Key] = {  # COMMAND:KEY where a command differs
-    "image_size": Key(int, low=32, high=4096, auto=True),
-    "import_weights:image_size": Key(int | None, low=32, high=4096),
-    "batch_size": Key(int, low=1),
-    "epochs": Key(int, low=1),
-    "num_workers": Key(int | None, low=0, high=256),
-    "seed": Key(int, low=0, high=2**32 - 1),
-    "resume": Key(str | None),
-    "init_from": Key(str | None),
-    "objective": Key(str),
-    "save_every_minutes": _positive(float | None),
-    "save_every_steps": Key(int | None, low=1),
-    "module.freeze": Key(Literal["nothing", "base", "all_but_heads"]),
-    "module.base_lr_multiplier": Key(float, low=0),
-    "module.head_lr_multiplier": Key(float, low=0),
-    "backbone.weights": Key(str | None),
-    "backbone.width_multiplier": Key(low=0.05, high=4),
-    "priors.file": Key(str | None),
-    "priors.scales": Key(auto=True),
-    "priors.aspect_ratios": Key(auto=True),
-    "priors.steps_px": Key(auto=True),
-    "priors.clip": Key(auto=True),
-    "dataset.cache": Key(bool),
-    "dataset.balance": _positive(float | None, high=1),
-    "dataset.seed": Key(low=0),
-    "dataset.train": _COUNT,
-    "dataset.val": Key(low=0),
-    "dataset.test": Key(low=0),
-    "dataset.side_px": Key(low=32, high=4096),
-    "download.max_images": _COUNT,
-    "download.max_images_per_class": _COUNT,
-    "download.seed": Key(low=0),
-    "download.network.workers": Key(low=1, high=256),
-    "download.network.tries": Key(low=1, high=100),
-    "download.network.connect_timeout_s": _positive(),
-    "download.network.read_timeout_s": _positive(),
-    "optimizer.lr": _positive(),
-    "optimizer.weight_decay": Key(low=0),
-    "optimizer.momentum": _SHARE,
-    "scheduler.gamma": _SHARE,
-    "scheduler.final": _SHARE,
-    "scheduler.warmup": Key(low=0, high=0.99),
-    "loss.match_threshold": _positive(high=1),
-    "loss.negative_ratio": Key(low=0),
-    "loss.localization_weight": Key(low=0),
-    "postprocess.score_threshold": _SHARE,
-    "postprocess.nms_threshold": _SHARE,
-    "postprocess.topk_candidates": _COUNT,
-    "postprocess.max_detections": _COUNT,
-    "callbacks.ema.decay": _SHARE,
-    "callbacks.visualizer.images": Key(low=0),
-    "callbacks.visualizer.worst": Key(low=0),
-    "callbacks.visualizer.side_px": Key(low=64, high=2048),
-    "callbacks.visualizer.raw_images": Key(low=0),
-    "trainer.precision": Key(auto=True),
-    "trainer.num_nodes": _COUNT,
-    "trainer.max_epochs": Key(low=-1),
-    "trainer.max_steps": Key(low=-1),
-    "trainer.gradient_clip_val": Key(low=0),
-    "trainer.accumulate_grad_batches": _COUNT,
-    "trainer.check_val_every_n_epoch": _COUNT,
-    "trainer.num_sanity_val_steps": Key(low=-1),
-    "trainer.log_every_n_steps": _COUNT,
-    # of commands
-    "checkpoint": Key(str),
-    "evaluate:checkpoint": Key(str | list[str]),
-    "source": Key(str),
-    "output": Key(str),
-    "benchmark:output": Key(str | None),
-    "split": Key(Literal["train", "val", "test"]),
-    "device": Key(str),
-    "precision": Key(Literal["float32", "bfloat16", "float16"]),
-    "save": Key(_NAMES),
-    "classes": Key(_NAMES),
-    "draw_threshold": Key(float, low=0, high=1),
-    "max_frames": Key(int | None, low=1),
-    "track": Key(bool),
-    "show": Key(bool),
-    "resamples": Key(int, low=10, high=1_000_000),
-    "worst": Key(int, low=0, high=1000),
-    "images": Key(str | None),
-    "quantize": Key(Literal["int8"] | None),
-    "calibration_images": Key(int, low=1),
-    "max_map_drop": Key(float, low=0, high=1),
-    "throughput_batch": Key(int, low=1),
-    "rounds": Key(int, low=1),
-    "fit_priors": Key(bool | str | None),
-    "stats_only": Key(bool),
-    "class_names": Key(list[str] | None),
-    "labels": Key(str | None),
-    "channel_order": Key(Literal["rgb", "bgr"]),
-}
 
 
 def check(config: DictConfig, *, command: str = "train", texts: dict[str, str] | None = None) -> None:
@@ -244,23 +126,20 @@ def _parameters(target: str) -> dict[str | None, Any]:
 
 def _convert(key: str, value: Any, expected: Any, text: str | None) -> Any:
     """`value` as the expected type; a number or a flag where text is expected becomes the text as typed."""
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError  # not for --help
 
     try:
         adapter = TypeAdapter(expected, config=ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True))
     except PydanticUserError:
         return value
+    as_typed = None if text is None else _as_typed(value, text)
     try:
         typed = adapter.validate_python(value)
-        if text is None or typed == value:
-            return _plain(typed)
-        return _plain(adapter.validate_python(_as_typed(value, text)))
+        return _plain(typed if as_typed is None or typed == value else adapter.validate_python(as_typed))
     except ValidationError as error:
-        if text is not None and isinstance(value, bool | list):
-            try:
-                return _plain(adapter.validate_python(_as_typed(value, text)))
-            except ValidationError:
-                pass
+        if as_typed is not None and isinstance(value, bool | list):
+            with suppress(ValidationError):
+                return _plain(adapter.validate_python(as_typed))
         raise ConfigError(f"{key}={value!s}: must be {_reason(error.errors())}") from error
 
 

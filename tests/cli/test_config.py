@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 
 from ssd.cli import app, build
 from ssd.cli.app import COMMANDS, free_folder
-from ssd.cli.config import KEYS, check
+from ssd.cli.config import check
 from ssd.cli.explain import explain
+from ssd.cli.keys import KEYS
 from ssd.cli.overrides import quoted, texts, with_quickstart
 from ssd.common.errors import ConfigError
 
