@@ -160,7 +160,7 @@ EXPECTED = [
     (GOES_ON, "JPEGImages/good.jpg", "the same image in the val and in the train split: JPEGImages/good.jpg"),
     *((GOES_ON, f"{split} split", "classes without an object: dgo") for split in ("train", "val", "test")),
     (GOES_ON, ": Annotations/alike.xml:16: ", "class 'dog' left out"),
-    (STOPS, "", "no object of class 'dgo'; did you mean 'dog'?"),
+    (STOPS, "", "no class 'dgo'; did you mean 'dog'?"),
 ]
 
 
