@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -80,8 +80,3 @@ def _record(root: Path, image: AnnotatedImage, labels: dict[str, int], report: R
         ignore=[item.ignore for item in objects],
         source_lines=[item.line for item in objects],
     )
-
-
-def other_classes(images: Sequence[AnnotatedImage], class_names: Container[str]) -> list[tuple[str, AnnotatedObject]]:
-    """The objects of classes that are not in `class_names`, each with the id of its image."""
-    return [(image.id, item) for image in images for item in image.objects if item.class_name not in class_names]

@@ -100,28 +100,36 @@ def hold_out(names: Sequence[str], *, share: float, seed: int) -> tuple[list[str
     )
 
 
-def class_list(chosen: Sequence[str] | None, found: Iterable[str], *, where: str, report: Report) -> tuple[str, ...]:
+def class_list(
+    chosen: Sequence[str] | None, found: Iterable[str], *, where: str, report: Report, defined_in: str | None = None
+) -> tuple[str, ...]:
     """The chosen classes, or all found ones in alphabetical order; one list for all splits.
 
     A chosen class without an object is allowed, unless a found class that is not chosen has nearly the same name.
-    Messages start with `where`.
+
+    Args:
+        where: the start of messages.
+        defined_in: the file that defines all classes, `found`: a chosen one must be among them, in any case.
 
     Raises:
         ConfigError: a class is chosen twice.
-        DataError: no class at all, or a misspelt one.
+        DataError: no class at all, a misspelled or an undefined one.
     """
     found = sorted(set(found))
     if chosen is None:
         if not found:
             raise DataError(f"{where}: no object in any annotation, so no class to learn; check the folder")
         return tuple(found)
+    if defined_in is not None:
+        spelling = {name.casefold(): name for name in found}
+        chosen = [spelling.get(name.casefold(), name) for name in chosen]
     duplicates = [name for position, name in enumerate(chosen) if name in chosen[:position]]
     if duplicates:
         raise ConfigError(f"dataset.classes={list(chosen)}: {duplicates[0]!r} is listed twice; remove one")
-    for name in chosen:
-        if name not in found:
-            others = {other.casefold(): other for other in found if other not in chosen}
-            if close := difflib.get_close_matches(name.casefold(), others, n=1):
-                hint = f"did you mean {others[close[0]]!r}? (dataset.classes; found: {', '.join(found)})"
-                report.add(where, f"no object of class {name!r}; {hint}", fatal=True)
+    others = {name.casefold(): name for name in found if name not in chosen}
+    for name in (name for name in chosen if name not in found):
+        close = difflib.get_close_matches(name.casefold(), others, n=1)
+        hint = f"did you mean {others[close[0]]!r}?" if close else f"see {defined_in} for the {len(found)} names"
+        if close or defined_in is not None:
+            report.add(where, f"no class {name!r}; {hint} (dataset.classes)", fatal=True)
     return tuple(chosen)

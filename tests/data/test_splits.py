@@ -81,7 +81,7 @@ def test_chosen_class_may_be_absent_if_the_similar_one_is_chosen_too() -> None:
 
 @pytest.mark.parametrize(("wanted", "meant"), [("Person", "person"), ("PERSON", "person"), ("persons", "person")])
 def test_misspelt_class_is_suggested(wanted: str, meant: str) -> None:
-    with pytest.raises(DataError, match=f"root: no object of class '{wanted}'; did you mean '{meant}'"):
+    with pytest.raises(DataError, match=f"root: no class '{wanted}'; did you mean '{meant}'"):
         class_list(["bus", wanted], ["bus", "person"], where="root", report=Report())
 
 

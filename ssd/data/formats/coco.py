@@ -16,7 +16,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ssd.common.errors import DataError
-from ssd.data.annotations import AnnotatedImage, AnnotatedObject, index_annotations, other_classes
+from ssd.data.annotations import AnnotatedImage, AnnotatedObject, index_annotations
 from ssd.data.formats.coco_files import DOWNLOAD_HELP, choose_files, image_folders
 from ssd.data.splits import VALIDATION_SHARE, Splits, class_list, hold_out, seeded_split
 from ssd.data.validation import Report
@@ -84,7 +84,10 @@ def read_coco(
             indexes[split] = index_annotations(
                 folder, members, class_names=class_names, locate=file.locate, report=report, strict=strict
             )
-            _report_other_classes(root, members, class_names, report)
+            others = Counter(name for image in members for name, *_ in image.objects if name not in class_names)
+            if others:
+                first = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
+                report.add(root, f"{others.total()} objects of classes not in dataset.classes left out: {first}")
     if not indexes:
         raise DataError(f"dataset.root={root}: no image in any JSON. {DOWNLOAD_HELP}")
     return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
@@ -98,15 +101,6 @@ def _split(files: dict[str, _CocoFile], chosen: dict[str, str | None], *, seed: 
     if "train" in paths and "val" not in paths and chosen["val"] is None:
         paths["train"], paths["val"] = hold_out(paths["train"], share=VALIDATION_SHARE, seed=seed)
     return paths
-
-
-def _report_other_classes(
-    root: str, images: list[AnnotatedImage], class_names: tuple[str, ...], report: Report
-) -> None:
-    counts = Counter(item.class_name for _, item in other_classes(images, class_names))
-    if counts:
-        first = ", ".join(f"{name} ({count})" for name, count in counts.most_common(5))
-        report.add(root, f"{counts.total()} objects of classes not in dataset.classes left out: {first}")
 
 
 def _parse(path: Path, folders: list[Path], *, root: Path, report: Report) -> tuple[_CocoFile, set[str]]:

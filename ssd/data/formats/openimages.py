@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Int32
 from rich.console import Console
 from rich.progress import track
 
@@ -124,9 +124,15 @@ def _index(
     file_names = _find_images(folder, rows.ids)
     used = np.bincount(rows.image, minlength=len(rows.ids)) > 0
     exists = np.array([name is not None for name in file_names], dtype=bool)
-    _report_missing(root, file, folder, rows, used=used, exists=exists, report=report)
-    present = np.flatnonzero(used & exists)
+    present, missing = np.flatnonzero(used & exists), np.flatnonzero(used & ~exists)
     prefix = folder.relative_to(root).as_posix()
+    if not len(present) + len(missing):
+        report.add(file.name, "no box of the classes, so the split is left out")
+    if report.collect_all:  # in training they are only counted, as millions may be missing on purpose
+        for number in missing.tolist():
+            report.add(f"{prefix}/{rows.ids[number]}", "no such image; left out")
+    elif len(missing):
+        report.add(file.name, f"{len(missing)} of {used.sum()} images left out: not in {folder}")
     paths = PackedStrings.pack(f"{prefix}/{file_names[number]}" for number in present.tolist())
     sizes = _sizes(root, paths, report)
     position = np.full(len(rows.ids), -1, dtype=np.int32)
@@ -154,27 +160,6 @@ def _find_images(folder: Path, ids: list[str]) -> list[str | None]:
     names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
     by_id = {name.rpartition(".")[0]: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
     return [by_id.get(id) for id in ids]
-
-
-def _report_missing(
-    root: Path,
-    file: Path,
-    folder: Path,
-    rows: Rows,
-    *,
-    used: Bool[np.ndarray, "N"],
-    exists: Bool[np.ndarray, "N"],
-    report: Report,
-) -> None:
-    """Reports the images without a file: one by one on an inspection, counted in training, as it may be millions."""
-    missing = np.flatnonzero(used & ~exists)
-    if not used.any():
-        report.add(file.name, "no box of the classes, so the split is left out")
-    if report.collect_all:
-        for number in missing.tolist():
-            report.add(f"{folder.relative_to(root)}/{rows.ids[number]}", "no such image; left out")
-    elif len(missing):
-        report.add(file.name, f"{len(missing)} of {used.sum()} images left out: not in {folder}")
 
 
 def _sizes(root: Path, paths: PackedStrings, report: Report) -> Int32[np.ndarray, "N 2"]:

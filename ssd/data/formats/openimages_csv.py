@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -107,21 +106,12 @@ def choose_classes(
 
     Raises:
         ConfigError: a class is chosen twice, or none at all.
-        DataError: there is no class of that name; suggests one.
+        DataError: there is no class of that name.
     """
-    known = {name.casefold(): name for name in names.values()}
-    if chosen is None:
-        return class_list(None, known.values(), where=where, report=report)
-    if not chosen:
+    if chosen is not None and not chosen:
         raise ConfigError("dataset.classes=[]: give at least one class, or null for all")
-    for name in chosen:
-        if name.casefold() not in known:
-            close = difflib.get_close_matches(name.casefold(), known, n=1)
-            source = f"see {_CLASS_FILES} for the {len(known)} names"
-            hint = f"did you mean {known[close[0]]!r}?" if close else source
-            report.add(where, f"no class {name!r}; {hint} (dataset.classes)", fatal=True)
-    spelled = [known[name.casefold()] for name in chosen if name.casefold() in known]
-    return class_list(spelled, known.values(), where=where, report=report)
+    known = {name.casefold(): name for name in names.values()}
+    return class_list(chosen, known.values(), where=where, report=report, defined_in=_CLASS_FILES)
 
 
 def read_rows(path: Path, *, labels: dict[str, int], report: Report) -> Rows:

@@ -20,7 +20,7 @@ from defusedxml.ElementTree import DefusedXMLParser
 
 from ssd.common.errors import DataError
 from ssd.common.images import IMAGE_SUFFIXES
-from ssd.data.annotations import AnnotatedImage, AnnotatedObject, index_annotations, other_classes
+from ssd.data.annotations import AnnotatedImage, AnnotatedObject, index_annotations
 from ssd.data.formats.voc_splits import DOWNLOAD_HELP, choose_splits
 from ssd.data.splits import Splits, class_list
 from ssd.data.validation import Report
@@ -78,9 +78,10 @@ def read_voc(
     indexes = {}
     for split, members in splits.items():
         if members:
-            for name, item in other_classes(members, class_names):
-                rule = f"object of class {item.class_name!r} left out: not in dataset.classes"
-                report.add(locate(name, item.line), rule)
+            for name, item in ((image.id, item) for image in members for item in image.objects):
+                if item.class_name not in class_names:
+                    rule = f"object of class {item.class_name!r} left out: not in dataset.classes"
+                    report.add(locate(name, item.line), rule)
             indexes[split] = index_annotations(
                 folder, members, class_names=class_names, locate=locate, report=report, strict=strict
             )

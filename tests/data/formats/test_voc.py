@@ -133,7 +133,7 @@ def test_class_without_objects_is_fine(tmp_path: Path) -> None:
 
 
 def test_misspelt_class_is_an_error_with_a_suggestion(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no object of class 'Cats'; did you mean 'cat'\?.*found: cat, dog"):
+    with pytest.raises(DataError, match=r"no class 'Cats'; did you mean 'cat'\?.*dataset\.classes"):
         read_one(tmp_path, object_xml("cat"), object_xml("dog"), classes=["Cats", "dog"])
 
 
