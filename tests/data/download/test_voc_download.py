@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from composed import compose
 from forked import run
 from http_server import FaultyServer, serve
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from voc_files import read, write_voc
 
 from ssd.common.errors import DataError, MachineError
@@ -25,7 +25,6 @@ from ssd.common.http import Network
 from ssd.data.download.voc import Archive, VocDownload
 from ssd.data.splits import Splits
 
-ROOT = Path(__file__).parents[3]
 NAMES = {"VOCtrainval_a.tar": ("voc2007", "trainval"), "VOCtest_a.tar": ("voc2007", "test")}
 IMAGES = {"trainval": [f"{number:06}" for number in range(12)], "test": ["100000", "100001"]}
 
@@ -108,9 +107,10 @@ def test_archives_are_extracted_and_a_second_run_requests_nothing(
     assert [line.rpartition(", ")[2] for line in caplog.messages[1:]] == ["extracted", "extracted"]
 
 
-def test_the_configuration_builds_the_official_download(tmp_path: Path) -> None:
-    config = OmegaConf.load(ROOT / "conf" / "dataset" / "voc.yaml")
-    built = instantiate(config.download, _convert_="all", root=str(tmp_path))
+def test_the_configuration_builds_the_official_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = compose("dataset=voc", name="download")
+    built = instantiate(config.download, _convert_="all")
     assert isinstance(built, VocDownload)
     assert built.training_root == config.dataset.root
     default = VocDownload(root="")
