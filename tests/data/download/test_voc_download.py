@@ -112,10 +112,9 @@ def test_the_configuration_builds_the_official_download(tmp_path: Path, monkeypa
     config = compose("dataset=voc", name="download")
     built = instantiate(config.download, _convert_="all")
     assert isinstance(built, VocDownload)
-    assert built.training_root == config.dataset.root
-    default = VocDownload(root="")
-    assert (built.archives, built.mirrors) == (list(default.archives), list(default.mirrors))
-    assert (built.training_root, replace(built.network, workers=16)) == (default.training_root, default.network)
+    assert built.root == built.training_root == Path(config.dataset.root)
+    assert built.archives == VocDownload("").archives
+    assert replace(built.network, workers=16) == VocDownload("").network
     assert [(archive.name, archive.folder) for archive in built.archives] == [
         ("VOCtrainval_06-Nov-2007.tar", "voc2007"),
         ("VOCtest_06-Nov-2007.tar", "voc2007"),
