@@ -33,7 +33,7 @@ from ssd.common.progress import DownloadProgress
 
 _CHUNK = 1 << 16  # bytes
 _BACKOFF_S = 0.5  # doubled after each attempt
-_RANDOM = random.Random()  # of its own: the global one is seeded for training
+_RANDOM = random.Random()  # separate: the global one is seeded for training
 _MAX_FAILED_IN_A_ROW = 10  # files, after which the host counts as down
 _FIRST_CONTACT_TRIES = 2  # for a host that has never answered
 

@@ -98,14 +98,11 @@ class FrameProgress(ProgressDisplay):
         self.frames += 1
         self._objects += objects
         of_total = "" if self.total is None else f"/{self.total}"
-        self.show(name[-30:], f"{self.frames}{of_total} frames  {self._rate():.1f}/s", done=self.frames)
+        self.show(name[-30:], f"{self.frames}{of_total} frames  {self.frames / self.seconds:.1f}/s", done=self.frames)
 
     def summary(self) -> str:
         """The totals, in one line."""
-        return f"{self.frames} frames, {self._objects} objects shown, {self._rate():.1f} frames/s"
-
-    def _rate(self) -> float:
-        return self.frames / self.seconds
+        return f"{self.frames} frames, {self._objects} objects shown, {self.frames / self.seconds:.1f} frames/s"
 
 
 class DownloadProgress(ProgressDisplay):

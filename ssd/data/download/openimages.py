@@ -120,7 +120,7 @@ class OpenImagesDownload:
         visible = [path for path in root.iterdir() if not path.name.startswith(".")]
         return not any(root.glob(_OTHER_DOWNLOADER)) and all(path.suffix in (".csv", ".json") for path in visible)
 
-    def _lock(self, *, wait: bool) -> AbstractContextManager[None]:
+    def _lock(self, *, wait: bool) -> AbstractContextManager[object]:
         if others := sorted(Path(self.root).glob(_OTHER_DOWNLOADER)):
             raise ConfigError(
                 f"{others[0]} is from another downloader, whose folder is never changed; choose another dataset.root"
@@ -143,7 +143,7 @@ class OpenImagesDownload:
             raise MachineError(f"{url}: {failed[path]}; no image arrived: check download.images_url")
         self._write_missing(failed)
         self._folder.write_marker(finished=True)
-        log(f"{len(missing) - len(failed)} images downloaded, {len(urls) - len(missing)} were there")
+        log(f"{len(missing) - len(failed)} images downloaded, {len(urls) - len(missing)} already existed")
         if not failed:
             return ""
         reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(failed.values()).most_common(3))

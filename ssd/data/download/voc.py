@@ -155,8 +155,8 @@ class VocDownload:
                 return
             reasons.append(f"{urlsplit(url).netloc}: {failed[path]}")
         raise MachineError(
-            f"{archive.name}: no mirror has it ({', '.join(reasons)}); download it in another way into {self.root} and "
-            "run the command again"
+            f"{archive.name}: no mirror has it ({', '.join(reasons)}); download it manually into {self.root} and run "
+            "the command again"
         )
 
     def _extract(self, archive: Archive) -> None:

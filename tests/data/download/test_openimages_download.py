@@ -123,8 +123,8 @@ def test_expand_hierarchy_selects_and_reads_subclasses(server: FaultyServer, tmp
         )
         counted[expand] = {name: len(index.boxes) for name, index in splits.items()}
     expected = {}
-    for split, theirs in OFFICIAL.items():
-        rows = server.files[f"/boxes/{theirs}/{theirs}-annotations-bbox.csv"].decode().splitlines()[1:]
+    for split, official in OFFICIAL.items():
+        rows = server.files[f"/boxes/{official}/{official}-annotations-bbox.csv"].decode().splitlines()[1:]
         expected[split] = sum(MIDS[row.split(",")[2]] in ("Car", "Dog") for row in rows)
     assert counted[True] == expected
     assert counted[False]["train"] < expected["train"]
@@ -225,18 +225,18 @@ def test_five_hundred_images_of_which_a_fifth_fail_at_first(server: FaultyServer
     served = {path.removeprefix("/images/"): body for path, body in server.files.items() if path.endswith(".jpg")}
     rng = random.Random(1)
     faulty = rng.sample(sorted(served), len(served) // 5)
-    passing, staying = faulty[20:], faulty[:20]
-    for name in passing:
+    temporary, permanent = faulty[20:], faulty[:20]
+    for name in temporary:
         server.fail(f"/images/{name}", rng.choices([*PASSING, "shorter"], k=rng.randrange(1, 4)))
-    for name in staying:
+    for name in permanent:
         server.fail(f"/images/{name}", repeat(rng.choice(["404", "403", "500", "html", "truncated"])))
     with pytest.raises(PartialError):
         source(server, tmp_path, classes=None, network=Network(read_timeout_s=0.3)).run()
-    wanted = {path.removeprefix("/images/") for path in image_requests(server)}
-    assert len(wanted) > 500
+    requested = {path.removeprefix("/images/") for path in image_requests(server)}
+    assert len(requested) > 500
     with (tmp_path / "missing.csv").open() as file:
-        assert {row["file"] for row in csv.DictReader(file)} == set(staying) & wanted
-    assert images(tmp_path) == wanted - set(staying)
+        assert {row["file"] for row in csv.DictReader(file)} == set(permanent) & requested
+    assert images(tmp_path) == requested - set(permanent)
     assert all((tmp_path / name).read_bytes() == served[name] for name in images(tmp_path))
 
 

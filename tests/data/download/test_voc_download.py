@@ -39,17 +39,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
 @pytest.fixture
 def archives(server: FaultyServer, tmp_path_factory: pytest.TempPathFactory) -> list[Archive]:
     """Two that fill one year, as on the server, with a folder that is not extracted."""
-    made = []
+    archives = []
     for name, (folder, split) in NAMES.items():
-        root = tmp_path_factory.mktemp("made") / "VOCdevkit" / "VOC2007"
+        root = tmp_path_factory.mktemp("archives") / "VOCdevkit" / "VOC2007"
         write_voc(root, {split: IMAGES[split]})
         (root / "SegmentationClass").mkdir()
         (root / "SegmentationClass" / "000000.png").write_bytes(b"large")
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as tar:
             tar.add(root.parent, arcname="VOCdevkit")
-        made.append(publish(server, name, buffer.getvalue(), folder=folder))
-    return made
+        archives.append(publish(server, name, buffer.getvalue(), folder=folder))
+    return archives
 
 
 def publish(server: FaultyServer, name: str, content: bytes, *, folder: str = "voc2007") -> Archive:
