@@ -84,13 +84,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if fault == "html":
-            self._answer(200, HTML)
+            self._respond(200, HTML)
         elif fault == "redirect":
-            self._answer(302, b"", Location=f"{self.path}.moved")
+            self._respond(302, b"", Location=f"{self.path}.moved")
         elif fault is not None and fault.isdigit():
-            self._answer(int(fault), b"no", **{"Retry-After": server.retry_after})
+            self._respond(int(fault), b"no", **{"Retry-After": server.retry_after})
         elif body is None:
-            self._answer(404, b"nothing here")
+            self._respond(404, b"nothing here")
         else:
             self._send(body, fault)
 
@@ -98,33 +98,33 @@ class _Handler(BaseHTTPRequestHandler):
         tag = ("W/" if self.server.weak else "") + f'"{hashlib.sha1(body).hexdigest()}"'
         known = {"ETag": tag, "Last-Modified": formatdate(len(body), usegmt=True)}
         status, headers = 200, {name: known[name] for name in self.server.validators}
-        asked = self.headers.get("Range")
-        if asked and self.server.ranges and self.headers.get("If-Range") in (None, *known.values()):
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
+        range_header = self.headers.get("Range")
+        if range_header and self.server.ranges and self.headers.get("If-Range") in (None, *known.values()):
+            start = int(range_header.removeprefix("bytes=").rstrip("-"))
             status, headers["Content-Range"] = 206, f"bytes {start}-{len(body) - 1}/{len(body)}"
             if start >= len(body):
-                self._answer(416, b"")
+                self._respond(416, b"")
                 return
             body = body[start:]
         half = body[: len(body) // 2]
         if fault == "truncated":
-            self._answer(status, half, length=len(body), **headers)
+            self._respond(status, half, length=len(body), **headers)
         elif fault == "longer":
-            self._answer(status, body, length=len(body) + 100, **headers)
+            self._respond(status, body, length=len(body) + 100, **headers)
         elif fault == "part":  # without a Range request
-            self._answer(206, half, **headers, **{"Content-Range": f"bytes 0-{len(half) - 1}/{len(body)}"})
+            self._respond(206, half, **headers, **{"Content-Range": f"bytes 0-{len(half) - 1}/{len(body)}"})
         elif fault == "shorter":
-            self._answer(status, half, **headers)
+            self._respond(status, half, **headers)
         elif fault == "stall":
-            self._answer(status, half, length=len(body), **headers)
+            self._respond(status, half, length=len(body), **headers)
             self.wfile.flush()
             time.sleep(3)
         elif fault == "chunked":
-            self._answer(status, b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), length=None, **headers)
+            self._respond(status, b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), length=None, **headers)
         else:
-            self._answer(status, body, **headers)
+            self._respond(status, body, **headers)
 
-    def _answer(self, status: int, body: bytes, *, length: int | None = -1, **headers: str) -> None:
+    def _respond(self, status: int, body: bytes, *, length: int | None = -1, **headers: str) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

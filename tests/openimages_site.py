@@ -27,12 +27,12 @@ def publish(server: FaultyServer, *, train: int = 24, val: int = 6, test: int = 
     names = "".join(f"{mid},{name}\n" for mid, name in MIDS.items())
     server.files["/boxes/class-descriptions-boxable.csv"] = names.encode()
     for split, index in read_shapes(train=train, val=max(1, val), test=max(1, test), side_px=64, seed=0).items():
-        theirs = OFFICIAL[split]
+        official = OFFICIAL[split]
         count = {"train": train, "val": val, "test": test}[split]
         rows = [row for position in range(count) for row in _rows(index, position)]
-        server.files[f"/boxes/{theirs}/{theirs}-annotations-bbox.csv"] = "\n".join([HEADER, *rows, ""]).encode()
+        server.files[f"/boxes/{official}/{official}-annotations-bbox.csv"] = "\n".join([HEADER, *rows, ""]).encode()
         for position in range(count):
-            server.files[f"/images/{theirs}/{image_id(split, position)}.jpg"] = _jpeg(index.paths[position])
+            server.files[f"/images/{official}/{image_id(split, position)}.jpg"] = _jpeg(index.paths[position])
 
 
 def settings(server: FaultyServer) -> dict[str, str]:

@@ -9,7 +9,7 @@ from ssd.common.errors import ConfigError
 
 
 def download(config: DictConfig) -> None:
-    """Downloads what is missing, or with `stats_only` prints what there is."""
+    """Downloads what is missing, or with `stats_only` prints what is available."""
     if config.download is None:
         raise ConfigError("this dataset cannot be downloaded; choose dataset=openimages or dataset=voc")
     source = instantiate(config.download, _convert_="all")

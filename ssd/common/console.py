@@ -1,12 +1,9 @@
-"""Output of a command: lines and tables for the terminal and train.log, and paths as a user would type them."""
+"""Output of a command: lines for the terminal and train.log, and paths as a user would type them."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from ssd.common.runtime import is_first_process
 
@@ -23,12 +20,3 @@ def relative_to_cwd(path: Path) -> Path:
     """The path relative to the current folder, or absolute if it is not below it."""
     path = path.resolve()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def log_table(table: Table) -> None:
-    """Prints a table to the terminal and train.log."""
-    console = Console(soft_wrap=True, markup=False, emoji=False)  # class names may contain brackets
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().rstrip().splitlines():
-        log(line)

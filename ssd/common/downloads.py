@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from urllib.parse import urlsplit
 
-from urllib3 import BaseHTTPResponse, exceptions
+from urllib3 import BaseHTTPResponse, PoolManager, exceptions
 
 from ssd.common.atomic_files import flush
 from ssd.common.errors import ConfigError, DataError, MachineError
@@ -33,7 +33,7 @@ from ssd.common.progress import DownloadProgress
 
 _CHUNK = 1 << 16  # bytes
 _BACKOFF_S = 0.5  # doubled after each attempt
-_RANDOM = random.Random()  # of its own: the global one is seeded for training
+_RANDOM = random.Random()  # separate: the global one is seeded for training
 _MAX_FAILED_IN_A_ROW = 10  # files, after which the host counts as down
 _FIRST_CONTACT_TRIES = 2  # for a host that has never answered
 
@@ -42,71 +42,62 @@ class HostDownError(MachineError):
     """A host does not answer; another host may."""
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """An address, and the path of the file to download it to."""
-
-    url: str
-    path: Path
-
-
 def download_files(
-    files: Sequence[RemoteFile], network: Network, *, title: str, max_bytes: int, check: Callable[[Path], object]
+    urls: Mapping[Path, str], network: Network, *, title: str, max_bytes: int, check: Callable[[Path], object]
 ) -> dict[Path, str]:
-    """Downloads files in parallel and shows the progress. Each of them ends under its name or in the result.
+    """Downloads files of one host in parallel and shows the progress.
 
     Args:
+        urls: the address of each file.
         title: of the progress display.
         max_bytes: a larger file is refused.
         check: validates a complete file before it gets its name. It raises DataError for a wrong file (a web page in
             place of an image), which is then downloaded again, or RefusedError if that would not help.
 
     Returns:
-        The reason for each file that failed, by path.
+        The reason for each file that failed, by path; all others exist now.
 
     Raises:
         ConfigError: an address is not http(s).
         HostDownError: the host does not answer.
         MachineError: a file cannot be written.
     """
-    for file in files:
-        if urlsplit(file.url).scheme not in ("http", "https"):
-            raise ConfigError(f"{file.url}: not an http:// or https:// address; correct it")
-    if not files:
+    for url in urls.values():
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ConfigError(f"{url}: not an http:// or https:// address; correct it")
+    if not urls:
         return {}
-    with DownloadProgress(title, total=len(files)) as progress:
-        return _Job(files, network, progress, max_bytes, check).run()
+    pool = connection_pool(next(iter(urls.values())), network)
+    with DownloadProgress(title, total=len(urls)) as progress:
+        return _Job(urls, network, pool, progress, max_bytes, check).run()
 
 
 @dataclass
 class _Job:
-    """A list of files, and the threads that share it."""
+    """Files, and the threads that share them."""
 
-    files: Sequence[RemoteFile]
+    urls: Mapping[Path, str]
     network: Network
+    pool: PoolManager
     progress: DownloadProgress
     max_bytes: int
     check: Callable[[Path], object]
     failed: dict[Path, str] = field(default_factory=dict)
     failed_in_a_row: int = 0
     responses: int = 0
-    waiting: SimpleQueue[RemoteFile | None] = field(default_factory=SimpleQueue)
+    waiting: SimpleQueue[tuple[Path, str] | None] = field(default_factory=SimpleQueue)
     ended: SimpleQueue[BaseException | None] = field(default_factory=SimpleQueue)
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def __post_init__(self) -> None:
-        self.pool = connection_pool(self.files[0].url, self.network)
-
     def run(self) -> dict[Path, str]:
-        threads = min(self.network.workers, len(self.files))
-        for file in (*self.files, *[None] * threads):
-            self.waiting.put(file)
+        threads = min(self.network.workers, len(self.urls))
+        for item in (*self.urls.items(), *[None] * threads):
+            self.waiting.put(item)
         for _ in range(threads):  # daemons: Ctrl-C and a full disk do not wait for threads that wait for a server
             threading.Thread(target=self._work, daemon=True).start()
         try:
             for _ in range(threads):
-                error = self.ended.get()
-                if error is not None:
+                if (error := self.ended.get()) is not None:
                     raise error
         finally:
             self.stop.set()
@@ -115,56 +106,58 @@ class _Job:
 
     def _work(self) -> None:
         try:
-            while (file := self.waiting.get()) is not None and not self.stop.is_set():
-                self._download(file)
-                self.progress.finished(file.path)
+            while (item := self.waiting.get()) is not None and not self.stop.is_set():
+                self._download(*item)
+                self.progress.finished(item[0])
             self.ended.put(None)
         except BaseException as error:
             self.ended.put(error)
 
-    def _download(self, file: RemoteFile) -> None:
+    def _download(self, path: Path, url: str) -> None:
         responses_before = self.responses
         for number in range(1, self.network.tries + 1):
             try:
-                self._attempt(file)
+                self._attempt(path, url)
                 self.failed_in_a_row = 0
                 return
             except RefusedError as error:
-                _discard_part(file.path)
+                _discard_part(path)
                 self.failed_in_a_row = 0
-                self.failed[file.path] = str(error)
+                self.failed[path] = str(error)
                 return
             except RetryableError as error:
                 if not error.keep:
-                    _discard_part(file.path)
+                    _discard_part(path)
                 reachable = error.connected or self.responses > 0
                 if number >= (self.network.tries if reachable else min(self.network.tries, _FIRST_CONTACT_TRIES)):
-                    self._give_up(file, error, tries=number, answered=self.responses > responses_before)
-                elif self.stop.wait(max(error.wait_s, _BACKOFF_S * 2 ** (number - 1) * _RANDOM.uniform(0.5, 1.5))):
+                    answered = error.connected or self.responses > responses_before
+                    self._give_up(path, url, error, tries=number, answered=answered)
+                    return
+                if self.stop.wait(max(error.wait_s, _BACKOFF_S * 2 ** (number - 1) * _RANDOM.uniform(0.5, 1.5))):
                     return
 
-    def _give_up(self, file: RemoteFile, error: RetryableError, *, tries: int, answered: bool) -> None:
-        self.failed[file.path] = str(error)
+    def _give_up(self, path: Path, url: str, error: RetryableError, *, tries: int, answered: bool) -> None:
+        self.failed[path] = str(error)
         self.failed_in_a_row += 1
-        if self.failed_in_a_row >= _MAX_FAILED_IN_A_ROW or not (error.connected or answered):
-            host = urlsplit(file.url).netloc.rpartition("@")[2]
+        if self.failed_in_a_row >= _MAX_FAILED_IN_A_ROW or not answered:
+            host = urlsplit(url).netloc.rpartition("@")[2]  # without a password
             raise HostDownError(f"{host}: {error}, {tries} times; check the network connection and the address")
 
-    def _attempt(self, file: RemoteFile) -> None:
-        part, tag = _part_paths(file.path)
+    def _attempt(self, path: Path, url: str) -> None:
+        part, tag = _part_paths(path)
         start = part.stat().st_size if part.is_file() and tag.is_file() else 0
         headers = HEADERS | ({"Range": f"bytes={start}-", "If-Range": tag.read_text()} if start else {})
         try:
-            with self.pool.request("GET", file.url, headers=headers, preload_content=False) as response:
+            with self.pool.request("GET", url, headers=headers, preload_content=False) as response:
                 self.responses += 1
                 if not is_continuation(response, start=start):
-                    _discard_part(file.path)
+                    _discard_part(path)
                     if value := validator(response):
                         tag.write_text(value)
-                self._receive(response, file, part)
+                self._receive(response, path)
             self.check(part)
             flush(part)
-            part.replace(file.path)
+            part.replace(path)
             tag.unlink(missing_ok=True)
         except exceptions.HTTPError as error:
             raise explain(error) from error
@@ -172,11 +165,11 @@ class _Job:
             raise RetryableError(str(error), keep=False) from error
         except OSError as error:
             raise MachineError(
-                f"{file.path}: cannot be written: {error.strerror or error}; free space or choose another folder"
+                f"{path}: cannot be written: {error.strerror or error}; free space or choose another folder"
             ) from error
 
-    def _receive(self, response: BaseHTTPResponse, file: RemoteFile, part: Path) -> None:
-        with part.open("ab") as output:
+    def _receive(self, response: BaseHTTPResponse, path: Path) -> None:
+        with _part_paths(path)[0].open("ab") as output:
             size = output.tell()
             total = size + (response.length_remaining or 0)
             for chunk in response.stream(_CHUNK, decode_content=False):
@@ -186,7 +179,7 @@ class _Job:
                 if self.stop.is_set():
                     raise RetryableError("stopped")
                 output.write(chunk)
-                self.progress.received(file.path, count=len(chunk), share=size / max(size, total))
+                self.progress.received(path, count=len(chunk), share=size / max(size, total))
 
 
 def _part_paths(path: Path) -> tuple[Path, Path]:

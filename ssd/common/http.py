@@ -71,10 +71,8 @@ def connection_pool(url: str, network: Network) -> urllib3.PoolManager:
     proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
     if proxy is None:
         return urllib3.PoolManager(**settings)
-    user = parse_url(proxy).auth
-    return urllib3.ProxyManager(
-        proxy, proxy_headers=make_headers(proxy_basic_auth=unquote(user)) if user else None, **settings
-    )
+    login = make_headers(proxy_basic_auth=unquote(parse_url(proxy).auth or ""))
+    return urllib3.ProxyManager(proxy, proxy_headers=login, **settings)
 
 
 def explain(error: exceptions.HTTPError) -> RetryableError:

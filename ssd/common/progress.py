@@ -8,13 +8,12 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-D = TypeVar("D", bound="ProgressDisplay")
+D = TypeVar("D", bound="ProgressDisplay")  # the type checks of the tests do not know typing.Self
 
 _BAR_WIDTH = 12  # everything fits into 80 columns
 _REFRESH_PER_S = 4
@@ -56,9 +55,7 @@ class ProgressDisplay:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     @property
@@ -101,14 +98,11 @@ class FrameProgress(ProgressDisplay):
         self.frames += 1
         self._objects += objects
         of_total = "" if self.total is None else f"/{self.total}"
-        self.show(name[-30:], f"{self.frames}{of_total} frames  {self._rate():.1f}/s", done=self.frames)
+        self.show(name[-30:], f"{self.frames}{of_total} frames  {self.frames / self.seconds:.1f}/s", done=self.frames)
 
     def summary(self) -> str:
         """The totals, in one line."""
-        return f"{self.frames} frames, {self._objects} objects shown, {self._rate():.1f} frames/s"
-
-    def _rate(self) -> float:
-        return self.frames / self.seconds
+        return f"{self.frames} frames, {self._objects} objects shown, {self.frames / self.seconds:.1f} frames/s"
 
 
 class DownloadProgress(ProgressDisplay):

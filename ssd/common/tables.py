@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import rich.table
+from rich.console import Console
 
-from ssd.common.console import log_table
+from ssd.common.console import log
 
 _NUMBER = re.compile(r"-|[+-]?\d[\d.]*( ?%|x)?(-\d[\d.]*( ?%)?)?( of \d+)?")
 _LINE_BREAKS = re.compile(r"[\r\n\t]+")
@@ -31,10 +32,10 @@ class Table:
 
         Texts such as 0.48-0.52, 3% or 12 of 33 count as numbers; in the first column they are names.
         """
-        if not self.rows:
-            return [False] * len(self.columns)
-        columns = zip(*self.rows, strict=True)
-        return [all(_is_number(value, name=not place) for value in column) for place, column in enumerate(columns)]
+        return [
+            bool(self.rows) and all(_is_number(row[place], name=place == 0) for row in self.rows)
+            for place in range(len(self.columns))
+        ]
 
     def log(self, *, max_rows: int | None = None) -> None:
         """Prints the table to the terminal and train.log, at most `max_rows` rows of it."""
@@ -45,7 +46,11 @@ class Table:
             table.add_column(column, justify="right" if right else "left", overflow="fold")
         for row in self.cells()[:max_rows]:
             table.add_row(*row)
-        log_table(table)
+        console = Console(soft_wrap=True, markup=False, emoji=False)  # class names may contain brackets
+        with console.capture() as captured:
+            console.print(table)
+        for line in captured.get().rstrip().splitlines():
+            log(line)
 
 
 def one_line(text: str) -> str:

@@ -18,7 +18,7 @@ from ssd.weights import checkpoint
 from ssd.weights.safe_load import safe_load
 
 _FIXED = ("backbone", "seed", "image_size", "priors", "dataset.classes", "optimizer._target_", "module.freeze")
-_FREE = ("resume", "backbone.weights", "logger")  # paths, which may have moved
+_FREE = ("resume", "backbone.weights", "logger", "download.archives", "download.mirrors")  # paths and addresses
 _PARTS = ("recipe", "state_dict", "optimizer_states", "lr_schedulers", "loops")
 _MAX_VALUE_LENGTH = 60
 

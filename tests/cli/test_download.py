@@ -72,17 +72,17 @@ def test_a_killed_download_continues_with_the_missing_files(server: FaultyServer
     assert re.fullmatch(r"error: dataset\.root=root: another process .*\n", locked_out.stderr)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    there = images(tmp_path / "root")
-    assert all((tmp_path / "root" / name).read_bytes() == server.files[f"/images/{name}"] for name in there)
+    existing = images(tmp_path / "root")
+    assert all((tmp_path / "root" / name).read_bytes() == server.files[f"/images/{name}"] for name in existing)
     server.pause_s = 0.0
     server.gate.set()
     server.requests.clear()
     done = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root")
     assert done.returncode == 0, done.stderr
-    asked = {path.removeprefix("/images/") for path in image_requests(server)}
-    assert asked.isdisjoint(there)
-    assert asked | there == images(tmp_path / "root")
-    assert len(server.requests) == len(asked) > 0  # no table again, no image twice
+    requested = {path.removeprefix("/images/") for path in image_requests(server)}
+    assert requested.isdisjoint(existing)
+    assert requested | existing == images(tmp_path / "root")
+    assert len(server.requests) == len(requested) > 0  # no table again, no image twice
     assert json.loads((tmp_path / "root" / ".download.json").read_text())["finished"] is True
     assert not list((tmp_path / "root").rglob(".*.part"))
 
@@ -109,8 +109,8 @@ def test_a_killed_download_continues_within_files(server: FaultyServer, tmp_path
     server.requests.clear()
     done = run(tmp_path, server, "-m", "ssd", "download", "dataset.root=root", "dataset.classes=null")
     assert done.returncode == 0, done.stderr
-    asked = {path: wanted for path, wanted in server.requests if path in large}
-    assert asked == {path: f"bytes={size}-" for path, size in zip(large, sizes, strict=True)}
+    requested = {path: bytes_range for path, bytes_range in server.requests if path in large}
+    assert requested == {path: f"bytes={size}-" for path, size in zip(large, sizes, strict=True)}
     assert all((tmp_path / "root" / path.removeprefix("/images/")).read_bytes() == server.files[path] for path in large)
 
 
@@ -145,7 +145,7 @@ def test_one_command_downloads_trains_and_tests(server: FaultyServer, tmp_path: 
     assert first.returncode == 0, first.stderr
     assert len(images(tmp_path / "data/openimages")) == len(image_requests(server)) > 20
     for part in (
-        "images downloaded, 0 were there",
+        "images downloaded, 0 already existed",
         "train: ",
         "val: ",
         "test: ",

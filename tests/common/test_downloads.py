@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from http_server import HTML, PASSING, FaultyServer, serve
 
-from ssd.common.downloads import HostDownError, RemoteFile, download_files
+from ssd.common.downloads import HostDownError, download_files
 from ssd.common.errors import ConfigError, DataError, MachineError
 from ssd.common.http import Network
 
@@ -46,8 +46,8 @@ def fetch(
 ) -> dict[str, str]:
     """The reasons of the failed files, by name."""
     network = Network(workers=workers, tries=tries, connect_timeout_s=1.0, read_timeout_s=0.3)
-    files = [RemoteFile(f"{server.url}/{name}", folder / name) for name in names]
-    failed = download_files(files, network, title="files", max_bytes=max_bytes, check=no_page)
+    urls = {folder / name: f"{server.url}/{name}" for name in names}
+    failed = download_files(urls, network, title="files", max_bytes=max_bytes, check=no_page)
     return {path.name: reason for path, reason in failed.items()}
 
 
@@ -129,7 +129,7 @@ def test_only_http_addresses_are_accepted(tmp_path: Path) -> None:
     network = Network(workers=1, tries=1, connect_timeout_s=1.0, read_timeout_s=1.0)
     for url in ("file:///etc/passwd", "ftp://host/a", "a.jpg"):
         with pytest.raises(ConfigError, match="not an http"):
-            download_files([RemoteFile(url, tmp_path / "a")], network, title="", max_bytes=MB, check=no_page)
+            download_files({tmp_path / "a": url}, network, title="", max_bytes=MB, check=no_page)
 
 
 # Resuming
@@ -209,10 +209,10 @@ def test_a_dead_host_fails_fast(tmp_path: Path, server: FaultyServer) -> None:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     network = Network(workers=8, tries=5, connect_timeout_s=1.0, read_timeout_s=1.0)
-    files = [RemoteFile(f"http://{address}/{number}", tmp_path / str(number)) for number in range(500)]
+    urls = {tmp_path / str(number): f"http://{address}/{number}" for number in range(500)}
     start = time.monotonic()
     with pytest.raises(MachineError, match=rf"^{address}: .*Connection refused, 2 times"):
-        download_files(files, network, title="files", max_bytes=MB, check=no_page)
+        download_files(urls, network, title="files", max_bytes=MB, check=no_page)
     assert time.monotonic() - start < 30  # every file for itself: minutes
     assert names(tmp_path) == []
 
@@ -220,7 +220,7 @@ def test_a_dead_host_fails_fast(tmp_path: Path, server: FaultyServer) -> None:
 def test_one_try_is_enough_to_notice_a_dead_host(tmp_path: Path) -> None:
     network = Network(workers=1, tries=1, connect_timeout_s=1.0, read_timeout_s=1.0)
     with pytest.raises(HostDownError, match=r"^127\.0\.0\.1:9: .*refused, 1 times"):
-        download_files([RemoteFile("http://127.0.0.1:9/a", tmp_path / "a")], network, title="", max_bytes=1, check=len)
+        download_files({tmp_path / "a": "http://127.0.0.1:9/a"}, network, title="", max_bytes=1, check=len)
 
 
 def test_a_host_that_never_answers_is_tried_twice(tmp_path: Path) -> None:
@@ -233,24 +233,22 @@ def test_a_host_that_never_answers_is_tried_twice(tmp_path: Path) -> None:
             queued.setblocking(False)
             queued.connect_ex(deaf.getsockname())
         address = f"127.0.0.1:{deaf.getsockname()[1]}"
-        files = [RemoteFile(f"http://{address}/{number}", tmp_path / str(number)) for number in range(500)]
+        urls = {tmp_path / str(number): f"http://{address}/{number}" for number in range(500)}
         with pytest.raises(HostDownError, match=rf"^{address}: .*, 2 times"):
-            download_files(files, network, title="files", max_bytes=MB, check=no_page)
+            download_files(urls, network, title="files", max_bytes=MB, check=no_page)
 
 
 def test_an_unknown_host_is_an_error(server: FaultyServer, tmp_path: Path) -> None:
     network = Network(workers=1, tries=2, connect_timeout_s=1.0, read_timeout_s=1.0)
     with pytest.raises(MachineError, match=r"^nowhere\.invalid: no such host, 2 times"):
-        download_files(
-            [RemoteFile("http://nowhere.invalid/a", tmp_path / "a")], network, title="", max_bytes=1, check=no_page
-        )
+        download_files({tmp_path / "a": "http://nowhere.invalid/a"}, network, title="", max_bytes=1, check=no_page)
 
 
 def test_a_host_without_tls_is_an_error(server: FaultyServer, tmp_path: Path) -> None:
     network = Network(workers=1, tries=2, connect_timeout_s=1.0, read_timeout_s=1.0)
-    file = RemoteFile(server.url.replace("http", "https"), tmp_path / "a")
+    urls = {tmp_path / "a": server.url.replace("http", "https")}
     with pytest.raises(MachineError, match=r"^127\.0\.0\.1:\d+: TLS: [a-z]"):
-        download_files([file], network, title="", max_bytes=1, check=no_page)
+        download_files(urls, network, title="", max_bytes=1, check=no_page)
 
 
 def test_a_host_that_fails_every_request_counts_as_down(server: FaultyServer, tmp_path: Path) -> None:
@@ -276,8 +274,8 @@ def test_the_proxy_of_the_environment_is_used(
     monkeypatch.delenv("no_proxy", raising=False)
     server.files["http://nowhere.invalid/a"] = BODY
     network = Network(workers=1, tries=1, connect_timeout_s=1.0, read_timeout_s=1.0)
-    file = RemoteFile("http://nowhere.invalid/a", tmp_path / "a")
-    assert download_files([file], network, title="", max_bytes=MB, check=no_page) == {}
+    urls = {tmp_path / "a": "http://nowhere.invalid/a"}
+    assert download_files(urls, network, title="", max_bytes=MB, check=no_page) == {}
     assert (tmp_path / "a").read_bytes() == BODY
 
 
@@ -315,7 +313,7 @@ def test_ctrl_c_does_not_wait_for_a_silent_server(server: FaultyServer, tmp_path
     code = (
         "from pathlib import Path; from ssd.common.downloads import *\n"
         "network = Network(workers=2, tries=5, connect_timeout_s=9.0, read_timeout_s=30.0)\n"
-        f"download_files([RemoteFile('{server.url}/a', Path('a'))], network, title='', max_bytes=10**6, check=len)"
+        f"download_files({{Path('a'): '{server.url}/a'}}, network, title='', max_bytes=10**6, check=len)"
     )
     server.pause_s = 20.0
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

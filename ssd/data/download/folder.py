@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class DownloadFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether a download of this very selection has finished; single files of it may have failed."""
+        """Whether a download of exactly this selection has finished; single files of it may have failed."""
         return self.has_marker and (self.root / _MARKER).read_text() == self._marker(finished=True)
 
     def write_marker(self, *, finished: bool) -> None:
@@ -42,9 +42,8 @@ class DownloadFolder:
     def _marker(self, *, finished: bool) -> str:
         return json.dumps({"finished": finished, **self.selection}, indent=1)
 
-    @contextmanager
-    def lock(self, *, wait: bool) -> Iterator[None]:
-        """Excludes other processes from the folder; the lock ends with the process, even with a killed one.
+    def lock(self, *, wait: bool) -> AbstractContextManager[object]:
+        """Excludes other processes from the folder until the context is left or this process ends, even killed.
 
         Raises:
             MachineError: the folder cannot be written, or it is locked and `wait` is false.
@@ -52,19 +51,15 @@ class DownloadFolder:
         lock = FileLock(self.root / _LOCK)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
+            return lock.acquire(blocking=False)
         except Timeout:
             if not wait:
                 raise MachineError(
                     f"dataset.root={self.root}: another process is downloading into it; wait until it has finished"
                 ) from None
             _log.info("waiting for another process that is downloading into %s", self.root)
-            lock.acquire()
+            return lock.acquire()
         except OSError as error:
             raise MachineError(
                 f"dataset.root={self.root}: cannot be written: {error.strerror}; choose another folder"
             ) from error
-        try:
-            yield
-        finally:
-            lock.release()

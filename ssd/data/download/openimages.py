@@ -5,21 +5,21 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ssd.common.atomic_files import write_atomically
 from ssd.common.console import log
-from ssd.common.downloads import RemoteFile, download_files
+from ssd.common.downloads import download_files
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.common.http import DEFAULT_NETWORK, Network
 from ssd.common.images import decode_image
 from ssd.common.tables import Table
 from ssd.data.download.folder import DownloadFolder
 from ssd.data.download.openimages_selection import Selection, select_images, split_limit
-from ssd.data.formats.openimages_csv import SPLITS, Rows, choose_classes, read_class_names, read_rows
+from ssd.data.formats.openimages_csv import SPLITS, choose_classes, read_class_names, read_rows
 from ssd.data.formats.openimages_hierarchy import HIERARCHY, count_for_parents, expand, find_hierarchy, read_lineage
 from ssd.data.validation import Report
 
@@ -106,54 +106,48 @@ class OpenImagesDownload:
 
     @property
     def _folder(self) -> DownloadFolder:
-        names = ("splits", "include_depictions", "max_images", "max_images_per_class", "balance", "seed")
-        classes = None if self.classes is None else list(self.classes)
-        selection = {name: getattr(self, name) for name in names} | {"splits": list(self.splits), "classes": classes}
-        return DownloadFolder(
-            Path(self.root), selection | ({"expand_hierarchy": True} if self.expand_hierarchy else {})
-        )
+        names = ["splits", "include_depictions", "max_images", "max_images_per_class", "balance", "seed", "classes"]
+        names += ["expand_hierarchy"] if self.expand_hierarchy else []  # markers are older than this setting
+        return DownloadFolder(Path(self.root), {name: getattr(self, name) for name in names})
 
     def _is_unfinished(self) -> bool:
         root = Path(self.root)
         if self._folder.has_marker:
-            complete = all(self._image_folder(split).is_dir() and self._box_table(split) for split in self.splits)
-            return not complete or not self._folder.is_finished
+            files = [self._image_folder(split).is_dir() and self._box_table(split).is_file() for split in self.splits]
+            return not all(files) or not self._folder.is_finished
         if not root.is_dir():
             return not root.exists()
         visible = [path for path in root.iterdir() if not path.name.startswith(".")]
         return not any(root.glob(_OTHER_DOWNLOADER)) and all(path.suffix in (".csv", ".json") for path in visible)
 
-    @contextmanager
-    def _lock(self, *, wait: bool) -> Iterator[None]:
+    def _lock(self, *, wait: bool) -> AbstractContextManager[object]:
         if others := sorted(Path(self.root).glob(_OTHER_DOWNLOADER)):
             raise ConfigError(
                 f"{others[0]} is from another downloader, whose folder is never changed; choose another dataset.root"
             )
-        with self._folder.lock(wait=wait):
-            yield
+        return self._folder.lock(wait=wait)
 
     def _download(self) -> str:
         """Downloads what is missing; returns a summary of the images that failed, or an empty string."""
         self._folder.write_marker(finished=False)
-        files = [
-            RemoteFile(f"{self.images_url.rstrip('/')}/{split}/{id}.jpg", self._image_folder(split) / f"{id}.jpg")
-            for split, selection in self._select().items()
-            for id in selection.ids
-        ]
-        missing = [file for file in files if not file.path.exists() or not file.path.stat().st_size]
-        for split in self.splits:
-            self._image_folder(split).mkdir(parents=True, exist_ok=True)
-        log(f"downloading {len(missing)} of {len(files)} images into {self.root}")
+        urls: dict[Path, str] = {}
+        for split, selection in self._select().items():
+            folder = self._image_folder(split)
+            folder.mkdir(parents=True, exist_ok=True)
+            urls |= {folder / f"{id}.jpg": f"{self.images_url.rstrip('/')}/{split}/{id}.jpg" for id in selection.ids}
+        missing = {path: url for path, url in urls.items() if not path.exists() or not path.stat().st_size}
+        log(f"downloading {len(missing)} of {len(urls)} images into {self.root}")
         failed = download_files(missing, self.network, title="images", max_bytes=_MAX_IMAGE_BYTES, check=_check_image)
-        if failed and len(failed) == len(files):
-            raise MachineError(f"{files[0].url}: {failed[files[0].path]}; no image arrived: check download.images_url")
+        if failed and len(failed) == len(urls):
+            path, url = next(iter(urls.items()))
+            raise MachineError(f"{url}: {failed[path]}; no image arrived: check download.images_url")
         self._write_missing(failed)
         self._folder.write_marker(finished=True)
-        log(f"{len(missing) - len(failed)} images downloaded, {len(files) - len(missing)} were there")
+        log(f"{len(missing) - len(failed)} images downloaded, {len(urls) - len(missing)} already existed")
         if not failed:
             return ""
         reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(failed.values()).most_common(3))
-        return f"{len(failed)} of {len(files)} images are missing ({reasons}), see {Path(self.root, _MISSING)}"
+        return f"{len(failed)} of {len(urls)} images are missing ({reasons}), see {Path(self.root, _MISSING)}"
 
     def _select(self) -> dict[str, Selection]:
         """Selects the images of each split, and prints the numbers. Missing CSV files are downloaded."""
@@ -168,14 +162,19 @@ class OpenImagesDownload:
             if find_hierarchy(root) is None:
                 self._download_tables([HIERARCHY], check=read_lineage)
             counting = count_for_parents(root, labels)
-        missing = [f"{split}/{_BOXES[0].format(split)}" for split in self.splits if self._box_table(split) is None]
+        missing = [
+            f"{split}/{_BOXES[0].format(split)}" for split in self.splits if not self._box_table(split).is_file()
+        ]
         self._download_tables(missing, check=_check_table)
         log(f"reading the boxes of {', '.join(self.splits)}")
+        positions = {mid: position for position, mid in enumerate(counting)}
         limits = split_limit(self.max_images, self.splits)
         limits_per_class = split_limit(self.max_images_per_class, self.splits)
-        selections = {
-            split: select_images(
-                self._read_boxes(split, counting, report),
+        selections = {}
+        for split in self.splits:
+            rows = read_rows(self._box_table(split), labels=positions, report=report)
+            selections[split] = select_images(
+                expand(rows, list(counting.values())),
                 num_classes=len(class_names),
                 include_depictions=self.include_depictions,
                 limit=limits[split],
@@ -183,30 +182,19 @@ class OpenImagesDownload:
                 balance=self.balance,
                 seed=self.seed,
             )
-            for split in self.splits
-        }
         _statistics_table(selections, class_names).log()
         return selections
 
-    def _read_boxes(self, split: str, counting: dict[str, list[int]], report: Report) -> Rows:
-        """The boxes of the classes: `counting` has, by MID, the labels that a box counts for."""
-        places = {mid: place for place, mid in enumerate(counting)}
-        rows = read_rows(self._box_table(split) or Path(self.root), labels=places, report=report)
-        return expand(rows, list(counting.values()))
-
     def _download_tables(self, names: Sequence[str], *, check: Callable[[Path], object]) -> None:
-        files = [
-            RemoteFile(f"{self.annotations_url.rstrip('/')}/{name}", Path(self.root, Path(name).name)) for name in names
-        ]
-        failed = download_files(files, self.network, title="tables", max_bytes=_MAX_TABLE_BYTES, check=check)
-        if failed:
-            path, reason = next(iter(failed.items()))
+        urls = {Path(self.root, Path(name).name): f"{self.annotations_url.rstrip('/')}/{name}" for name in names}
+        failed = download_files(urls, self.network, title="tables", max_bytes=_MAX_TABLE_BYTES, check=check)
+        for path, reason in failed.items():
             raise MachineError(f"{path.name}: {reason}; check download.annotations_url={self.annotations_url}")
 
-    def _box_table(self, split: str) -> Path | None:
-        """The CSV file of a split, if it exists."""
+    def _box_table(self, split: str) -> Path:
+        """The CSV file of a split, which may not exist yet."""
         paths = [Path(self.root, name.format(split)) for name in _BOXES]
-        return next((path for path in paths if path.is_file()), None)
+        return next((path for path in paths if path.is_file()), paths[0])
 
     def _image_folder(self, split: str) -> Path:
         """The folder of a split: one of those where the reader looks for images."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 
 import numpy as np
 from jaxtyping import Int64
@@ -56,13 +57,15 @@ def select_images(
     """
     counted = ~rows.group_of & (include_depictions | ~rows.depiction)
     pairs = np.unique(rows.image[counted].astype(np.int64) * num_classes + rows.labels[counted])
+    labels = pairs % num_classes  # of the classes in each image, image by image
     numbers, position = np.unique(pairs // num_classes, return_inverse=True)
-    classes = _ImageClasses(position, pairs % num_classes)
     order = np.argsort([_random_key(rows.ids[number], seed) for number in numbers.tolist()], kind="stable")
     if limit is not None or limit_per_class is not None:
-        select = _select_rarest if balance else _select_in_order
+        labels_of = np.split(labels, np.flatnonzero(np.diff(position)) + 1)
+        candidates = _rarest_first if balance else _in_order
         most = np.inf if limit_per_class is None else limit_per_class
-        order = select(classes, order, np.zeros(num_classes), most=most, limit=len(order) if limit is None else limit)
+        chosen = islice(candidates(order.tolist(), labels_of, np.zeros(num_classes), most), limit)
+        order = np.fromiter(chosen, dtype=np.int64)
     selected = np.zeros(len(rows.ids), dtype=bool)
     selected[numbers[order]] = True
 
@@ -71,55 +74,35 @@ def select_images(
 
     return Selection(
         ids=[rows.ids[number] for number in numbers[order].tolist()],
-        images=count(classes.label, selected[numbers[position]]),
+        images=count(labels, selected[numbers[position]]),
         boxes=count(rows.labels[counted], selected[rows.image[counted]]),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _ImageClasses:
-    """Which image contains which class: K pairs, sorted by the position of the image."""
-
-    position: Int64[np.ndarray, "K"]
-    label: Int64[np.ndarray, "K"]
-
-    def of_images(self) -> list[np.ndarray]:
-        """The classes of each image."""
-        return np.split(self.label, np.flatnonzero(np.diff(self.position)) + 1)
-
-    def queues(self, order: np.ndarray, num_classes: int) -> list[Iterator[int]]:
-        """The images of each class, in `order`."""
-        rows = np.lexsort((np.argsort(order)[self.position], self.label))
-        ends = np.searchsorted(self.label[rows], np.arange(1, num_classes))
-        return [iter(part.tolist()) for part in np.split(self.position[rows], ends)]
+def _in_order(order: list[int], labels_of: list[np.ndarray], counts: np.ndarray, most: float) -> Iterator[int]:
+    for position in order:
+        labels = labels_of[position]
+        if (counts[labels] < most).any():
+            counts[labels] += 1
+            yield position
 
 
-def _select_in_order(
-    classes: _ImageClasses, order: np.ndarray, counts: np.ndarray, *, most: float, limit: int
-) -> np.ndarray:
-    labels = classes.of_images()
-    selected: list[int] = []
-    for position in order.tolist():
-        if len(selected) < limit and (counts[labels[position]] < most).any():
-            selected.append(position)
-            counts[labels[position]] += 1
-    return np.array(selected, dtype=np.int64)
-
-
-def _select_rarest(
-    classes: _ImageClasses, order: np.ndarray, counts: np.ndarray, *, most: float, limit: int
-) -> np.ndarray:
-    labels, queues = classes.of_images(), classes.queues(order, len(counts))
-    selected: dict[int, None] = {}
-    while len(selected) < limit and counts.min() < most:
+def _rarest_first(order: list[int], labels_of: list[np.ndarray], counts: np.ndarray, most: float) -> Iterator[int]:
+    images_of: list[list[int]] = [[] for _ in counts]
+    for position in order:
+        for label in labels_of[position].tolist():
+            images_of[label].append(position)
+    queues = [iter(images) for images in images_of]
+    selected: set[int] = set()
+    while counts.min() < most:
         rarest = int(counts.argmin())
-        position = next((position for position in queues[rarest] if position not in selected), None)
-        if position is None:  # no image of this class is left
+        position = next((position for position in queues[rarest] if position not in selected), -1)
+        if position < 0:  # no image of this class is left
             counts[rarest] = np.inf
         else:
-            selected[position] = None
-            counts[labels[position]] += 1
-    return np.array(list(selected), dtype=np.int64)
+            selected.add(position)
+            counts[labels_of[position]] += 1
+            yield position
 
 
 def _random_key(id: str, seed: int) -> int:

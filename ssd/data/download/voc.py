@@ -14,14 +14,13 @@ from urllib.parse import urlsplit
 
 from ssd.common.atomic_files import sweep, write_atomically
 from ssd.common.console import log
-from ssd.common.downloads import HostDownError, RemoteFile, download_files
+from ssd.common.downloads import HostDownError, download_files
 from ssd.common.errors import DataError, MachineError
 from ssd.common.http import DEFAULT_NETWORK, Network, RefusedError
 from ssd.common.progress import ProgressDisplay
 from ssd.data.download.folder import DownloadFolder
 
-_DEVKIT = "VOCdevkit"
-_EXTRACTED = re.compile(rf"{_DEVKIT}/VOC\d{{4}}/(Annotations|ImageSets/Main|JPEGImages)/\w[\w.-]*")  # no segmentation
+_EXTRACTED = re.compile(r"VOCdevkit/VOC\d{4}/(Annotations|ImageSets/Main|JPEGImages)/\w[\w.-]*")  # no segmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +46,38 @@ MIRRORS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class VocDownload:
     """Downloads PASCAL VOC 2007 and 2012 into `root`.
 
     Args:
         root: gets VOCdevkit/VOC2007 and so on. Archives that are already there are used instead of downloaded.
         training_root: the one folder that training fills by itself: a mistyped path must not cost gigabytes.
-        archives: what to download.
-        mirrors: addresses with {folder} and {name} of an archive, tried in this order.
+        archives: what to download; None for OFFICIAL_ARCHIVES.
+        mirrors: addresses with {folder} and {name} of an archive, tried in this order; None for MIRRORS.
         network: attempts and time-outs; `tries` is per mirror.
     """
 
-    root: str
-    training_root: str = "data/voc"
-    archives: Sequence[Archive] = OFFICIAL_ARCHIVES
-    mirrors: Sequence[str] = MIRRORS
-    network: Network = DEFAULT_NETWORK
+    def __init__(
+        self,
+        root: str,
+        *,
+        training_root: str = "data/voc",
+        archives: Sequence[Archive] | None = None,
+        mirrors: Sequence[str] | None = None,
+        network: Network = DEFAULT_NETWORK,
+    ) -> None:
+        self.root = Path(root)
+        self.training_root = Path(training_root)
+        self.archives = OFFICIAL_ARCHIVES if archives is None else archives
+        self.mirrors = MIRRORS if mirrors is None else mirrors
+        self.network = network
+        self._devkit = self.root / "VOCdevkit"
+        self._folder = DownloadFolder(self.root, {"archives": [archive.md5 for archive in self.archives]})
 
     def statistics(self) -> None:
         """Prints the size and state of each archive."""
         for archive in self.archives:
-            state = "downloaded" if self._path(archive).is_file() else "missing"
+            state = "downloaded" if (self.root / archive.name).is_file() else "missing"
             log(f"{archive.name}: {archive.bytes / 1e6:.0f} MB, {'extracted' if self._is_complete() else state}")
 
     def run(self) -> None:
@@ -80,7 +89,7 @@ class VocDownload:
         """
         with self._folder.lock(wait=False):
             if self._is_complete():
-                log(f"complete: {Path(self.root, _DEVKIT)}")
+                log(f"complete: {self._devkit}")
             else:
                 self._fill()
 
@@ -89,43 +98,35 @@ class VocDownload:
 
         Waits for another process that does the same.
         """
-        if Path(self.root) != Path(self.training_root) or not self._is_unfinished():
+        if self.root != self.training_root or not self._is_unfinished():
             return
         with self._folder.lock(wait=True):
             if self._is_unfinished():
                 self._fill()
 
-    @property
-    def _folder(self) -> DownloadFolder:
-        return DownloadFolder(Path(self.root), {"archives": [archive.md5 for archive in self.archives]})
-
-    def _path(self, archive: Archive) -> Path:
-        return Path(self.root, archive.name)
-
     def _is_complete(self) -> bool:
-        return self._folder.is_finished and Path(self.root, _DEVKIT).is_dir()
+        return self._folder.is_finished and self._devkit.is_dir()
 
     def _is_unfinished(self) -> bool:
-        root = Path(self.root)
-        if self._folder.has_marker or not root.is_dir():
+        if self._folder.has_marker or not self.root.is_dir():
             return not self._is_complete()
-        return all(path.suffix == ".tar" for path in root.iterdir() if not path.name.startswith("."))
+        return all(path.suffix == ".tar" for path in self.root.iterdir() if not path.name.startswith("."))
 
     def _fill(self) -> None:
         self._folder.write_marker(finished=False)
         self._check_free_space()
         for archive in self.archives:
             self._download(archive)
-        for folder in Path(self.root, _DEVKIT).rglob("*/"):
+        for folder in self._devkit.rglob("*/"):
             sweep(folder)
         for archive in self.archives:
             self._extract(archive)
         self._folder.write_marker(finished=True)
-        log(f"extracted into {Path(self.root, _DEVKIT)}; the archives beside it are no longer needed")
+        log(f"extracted into {self._devkit}; the archives beside it are no longer needed")
 
     def _check_free_space(self) -> None:
-        to_download = sum(archive.bytes for archive in self.archives if not self._path(archive).is_file())
-        needed = to_download + sum(archive.bytes for archive in self.archives)
+        to_download = [archive for archive in self.archives if not (self.root / archive.name).is_file()]
+        needed = sum(archive.bytes for archive in (*to_download, *self.archives))
         if (free := shutil.disk_usage(self.root).free) < needed:
             raise MachineError(
                 f"dataset.root={self.root}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed; "
@@ -133,56 +134,45 @@ class VocDownload:
             )
 
     def _download(self, archive: Archive) -> None:
-        path = self._path(archive)
+        path, check = self.root / archive.name, partial(_check, archive)
         if path.is_file():
             try:
-                _check(archive, path)
+                check(path)
             except RefusedError as error:
                 raise DataError(f"{path}: {error}; delete it to download it again") from error
             return
         reasons = []
         for mirror in self.mirrors:
-            file = RemoteFile(mirror.format(folder=archive.folder, name=archive.name), path)
-            check = partial(_check, archive)
+            url = mirror.format(folder=archive.folder, name=archive.name)
             try:
-                failed = download_files([file], self.network, title=archive.name, max_bytes=archive.bytes, check=check)
+                failed = download_files(
+                    {path: url}, self.network, title=archive.name, max_bytes=archive.bytes, check=check
+                )
             except HostDownError as error:
                 reasons.append(str(error).partition(";")[0])
                 continue
             if not failed:
                 return
-            reasons.append(f"{urlsplit(file.url).netloc}: {failed[path]}")
+            reasons.append(f"{urlsplit(url).netloc}: {failed[path]}")
         raise MachineError(
-            f"{archive.name}: no mirror has it ({', '.join(reasons)}); download it in another way into {self.root} and "
-            "run the command again"
+            f"{archive.name}: no mirror has it ({', '.join(reasons)}); download it manually into {self.root} and run "
+            "the command again"
         )
 
     def _extract(self, archive: Archive) -> None:
         """Extracts what the reader needs: only regular files of the expected names, so nothing lands elsewhere."""
-        title, files = f"extracting {archive.name}", 0
+        path, title, files = self.root / archive.name, f"extracting {archive.name}", 0
         try:
-            with (
-                ProgressDisplay(title, total=archive.bytes) as progress,
-                tarfile.open(self._path(archive), "r:") as tar,
-            ):
+            with ProgressDisplay(title, total=archive.bytes) as progress, tarfile.open(path, "r:") as tar:
                 for member in tar:
-                    if member.isreg() and _EXTRACTED.fullmatch(member.name):
-                        path = Path(self.root, member.name)
-                        write_atomically(path, partial(_extract_member, tar, member), durable=False)
+                    if member.isreg() and _EXTRACTED.fullmatch(member.name) and (content := tar.extractfile(member)):
+                        write = partial(Path.write_bytes, data=content.read())
+                        write_atomically(self.root / member.name, write, durable=False)
                         files += 1
                         progress.show(title, f"{files} files", done=member.offset)
         except tarfile.TarError as error:
-            raise DataError(
-                f"{self._path(archive)}: not a tar file: {error}; delete it to download it again"
-            ) from error
+            raise DataError(f"{path}: not a tar file: {error}; delete it to download it again") from error
         log(f"{archive.name}: {files} files")
-
-
-def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-    content = tar.extractfile(member)
-    assert content is not None  # only links and directories have none
-    with path.open("wb") as output:
-        shutil.copyfileobj(content, output)
 
 
 def _check(archive: Archive, path: Path) -> None:

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from composed import compose
 from http_server import PASSING, FaultyServer, serve
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from openimages_site import MIDS, OFFICIAL, image_id, publish, settings
 
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
+from ssd.common.http import Network
 from ssd.data.download.openimages import OpenImagesDownload
 from ssd.data.formats.openimages import read_openimages
 from ssd.data.splits import Splits
 
-ROOT = Path(__file__).parents[3]
 CLASSES = ["Person", "Car", "Bus"]
 
 
@@ -42,9 +42,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def source(server: FaultyServer, root: Path, **changes: Any) -> OpenImagesDownload:
-    config = OmegaConf.load(ROOT / "conf" / "dataset" / "openimages.yaml").download
-    given = {"root": str(root), "classes": CLASSES, "include_depictions": False, **settings(server), **changes}
-    return instantiate(config, _convert_="all", **given)
+    return OpenImagesDownload(root=str(root), **({"classes": CLASSES} | settings(server) | changes))
 
 
 def read(root: Path, classes: list[str] | None = None) -> Splits:
@@ -125,8 +123,8 @@ def test_expand_hierarchy_selects_and_reads_subclasses(server: FaultyServer, tmp
         )
         counted[expand] = {name: len(index.boxes) for name, index in splits.items()}
     expected = {}
-    for split, theirs in OFFICIAL.items():
-        rows = server.files[f"/boxes/{theirs}/{theirs}-annotations-bbox.csv"].decode().splitlines()[1:]
+    for split, official in OFFICIAL.items():
+        rows = server.files[f"/boxes/{official}/{official}-annotations-bbox.csv"].decode().splitlines()[1:]
         expected[split] = sum(MIDS[row.split(",")[2]] in ("Car", "Dog") for row in rows)
     assert counted[True] == expected
     assert counted[False]["train"] < expected["train"]
@@ -178,7 +176,7 @@ def test_a_table_that_cannot_be_downloaded_is_an_error(
 @pytest.mark.parametrize("splits", [["train", "val"], []])
 def test_splits_must_have_official_names(server: FaultyServer, tmp_path: Path, splits: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"download\.splits=.*train, validation, test"):
-        replace(source(server, tmp_path), splits=splits)
+        source(server, tmp_path, splits=splits)
 
 
 @pytest.mark.parametrize("id", ["../x", "/etc/x", "a/b", "a;touch x", "$(x)", "..", "=1+1", "a\\b", "a\0b", "-e x"])
@@ -227,18 +225,18 @@ def test_five_hundred_images_of_which_a_fifth_fail_at_first(server: FaultyServer
     served = {path.removeprefix("/images/"): body for path, body in server.files.items() if path.endswith(".jpg")}
     rng = random.Random(1)
     faulty = rng.sample(sorted(served), len(served) // 5)
-    passing, staying = faulty[20:], faulty[:20]
-    for name in passing:
+    temporary, permanent = faulty[20:], faulty[:20]
+    for name in temporary:
         server.fail(f"/images/{name}", rng.choices([*PASSING, "shorter"], k=rng.randrange(1, 4)))
-    for name in staying:
+    for name in permanent:
         server.fail(f"/images/{name}", repeat(rng.choice(["404", "403", "500", "html", "truncated"])))
     with pytest.raises(PartialError):
-        source(server, tmp_path, classes=None, network={"read_timeout_s": 0.3}).run()
-    wanted = {path.removeprefix("/images/") for path in image_requests(server)}
-    assert len(wanted) > 500
+        source(server, tmp_path, classes=None, network=Network(read_timeout_s=0.3)).run()
+    requested = {path.removeprefix("/images/") for path in image_requests(server)}
+    assert len(requested) > 500
     with (tmp_path / "missing.csv").open() as file:
-        assert {row["file"] for row in csv.DictReader(file)} == set(staying) & wanted
-    assert images(tmp_path) == wanted - set(staying)
+        assert {row["file"] for row in csv.DictReader(file)} == set(permanent) & requested
+    assert images(tmp_path) == requested - set(permanent)
     assert all((tmp_path / name).read_bytes() == served[name] for name in images(tmp_path))
 
 
@@ -332,8 +330,12 @@ def test_the_layout_with_an_images_folder_is_kept(server: FaultyServer, tmp_path
     assert len(read(tmp_path).train) > 0
 
 
-def test_the_configuration_has_every_constructor_argument_and_its_default() -> None:
-    config = OmegaConf.load(ROOT / "conf" / "dataset" / "openimages.yaml")
-    assert set(config.download) - {"_target_"} == set(OpenImagesDownload.__dataclass_fields__)
-    built = instantiate(config.download, _convert_="all")
-    assert replace(built, splits=tuple(built.splits), classes=None) == OpenImagesDownload(root=config.dataset.root)
+def test_the_configuration_has_every_constructor_argument_and_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = compose("dataset=openimages", name="download").download
+    assert set(config) - {"_target_"} == set(OpenImagesDownload.__dataclass_fields__)
+    built = instantiate(config, _convert_="all")
+    assert built.classes == CLASSES
+    assert replace(built, splits=tuple(built.splits), classes=None) == OpenImagesDownload(root=config.root)

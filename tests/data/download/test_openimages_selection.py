@@ -75,7 +75,7 @@ def test_a_larger_limit_adds_to_a_smaller_one(balance: bool, limit: int) -> None
 def test_balance_selects_all_images_of_a_rare_class() -> None:
     rows = make_rows()
     balanced, unbalanced = (select(rows, limit=60, balance=balance).images for balance in (True, False))
-    assert balanced[2, 0] == balanced[2, 1]  # every bus there is
+    assert balanced[2, 0] == balanced[2, 1]  # all images with a bus
     assert balanced[1, 0] >= 20
     assert unbalanced[2, 0] < balanced[2, 0]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from composed import compose
 from forked import run
 from http_server import FaultyServer, serve
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from voc_files import read, write_voc
 
 from ssd.common.errors import DataError, MachineError
@@ -25,7 +25,6 @@ from ssd.common.http import Network
 from ssd.data.download.voc import Archive, VocDownload
 from ssd.data.splits import Splits
 
-ROOT = Path(__file__).parents[3]
 NAMES = {"VOCtrainval_a.tar": ("voc2007", "trainval"), "VOCtest_a.tar": ("voc2007", "test")}
 IMAGES = {"trainval": [f"{number:06}" for number in range(12)], "test": ["100000", "100001"]}
 
@@ -40,17 +39,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
 @pytest.fixture
 def archives(server: FaultyServer, tmp_path_factory: pytest.TempPathFactory) -> list[Archive]:
     """Two that fill one year, as on the server, with a folder that is not extracted."""
-    made = []
+    archives = []
     for name, (folder, split) in NAMES.items():
-        root = tmp_path_factory.mktemp("made") / "VOCdevkit" / "VOC2007"
+        root = tmp_path_factory.mktemp("archives") / "VOCdevkit" / "VOC2007"
         write_voc(root, {split: IMAGES[split]})
         (root / "SegmentationClass").mkdir()
         (root / "SegmentationClass" / "000000.png").write_bytes(b"large")
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as tar:
             tar.add(root.parent, arcname="VOCdevkit")
-        made.append(publish(server, name, buffer.getvalue(), folder=folder))
-    return made
+        archives.append(publish(server, name, buffer.getvalue(), folder=folder))
+    return archives
 
 
 def publish(server: FaultyServer, name: str, content: bytes, *, folder: str = "voc2007") -> Archive:
@@ -108,14 +107,14 @@ def test_archives_are_extracted_and_a_second_run_requests_nothing(
     assert [line.rpartition(", ")[2] for line in caplog.messages[1:]] == ["extracted", "extracted"]
 
 
-def test_the_configuration_builds_the_official_download(tmp_path: Path) -> None:
-    config = OmegaConf.load(ROOT / "conf" / "dataset" / "voc.yaml")
-    built = instantiate(config.download, _convert_="all", root=str(tmp_path))
+def test_the_configuration_builds_the_official_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = compose("dataset=voc", name="download")
+    built = instantiate(config.download, _convert_="all")
     assert isinstance(built, VocDownload)
-    assert built.training_root == config.dataset.root
-    default = VocDownload(root="")
-    assert (built.archives, built.mirrors) == (list(default.archives), list(default.mirrors))
-    assert (built.training_root, replace(built.network, workers=16)) == (default.training_root, default.network)
+    assert built.root == built.training_root == Path(config.dataset.root)
+    assert built.archives == VocDownload("").archives
+    assert replace(built.network, workers=16) == VocDownload("").network
     assert [(archive.name, archive.folder) for archive in built.archives] == [
         ("VOCtrainval_06-Nov-2007.tar", "voc2007"),
         ("VOCtest_06-Nov-2007.tar", "voc2007"),
