@@ -60,10 +60,9 @@ def find_backbones(path: Iterable[str], package: str) -> dict[str, type[nn.Modul
     for info in pkgutil.iter_modules(path, f"{package}."):
         for item in vars(importlib.import_module(info.name)).values():
             if isinstance(item, type) and item.__module__ == info.name and "name" in vars(item):
-                name = vars(item)["name"]
-                if name in found:
-                    raise ValueError(f"two backbones are named {name}: {found[name]} and {item}; rename one")
-                found[name] = item
+                other = found.setdefault(vars(item)["name"], item)
+                if other is not item:
+                    raise ValueError(f"two backbones are named {vars(item)['name']}: {other} and {item}; rename one")
     return found
 
 
