@@ -7,7 +7,7 @@ torchvision's ssd300_vgg16.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ssd.model.backbones import VGG16, MobileNetV1, mobilenet_v1, vgg16
@@ -28,57 +28,34 @@ _VOC = """aeroplane bicycle bird boat bottle bus car cat chair cow
 VOC_NAMES = tuple(_VOC.split())
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """Input side, constructor arguments and priors of one published network."""
-
-    image_size: int
-    priors: PriorSpec
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _vgg16_variant(*, levels: int, coco: bool, image_size: int | None) -> Variant:
+def _vgg16_variant(*, levels: int, coco: bool, image_size: int | None) -> tuple[int, PriorSpec, dict[str, Any]]:
     side = {6: 300, 7: 512}[levels]
-    scales = tuple(px / side for px in _VGG_SQUARES_PX[levels, coco])
-    return Variant(side, replace(vgg16.PRIORS[str(side)], scales=scales), {"extras": str(side)})
+    scales = [px / side for px in _VGG_SQUARES_PX[levels, coco]]
+    return side, replace(vgg16.PRIORS[str(side)], scales=scales), {"extras": str(side)}
 
 
-def _mobilenet_v1_variant(*, levels: int, coco: bool, image_size: int | None) -> Variant:
-    if image_size in (None, 300):
-        return Variant(300, mobilenet_v1.PRIORS, {"width_multiplier": 1.0})
-    priors = replace(mobilenet_v1.PRIORS, scales=_JETSON_SCALES, steps_px={})
-    return Variant(image_size, priors, {"width_multiplier": 1.0})
+def _mobilenet_v1_variant(*, levels: int, coco: bool, image_size: int | None) -> tuple[int, PriorSpec, dict[str, Any]]:
+    priors = mobilenet_v1.PRIORS
+    if image_size not in (None, 300):
+        priors = replace(priors, scales=_JETSON_SCALES, steps_px={})
+    return image_size or 300, priors, {"width_multiplier": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one program stores its network.
+    """How one program stores its network."""
 
-    Args:
-        name: of the program, and of its network where it has several.
-        backbone: name of our backbone.
-        variant: from the number of levels, the data set and the input side to the published network.
-        modules: their module (or tensor) name -> ours.
-        arguments: of the backbone, the same in every variant.
-        clip: see `PriorSpec`.
-        first_anchors: priors per cell on the first level.
-        any_image_size: its networks exist for several input sides, and nothing in the file says which.
-        always_coco: its priors are those for COCO, whatever the number of classes.
-        coco_has_gaps: its COCO classes are numbered with the gaps of the original category ids.
-        has_labels: its training writes labels.txt beside the weights.
-    """
-
-    name: str
-    backbone: str
-    variant: Callable[..., Variant]
-    modules: Mapping[str, str]
-    arguments: Mapping[str, Any]
+    name: str  # of the program, and of its network where it has several
+    backbone: str  # name of our backbone
+    # from the number of levels, the data set and the input side: input side, priors and constructor arguments
+    variant: Callable[..., tuple[int, PriorSpec, dict[str, Any]]]
+    modules: Mapping[str, str]  # their module (or tensor) name -> ours
+    arguments: Mapping[str, Any]  # of the backbone, the same in every variant
     clip: Clip = "all"
-    first_anchors: int = 4
-    any_image_size: bool = False
-    always_coco: bool = False
-    coco_has_gaps: bool = False
-    has_labels: bool = False
+    first_anchors: int = 4  # priors per cell on the first level
+    any_image_size: bool = False  # its networks exist for several input sides, and nothing in the file says which
+    category_ids: bool = False  # its classes are COCO's category ids, gaps included, and its priors those for COCO
+    has_labels: bool = False  # its training writes labels.txt beside the weights
 
     def to_ours(self, key: str) -> str | None:
         """Our name of one of their tensors; None if it has none."""
@@ -91,22 +68,18 @@ class Layout:
     def recipe(
         self, *, levels: int, class_names: list[str], columns: int, image_size: int | None = None
     ) -> dict[str, Any]:
-        """The recipe of their network.
+        """The recipe of their network with `levels` feature maps and `columns` outputs per prior.
 
-        Args:
-            levels: number of feature maps.
-            class_names: without background.
-            columns: outputs per prior, background included; may count more than the classes.
-            image_size: input side, only where `any_image_size`; None: the published one.
+        `image_size` is for a layout with `any_image_size`; None is the published one.
         """
-        coco = self.always_coco or columns in _COCO_COLUMNS
-        variant = self.variant(levels=levels, coco=coco, image_size=image_size)
+        coco = self.category_ids or columns in _COCO_COLUMNS
+        side, priors, arguments = self.variant(levels=levels, coco=coco, image_size=image_size)
         return {
             "version": RECIPE_VERSION,
-            "backbone": {"name": self.backbone, "arguments": {**variant.arguments, **self.arguments}},
-            "priors": replace(variant.priors, clip=self.clip).as_dict(),
+            "backbone": {"name": self.backbone, "arguments": {**arguments, **self.arguments}},
+            "priors": replace(priors, clip=self.clip).as_dict(),
             "class_names": class_names,
-            "image_size": variant.image_size,
+            "image_size": side,
         }
 
 
@@ -200,8 +173,7 @@ LAYOUTS = (
         variant=_vgg16_variant,
         arguments=_vgg_arguments(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255)),
         clip="sizes",
-        always_coco=True,
-        coco_has_gaps=True,
+        category_ids=True,
         modules={
             **_vgg_base("backbone.features", last=21),
             "backbone.scale_weight": "backbone.conv4_3_norm.weight",
