@@ -14,8 +14,8 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 from ssd.common.errors import CheckpointError, ConfigError
 from ssd.model.backbones import BACKBONES
 from ssd.model.box_coder import num_columns
-from ssd.model.ssd import build
-from ssd.weights.third_party_layouts import LAYOUTS, VOC_NAMES, Layout
+from ssd.model.ssd import RECIPE_VERSION, build
+from ssd.weights.third_party_layouts import COCO_COLUMNS, LAYOUTS, VOC_NAMES, Layout
 
 ChannelOrder = Literal["rgb", "bgr"]
 
@@ -78,7 +78,8 @@ def convert(
     if num_classes > _MAX_CLASSES:  # a small file can claim any shape
         raise CheckpointError(f"{source}: has outputs for {num_classes} classes; the limit is {_MAX_CLASSES}")
     names, names_source = _find_class_names(layout, num_classes, source=source, given=class_names, labels=labels)
-    recipe = layout.recipe(levels=levels, class_names=names, columns=columns, image_size=image_size)
+    coco = layout.category_ids or columns in COCO_COLUMNS
+    recipe = {"version": RECIPE_VERSION, "class_names": names, **layout.network(levels, coco, image_size)}
     own = build(recipe).state_dict()
     renamed = _rename_tensors(layout, state, own, source=source)
     if channel_order == "bgr":
@@ -214,7 +215,7 @@ def _describe(layout: Layout, recipe: dict[str, Any], *, channel_order: ChannelO
     lines = [
         f"format: {layout.name}, {side}x{side} pixels",
         f"classes: {len(names)} ({names_source or 'names unknown'}): {', '.join(names)}",
-        f"priors: squares of {squares} px; clip {layout.clip}",
+        f"priors: squares of {squares} px; clip {recipe['priors']['clip']}",
         f"pixels: {order}; mean {arguments['mean']}, std {arguments['std']}",
     ]
     if not names_source:
