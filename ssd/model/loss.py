@@ -78,7 +78,8 @@ class MultiBoxLoss(nn.Module):
             classification = torch.where(counted.flatten(), errors, 0.0).sum() / divisor
             positive_classification = torch.where(positive.flatten(), errors.detach(), 0.0).sum() / divisor
 
-            matched_boxes = _gather_rows(_pad_one_box(boxes), targets.matched_gt.gather(1, mined))
+            # with one box more, so that index 0 is valid where no image of the batch has an object
+            matched_boxes = _gather_rows(F.pad(boxes, (0, 0, 0, 1)), targets.matched_gt.gather(1, mined))
             offset_targets = encode(matched_boxes, priors[mined])
             smooth_l1 = F.smooth_l1_loss(_gather_rows(offsets, mined), offset_targets, reduction="none").sum(dim=-1)
             localization = torch.where(positive, smooth_l1, 0.0).sum() / divisor
@@ -118,8 +119,3 @@ def hard_negative_mining(
 
 def _gather_rows(table: Float[Tensor, "B N K"], index: Int64[Tensor, "B M"]) -> Float[Tensor, "B M K"]:
     return table.gather(1, index[..., None].expand(-1, -1, table.shape[-1]))
-
-
-def _pad_one_box(boxes: Float[Tensor, "B G 4"]) -> Float[Tensor, "B G+1 4"]:
-    """Adds a box, so that index 0 is valid where no image of the batch has an object."""
-    return F.pad(boxes, (0, 0, 0, 1))

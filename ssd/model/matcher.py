@@ -57,8 +57,11 @@ def match(
     priors_xyxy = cxcywh_to_xyxy(priors_cxcywh)
     valid = (labels != PADDING_LABEL) & ~ignore
     overlaps = _compute_overlaps(_move_outside(boxes_xyxy, ~valid), priors_xyxy)
-    best_gt, best_iou = _force_match(overlaps.best_gt, overlaps.best_iou, bipartite_match(overlaps))
-    positive = best_iou >= match_threshold
+    matched_prior = bipartite_match(overlaps)  # positive for its box, whatever their IoU
+    gt = torch.arange(matched_prior.shape[1], device=matched_prior.device).expand_as(matched_prior)
+    best_gt = F.pad(overlaps.best_gt, (0, 1)).scatter_(1, matched_prior, gt)[:, :-1]
+    forced_iou = F.pad(overlaps.best_iou, (0, 1)).scatter_(1, matched_prior, 1.0)[:, :-1]
+    positive = forced_iou >= match_threshold
 
     class_targets = torch.where(positive, class_column(F.pad(labels, (0, 1)).gather(1, best_gt)), BACKGROUND)
     if not _known_empty(ignore):
@@ -98,20 +101,20 @@ def _compute_overlaps(boxes: Float[Tensor, "B G 4"], priors: Float[Tensor, "P 4"
         best_prior=torch.empty(batch, num_gt, dtype=torch.int64, device=boxes.device),
     )
     overlaps.iou[..., -1] = -1
-    for start, stop in _chunks(num_gt, row_bytes=batch * len(priors) * 4, device=boxes.device):
-        chunk = overlaps.iou[:, start:stop, :-1]
-        pairwise_iou(boxes[:, start:stop], priors, out=chunk)
-        torch.max(chunk, dim=2, out=(overlaps.best_prior_iou[:, start:stop], overlaps.best_prior[:, start:stop]))
-        for index in range(stop - start):
-            better = chunk[:, index] > overlaps.best_iou
-            torch.maximum(overlaps.best_iou, chunk[:, index], out=overlaps.best_iou)
-            overlaps.best_gt.masked_fill_(better, start + index)
+    for rows in _chunks(boxes, priors):
+        chunk = pairwise_iou(boxes[:, rows], priors, out=overlaps.iou[:, rows, :-1])
+        torch.max(chunk, dim=2, out=(overlaps.best_prior_iou[:, rows], overlaps.best_prior[:, rows]))
+        for index, iou in enumerate(chunk.unbind(1), start=rows.start):
+            better = iou > overlaps.best_iou
+            torch.maximum(overlaps.best_iou, iou, out=overlaps.best_iou)
+            overlaps.best_gt.masked_fill_(better, index)
     return overlaps
 
 
-def _chunks(count: int, *, row_bytes: int, device: torch.device) -> list[tuple[int, int]]:
-    size = max(1, _CHUNK_BYTES.get(device.type, 2**28) // max(1, row_bytes))
-    return [(start, min(start + size, count)) for start in range(0, count, size)]
+def _chunks(boxes: Float[Tensor, "B G 4"], priors: Float[Tensor, "P 4"]) -> list[slice]:
+    batch, num_gt, _ = boxes.shape
+    size = max(1, _CHUNK_BYTES.get(boxes.device.type, 2**28) // max(1, batch * len(priors) * 4))
+    return [slice(start, start + size) for start in range(0, num_gt, size)]
 
 
 def bipartite_match(overlaps: Overlaps) -> Int64[Tensor, "B G"]:
@@ -136,40 +139,20 @@ def bipartite_match(overlaps: Overlaps) -> Int64[Tensor, "B G"]:
             break
         taken = torch.where(wins, best, no_prior)
         iou.scatter_(2, taken[:, None].expand(-1, num_gt, -1), -1.0)
-        best_iou, best = _best_remaining(iou, unmatched, best_iou, best)
+        if iou.device.type == "cpu":  # saves reading the rows of matched boxes
+            rows = unmatched.nonzero(as_tuple=True)
+            row_iou, row_best = iou[rows].max(dim=1)
+            best_iou, best = best_iou.index_put(rows, row_iou), best.index_put(rows, row_best)
+        else:
+            best_iou, best = iou.max(dim=2)
         unmatched = unmatched & (best_iou > 0)
     return matched_prior
-
-
-def _best_remaining(
-    iou: Float[Tensor, "B G P1"],
-    unmatched: Bool[Tensor, "B G"],
-    best_iou: Float[Tensor, "B G"],
-    best: Int64[Tensor, "B G"],
-) -> tuple[Float[Tensor, "B G"], Int64[Tensor, "B G"]]:
-    """The best free prior of each unmatched box; on the CPU the rows of matched boxes are not read."""
-    if iou.device.type != "cpu":
-        row_iou, row_best = iou.max(dim=2)
-        return row_iou, row_best
-    rows = unmatched.nonzero(as_tuple=True)
-    row_iou, row_best = iou[rows].max(dim=1)
-    return best_iou.index_put(rows, row_iou), best.index_put(rows, row_best)
-
-
-def _force_match(
-    best_gt: Int64[Tensor, "B P"], best_iou: Float[Tensor, "B P"], matched_prior: Int64[Tensor, "B G"]
-) -> tuple[Int64[Tensor, "B P"], Float[Tensor, "B P"]]:
-    """Makes the prior of each box positive for it, whatever their IoU."""
-    gt = torch.arange(matched_prior.shape[1], device=matched_prior.device).expand_as(matched_prior)
-    best_gt = F.pad(best_gt, (0, 1)).scatter_(1, matched_prior, gt)[:, :-1]
-    best_iou = F.pad(best_iou, (0, 1)).scatter_(1, matched_prior, 1.0)[:, :-1]
-    return best_gt, best_iou
 
 
 def _covered(boxes: Float[Tensor, "B G 4"], priors: Float[Tensor, "P 4"], *, threshold: float) -> Bool[Tensor, "B P"]:
     """Where a box covers at least `threshold` of the area of a prior."""
     covered = torch.zeros(len(boxes), len(priors), dtype=torch.bool, device=boxes.device)
     min_overlap = area(priors).clamp(min=MIN_SIDE**2) * threshold
-    for start, stop in _chunks(boxes.shape[1], row_bytes=covered.numel() * 4, device=boxes.device):
-        covered |= (intersection(boxes[:, start:stop], priors) >= min_overlap).any(dim=1)
+    for rows in _chunks(boxes, priors):
+        covered |= (intersection(boxes[:, rows], priors) >= min_overlap).any(dim=1)
     return covered

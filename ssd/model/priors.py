@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -46,9 +47,9 @@ class PriorSpec:
     def __post_init__(self) -> None:
         try:
             values = {
-                "scales": tuple(map(float, self.scales)),
-                "aspect_ratios": tuple(tuple(map(float, ratios)) for ratios in self.aspect_ratios),
-                "steps_px": {int(side): tuple(map(float, steps)) for side, steps in self.steps_px.items()},
+                "scales": list(map(float, self.scales)),
+                "aspect_ratios": [list(map(float, ratios)) for ratios in self.aspect_ratios],
+                "steps_px": {int(side): list(map(float, steps)) for side, steps in self.steps_px.items()},
             }
         except (TypeError, ValueError) as error:
             raise ConfigError(f"priors: scales, aspect_ratios and steps_px must hold numbers: {error}") from error
@@ -61,16 +62,14 @@ class PriorSpec:
                 f"priors.scales has {len(self.scales)} entries, priors.aspect_ratios {len(self.aspect_ratios)}: "
                 "give one scale more than levels (the last level uses two)"
             )
-        if any(not 0 < low < high for low, high in zip(self.scales, self.scales[1:], strict=False)):
-            raise ConfigError(f"priors.scales={list(self.scales)}: must be above 0 and ascending")
-        if any(not ratio > 0 for ratios in self.aspect_ratios for ratio in ratios):
-            raise ConfigError(
-                f"priors.aspect_ratios={[list(ratios) for ratios in self.aspect_ratios]}: must be above 0"
-            )
+        if not all(0 < low < high for low, high in pairwise(self.scales)):
+            raise ConfigError(f"priors.scales={self.scales}: must be above 0 and ascending")
+        if not all(ratio > 0 for ratios in self.aspect_ratios for ratio in ratios):
+            raise ConfigError(f"priors.aspect_ratios={self.aspect_ratios}: must be above 0")
         for side, steps in self.steps_px.items():
-            if len(steps) != self.levels or any(not step > 0 for step in steps):
+            if len(steps) != self.levels or not all(step > 0 for step in steps):
                 raise ConfigError(
-                    f"priors.steps_px.{side}={list(steps)}: give {self.levels} steps above 0, one per level, or remove "
+                    f"priors.steps_px.{side}={steps}: give {self.levels} steps above 0, one per level, or remove "
                     f"{side} to derive them"
                 )
 
@@ -103,11 +102,12 @@ class PriorSpec:
                 " (priors=<name of the backbone>)"
             )
         steps_px = self.steps_px.get(image_size) or [math.ceil(image_size / rows) for rows, _ in grids]
-        levels = [
-            _priors_of_level(grid, step=step / image_size, sizes=self._sizes(level))
-            for level, (grid, step) in enumerate(zip(grids, steps_px, strict=True))
-        ]
-        priors = torch.cat(levels)
+        priors = torch.cat(
+            [
+                _priors_of_level(grid, step=step / image_size, sizes=self._sizes(level))
+                for level, (grid, step) in enumerate(zip(grids, steps_px, strict=True))
+            ]
+        )
         if self.clip == "all":
             priors.clamp_(0, 1)
         elif self.clip == "sizes":
@@ -125,12 +125,7 @@ class PriorSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, for a checkpoint's recipe; `PriorSpec(**spec.as_dict())` is the same spec."""
-        return {
-            "scales": list(self.scales),
-            "aspect_ratios": [list(ratios) for ratios in self.aspect_ratios],
-            "clip": self.clip,
-            "steps_px": {side: list(steps) for side, steps in self.steps_px.items()},
-        }
+        return asdict(self)
 
 
 def _priors_of_level(grid: Grid, *, step: float, sizes: Iterable[tuple[float, float]]) -> Float[Tensor, "N 4"]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ssd.common.errors import CheckpointError, ConfigError
 from ssd.common.structures import Predictions
@@ -72,17 +72,14 @@ class SSD(nn.Module):
 
     def freeze(self, what: Freeze) -> None:
         """Freezes weights and BatchNorm statistics of the base net, or of everything but the heads."""
-        frozen: dict[str, list[nn.Module | None]] = {
-            "nothing": [],
-            "base": [getattr(self.backbone, "base", None)],
-            "all_but_heads": [self.backbone],
-        }
-        self._frozen = [module for module in frozen[what] if module is not None]
-        if what == "base" and not self._frozen:
+        base: Any = getattr(self.backbone, "base", None)
+        if what == "base" and base is None:
             raise ConfigError(
                 f"module.freeze=base: {type(self.backbone).__name__} has no module named base; "
                 "choose nothing or all_but_heads"
             )
+        frozen: dict[Freeze, list[nn.Module]] = {"nothing": [], "base": [base], "all_but_heads": [self.backbone]}
+        self._frozen = frozen[what]
         self.requires_grad_(True)
         for module in self._frozen:
             module.requires_grad_(False)
@@ -145,20 +142,14 @@ def measure(backbone: nn.Module, *, image_size: int) -> list[tuple[int, int, int
     Raises:
         ConfigError: the input is too small for the backbone.
     """
-    state = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
-    on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-    was_training = backbone.training
-    backbone.eval()
     try:
         images = torch.empty(1, 3, image_size, image_size, dtype=torch.uint8, device="meta")
-        features = functional_call(backbone, on_meta, (images,))
+        features = copy.deepcopy(backbone).to("meta").eval()(images)
     except RuntimeError as error:
         raise ConfigError(
             f"image_size={image_size} does not fit {type(backbone).__name__}: "
             f"{str(error).splitlines()[0]}; choose a larger image_size or a backbone with fewer levels"
         ) from error
-    finally:
-        backbone.train(was_training)
     return [tuple(feature.shape[1:]) for feature in features]
 
 

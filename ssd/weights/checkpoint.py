@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -24,11 +24,10 @@ from ssd.common.atomic_files import write_atomically
 from ssd.common.errors import CheckpointError, MachineError
 from ssd.model.ssd import SSD, build
 from ssd.weights import third_party
-from ssd.weights.safe_load import DAMAGED, check_size, first_line, safe_load
+from ssd.weights.safe_load import check_size, first_line, safe_load
 
 _log = logging.getLogger("ssd")
 _RECIPE = "recipe"
-_WEIGHTS_CHECKSUM, _RECIPE_CHECKSUM = "sha256", "recipe_sha256"
 _PREFIX = "model."  # of the network in a LightningModule's state
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -68,10 +67,11 @@ def restore(recipe: Any, state: dict[str, Any], *, name: str) -> SSD:
             raise CheckpointError(f"{name}: {key} is {type(value).__name__}, not a tensor; use another checkpoint")
     try:
         with torch.device("meta"):  # a hostile recipe must not allocate memory before its shapes match the weights
-            check_shapes(build(recipe), state, name=name)
-        model = build(recipe)
+            outline = build(recipe)
     except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error}" if name not in str(error) else str(error)) from error
+        raise CheckpointError(f"{name}: {error}") from error
+    _check_shapes(outline, state, name=name)
+    model = build(recipe)
     load_strict(model, state, name=name)
     return model.eval()
 
@@ -86,37 +86,12 @@ def read_checkpoint(path: Path) -> tuple[Any, Any]:
         raise CheckpointError(f"{path}: no such checkpoint")
     if not path.is_file():
         raise CheckpointError(f"{path}: not a file; give checkpoints/best.ckpt or model.safetensors of a run")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_lightning(path)
-
-
-def check_shapes(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
-    """Compares names, shapes and types of weights with those of a network.
-
-    Raises:
-        CheckpointError: one differs.
-    """
-    own = model.state_dict()
-    differing = [key for key in own.keys() | state.keys() if _shape(own, key) != _shape(state, key)]
-    if differing:
-        key = min(differing)
-        raise CheckpointError(
-            f"{name}: {key} has shape {_shape(state, key)}, the network needs {_shape(own, key)} "
-            f"({len(differing)} of {len(own)} tensors differ)"
-        )
-    for key, value in state.items():
-        if own[key].is_floating_point() and value.dtype not in _FLOATS:
-            raise CheckpointError(f"{name}: {key} holds {value.dtype}, the network needs {own[key].dtype}")
-
-
-def check_finite(state: dict[str, Tensor], *, name: str) -> None:
-    """Checks weights for NaN and infinity.
-
-    Raises:
-        CheckpointError: a value is not finite.
-    """
-    for key, value in state.items():
-        if not bool(value.isfinite().all()):
-            raise CheckpointError(f"{name}: {key} holds NaN or infinity; use an earlier checkpoint")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = safe_load(path)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and _RECIPE in content:
+        return content[_RECIPE], strip_prefix(content["state_dict"])
+    return None, content
 
 
 def load_strict(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
@@ -125,9 +100,32 @@ def load_strict(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
     Raises:
         CheckpointError: a name or shape differs, or a value is not finite.
     """
-    check_shapes(model, state, name=name)
+    _check_shapes(model, state, name=name)
     check_finite(state, name=name)
     model.load_state_dict(state)
+
+
+def _check_shapes(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
+    """Raises CheckpointError where names, shapes or types of weights differ from those of a network."""
+    own = model.state_dict()
+    needed, found = ({key: tuple(value.shape) for key, value in table.items()} for table in (own, state))
+    differing = {key for key, _ in needed.items() ^ found.items()}
+    if differing:
+        key = min(differing)
+        raise CheckpointError(
+            f"{name}: {key} has shape {found.get(key)}, the network needs {needed.get(key)} "
+            f"({len(differing)} of {len(own)} tensors differ)"
+        )
+    for key, value in state.items():
+        if own[key].is_floating_point() and value.dtype not in _FLOATS:
+            raise CheckpointError(f"{name}: {key} holds {value.dtype}, the network needs {own[key].dtype}")
+
+
+def check_finite(state: dict[str, Tensor], *, name: str) -> None:
+    """Raises CheckpointError where a value is NaN or infinite."""
+    for key, value in state.items():
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(f"{name}: {key} holds NaN or infinity; use another file or an earlier checkpoint")
 
 
 def strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -139,8 +137,7 @@ def save_release(model: SSD, path: Path) -> None:
     """Writes weights, recipe and their checksums as safetensors."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     recipe = json.dumps(model.recipe())
-    checksums = {_WEIGHTS_CHECKSUM: _checksum(state), _RECIPE_CHECKSUM: _text_checksum(recipe)}
-    data = save(state, metadata={_RECIPE: recipe} | checksums)
+    data = save(state, metadata={_RECIPE: recipe} | _checksums(state, recipe))
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
@@ -176,33 +173,18 @@ def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         text = metadata.get(_RECIPE, "null")
         recipe = json.loads(text)
-    except (SafetensorError, *DAMAGED) as error:
+    except Exception as error:  # as in safe_load
         raise CheckpointError(f"{path}: not a safetensors file, or damaged: {first_line(error)}") from error
-    for name, checksum in ((_WEIGHTS_CHECKSUM, _checksum(state)), (_RECIPE_CHECKSUM, _text_checksum(text))):
+    for name, checksum in _checksums(state, text).items():
         if metadata.get(name, checksum) != checksum:
             raise CheckpointError(f"{path}: damaged: {name} does not match; copy the file again")
     return recipe, state
 
 
-def _read_lightning(path: Path) -> tuple[Any, Any]:
-    content = safe_load(path)
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or _RECIPE not in content:
-        return None, content
-    return content[_RECIPE], strip_prefix(content["state_dict"])
-
-
-def _text_checksum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _checksum(state: dict[str, Tensor]) -> str:
-    """SHA-256 over names and bytes of the weights."""
+def _checksums(state: dict[str, Tensor], recipe: str) -> dict[str, str]:
+    """SHA-256 over names and bytes of the weights, and over the recipe."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
         digest.update(state[name].contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _shape(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
-    return tuple(state[key].shape) if key in state else None
+    return {"sha256": digest.hexdigest(), "recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest()}

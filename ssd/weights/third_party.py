@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
+from torchvision.models.detection import SSD300_VGG16_Weights
 
 from ssd.common.errors import CheckpointError, ConfigError
 from ssd.model.backbones import BACKBONES
 from ssd.model.box_coder import num_columns
-from ssd.model.ssd import build
-from ssd.weights.third_party_layouts import LAYOUTS, VOC_NAMES, Layout
+from ssd.model.ssd import RECIPE_VERSION, build
+from ssd.weights.third_party_layouts import COCO_COLUMNS, LAYOUTS, VOC_NAMES, Layout
 
 ChannelOrder = Literal["rgb", "bgr"]
 
@@ -24,6 +25,10 @@ _HEADS = "classification_heads."
 _NOT_IN_THEIRS = re.compile(r"pixel_norm|num_batches_tracked$")  # given by the layout, or starts at 0
 _NOT_IN_OURS = re.compile(r"(^|\.)(priors|anchors)$")
 _MAX_CLASSES = 2000
+_COCO_CATEGORIES = [  # the 90 ids after background; unused ones are kept, or the scores of the others would change
+    f"N/A {number}" if name == "N/A" else name
+    for number, name in enumerate(SSD300_VGG16_Weights.COCO_V1.meta["categories"])
+][1:]
 
 
 class BaseNetOnly(CheckpointError):  # noqa: N818  names what was found
@@ -73,14 +78,15 @@ def convert(
     if num_classes > _MAX_CLASSES:  # a small file can claim any shape
         raise CheckpointError(f"{source}: has outputs for {num_classes} classes; the limit is {_MAX_CLASSES}")
     names, names_source = _find_class_names(layout, num_classes, source=source, given=class_names, labels=labels)
-    recipe = layout.recipe(levels=levels, class_names=names, columns=columns, image_size=image_size)
+    coco = layout.category_ids or columns in COCO_COLUMNS
+    recipe = {"version": RECIPE_VERSION, "class_names": names, **layout.network(levels, coco, image_size)}
     own = build(recipe).state_dict()
     renamed = _rename_tensors(layout, state, own, source=source)
     if channel_order == "bgr":
         first_convolution = next(key for key in own if key.startswith(_BASE))
         renamed[first_convolution] = renamed[first_convolution].flip(1)
-    unused = [key for key in state if layout.to_ours(key) not in own]
     report = _describe(layout, recipe, channel_order=channel_order, names_source=names_source)
+    unused = [key for key in state if layout.to_ours(key) not in own]
     report.append(f"tensors: {len(renamed)} used; unused: {', '.join(unused) or 'none'}")
     return Imported(recipe, own | renamed, report)
 
@@ -114,11 +120,12 @@ def find_base_net(state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]] | N
 
 def _best_layout(state: dict[str, Tensor]) -> Layout | None:
     """The layout that knows the most keys, if it knows at least half of them."""
-    count, best = max(
-        ((sum(layout.to_ours(key) is not None for key in state), layout) for layout in LAYOUTS),
-        key=lambda pair: pair[0],
-    )
-    return best if 2 * count >= len(state) else None
+
+    def known(layout: Layout) -> int:
+        return sum(layout.to_ours(key) is not None for key in state)
+
+    best = max(LAYOUTS, key=known)
+    return best if 2 * known(best) >= len(state) else None
 
 
 def _detect_layout(state: dict[str, Tensor], *, source: Path) -> Layout:
@@ -147,11 +154,7 @@ def _count_outputs(layout: Layout, state: dict[str, Tensor]) -> tuple[int, int]:
 def _rename_tensors(
     layout: Layout, state: dict[str, Tensor], own: dict[str, Tensor], *, source: Path
 ) -> dict[str, Tensor]:
-    """The weights under our names.
-
-    Raises:
-        CheckpointError: a key is missing or unknown, or a shape differs.
-    """
+    """The weights under our names; raises CheckpointError where a key is missing or unknown, or a shape differs."""
     renamed = {ours: value for key, value in state.items() if (ours := layout.to_ours(key)) in own}
     problems = {
         "missing": [layout.to_theirs(key) for key in own if key not in renamed and not _NOT_IN_THEIRS.search(key)],
@@ -180,10 +183,10 @@ def _find_class_names(
     elif labels is not None or (layout.has_labels and beside.is_file()):
         path = beside if labels is None else Path(labels)
         names, names_source = _read_labels(path), str(path)
-    elif layout.coco_has_gaps and count == 90:
-        names, names_source = _coco_names(), "COCO with the gaps in its category ids"
+    elif layout.category_ids and count == len(_COCO_CATEGORIES):
+        names, names_source = _COCO_CATEGORIES, "COCO with the gaps in its category ids"
     elif count == 80:
-        names, names_source = [name for name in _coco_names() if not name.startswith("N/A")], "COCO"
+        names, names_source = [name for name in _COCO_CATEGORIES if not name.startswith("N/A")], "COCO"
     elif count == 20:
         names, names_source = list(VOC_NAMES), "PASCAL VOC"
     else:
@@ -204,14 +207,6 @@ def _read_labels(path: Path) -> list[str]:
     return names[1:] if names[:1] and names[0].lower() == "background" else names
 
 
-def _coco_names() -> list[str]:
-    """The 90 category ids of COCO. Unused ids are kept, because leaving them out would change the other scores."""
-    from torchvision.models.detection import SSD300_VGG16_Weights
-
-    categories = SSD300_VGG16_Weights.COCO_V1.meta["categories"]
-    return [f"N/A {number}" if name == "N/A" else name for number, name in enumerate(categories)][1:]
-
-
 def _describe(layout: Layout, recipe: dict[str, Any], *, channel_order: ChannelOrder, names_source: str) -> list[str]:
     side, names = recipe["image_size"], recipe["class_names"]
     arguments = recipe["backbone"]["arguments"]
@@ -220,12 +215,10 @@ def _describe(layout: Layout, recipe: dict[str, Any], *, channel_order: ChannelO
     lines = [
         f"format: {layout.name}, {side}x{side} pixels",
         f"classes: {len(names)} ({names_source or 'names unknown'}): {', '.join(names)}",
-        f"priors: squares of {squares} px; clip {layout.clip}",
+        f"priors: squares of {squares} px; clip {recipe['priors']['clip']}",
         f"pixels: {order}; mean {arguments['mean']}, std {arguments['std']}",
     ]
     if not names_source:
-        lines.append(
-            "warning: the file does not name its classes; name them with ssd import-weights labels=FILE or "
-            "class_names=[...]"
-        )
+        naming = "ssd import-weights labels=FILE or class_names=[...]"
+        lines.append(f"warning: the file does not name its classes; name them with {naming}")
     return lines

@@ -7,14 +7,14 @@ torchvision's ssd300_vgg16.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ssd.model.backbones import VGG16, MobileNetV1, mobilenet_v1, vgg16
-from ssd.model.priors import Clip, PriorSpec
-from ssd.model.ssd import RECIPE_VERSION
+from ssd.model.priors import Clip
 
-_COCO_COLUMNS = (81, 201)  # outputs of the COCO configurations; amdegroot's has 201
+COCO_COLUMNS = (81, 201)  # outputs of the COCO configurations; amdegroot's has 201
 _VGG_SQUARES_PX = {  # (levels, trained on COCO): sides of the squares
     (6, False): (30, 60, 111, 162, 213, 264, 315),
     (6, True): (21, 45, 99, 153, 207, 261, 315),
@@ -28,57 +28,19 @@ _VOC = """aeroplane bicycle bird boat bottle bus car cat chair cow
 VOC_NAMES = tuple(_VOC.split())
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """Input side, constructor arguments and priors of one published network."""
-
-    image_size: int
-    priors: PriorSpec
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _vgg16_variant(*, levels: int, coco: bool, image_size: int | None) -> Variant:
-    side = {6: 300, 7: 512}[levels]
-    scales = tuple(px / side for px in _VGG_SQUARES_PX[levels, coco])
-    return Variant(side, replace(vgg16.PRIORS[str(side)], scales=scales), {"extras": str(side)})
-
-
-def _mobilenet_v1_variant(*, levels: int, coco: bool, image_size: int | None) -> Variant:
-    if image_size in (None, 300):
-        return Variant(300, mobilenet_v1.PRIORS, {"width_multiplier": 1.0})
-    priors = replace(mobilenet_v1.PRIORS, scales=_JETSON_SCALES, steps_px={})
-    return Variant(image_size, priors, {"width_multiplier": 1.0})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one program stores its network.
+    """How one program stores its network."""
 
-    Args:
-        name: of the program, and of its network where it has several.
-        backbone: name of our backbone.
-        variant: from the number of levels, the data set and the input side to the published network.
-        modules: their module (or tensor) name -> ours.
-        arguments: of the backbone, the same in every variant.
-        clip: see `PriorSpec`.
-        first_anchors: priors per cell on the first level.
-        any_image_size: its networks exist for several input sides, and nothing in the file says which.
-        always_coco: its priors are those for COCO, whatever the number of classes.
-        coco_has_gaps: its COCO classes are numbered with the gaps of the original category ids.
-        has_labels: its training writes labels.txt beside the weights.
-    """
-
-    name: str
-    backbone: str
-    variant: Callable[..., Variant]
-    modules: Mapping[str, str]
-    arguments: Mapping[str, Any]
-    clip: Clip = "all"
-    first_anchors: int = 4
-    any_image_size: bool = False
-    always_coco: bool = False
-    coco_has_gaps: bool = False
-    has_labels: bool = False
+    name: str  # of the program, and of its network where it has several
+    backbone: str  # name of our backbone
+    # (levels, trained on COCO, input side) -> the backbone, priors and image_size of a recipe
+    network: Callable[[int, bool, int | None], dict[str, Any]]
+    modules: Mapping[str, str]  # their module (or tensor) name -> ours
+    first_anchors: int = 4  # priors per cell on the first level
+    any_image_size: bool = False  # its networks exist for several input sides, which the files do not record
+    category_ids: bool = False  # its classes are COCO's category ids, gaps included, and its priors those for COCO
+    has_labels: bool = False  # its training writes labels.txt beside the weights
 
     def to_ours(self, key: str) -> str | None:
         """Our name of one of their tensors; None if it has none."""
@@ -87,27 +49,6 @@ class Layout:
     def to_theirs(self, key: str) -> str:
         """Their name of one of our tensors."""
         return _rename(key, {ours: theirs for theirs, ours in self.modules.items()}) or key
-
-    def recipe(
-        self, *, levels: int, class_names: list[str], columns: int, image_size: int | None = None
-    ) -> dict[str, Any]:
-        """The recipe of their network.
-
-        Args:
-            levels: number of feature maps.
-            class_names: without background.
-            columns: outputs per prior, background included; may count more than the classes.
-            image_size: input side, only where `any_image_size`; None: the published one.
-        """
-        coco = self.always_coco or columns in _COCO_COLUMNS
-        variant = self.variant(levels=levels, coco=coco, image_size=image_size)
-        return {
-            "version": RECIPE_VERSION,
-            "backbone": {"name": self.backbone, "arguments": {**variant.arguments, **self.arguments}},
-            "priors": replace(variant.priors, clip=self.clip).as_dict(),
-            "class_names": class_names,
-            "image_size": variant.image_size,
-        }
 
 
 def _rename(key: str, table: Mapping[str, str]) -> str | None:
@@ -138,8 +79,27 @@ def _heads(classification: str, localization: str) -> dict[str, str]:
     }
 
 
-def _vgg_arguments(*, norm: str = "l2", mean: tuple[float, ...] = vgg16.MEAN) -> dict[str, Any]:
-    return {"conv4_3_norm": norm, "mean": list(mean), "std": list(vgg16.STD)}
+def _vgg16(levels: int, coco: bool, image_size: int | None, *, clip: Clip = "all", **changes: Any) -> dict[str, Any]:
+    side = {6: 300, 7: 512}[levels]
+    scales = [px / side for px in _VGG_SQUARES_PX[levels, coco]]
+    arguments = {"extras": str(side), "conv4_3_norm": "l2", "mean": list(vgg16.MEAN), "std": list(vgg16.STD)}
+    return {
+        "backbone": {"name": VGG16.name, "arguments": arguments | changes},
+        "priors": replace(vgg16.PRIORS[str(side)], scales=scales, clip=clip).as_dict(),
+        "image_size": side,
+    }
+
+
+def _mobilenet_v1(levels: int, coco: bool, image_size: int | None) -> dict[str, Any]:
+    priors = mobilenet_v1.PRIORS
+    if image_size not in (None, 300):
+        priors = replace(priors, scales=_JETSON_SCALES, steps_px={})
+    arguments = {"width_multiplier": 1.0, "mean": list(mobilenet_v1.MEAN), "std": list(mobilenet_v1.STD)}
+    return {
+        "backbone": {"name": MobileNetV1.name, "arguments": arguments},
+        "priors": replace(priors, clip="all").as_dict(),
+        "image_size": image_size or 300,
+    }
 
 
 _QFGAOHAO_EXTRAS_AND_HEADS = {**_extras("extras"), **_heads("classification_headers", "regression_headers")}
@@ -148,8 +108,7 @@ LAYOUTS = (
     Layout(
         name="amdegroot/ssd.pytorch, PyTorch Advanced",
         backbone=VGG16.name,
-        variant=_vgg16_variant,
-        arguments=_vgg_arguments(),
+        network=_vgg16,
         modules={
             **_vgg_base("vgg"),
             "L2Norm": "backbone.conv4_3_norm",
@@ -160,8 +119,7 @@ LAYOUTS = (
     Layout(
         name="qfgaohao/pytorch-ssd vgg16-ssd",
         backbone=VGG16.name,
-        variant=_vgg16_variant,
-        arguments=_vgg_arguments(norm="batch"),
+        network=partial(_vgg16, conv4_3_norm="batch"),
         has_labels=True,
         modules={
             **_vgg_base("base_net"),
@@ -172,8 +130,7 @@ LAYOUTS = (
     Layout(
         name="qfgaohao/pytorch-ssd mb1-ssd",
         backbone=MobileNetV1.name,
-        variant=_mobilenet_v1_variant,
-        arguments={"mean": list(mobilenet_v1.MEAN), "std": list(mobilenet_v1.STD)},
+        network=_mobilenet_v1,
         first_anchors=6,
         any_image_size=True,
         has_labels=True,
@@ -185,8 +142,7 @@ LAYOUTS = (
     Layout(
         name="lufficc/SSD",
         backbone=VGG16.name,
-        variant=_vgg16_variant,
-        arguments=_vgg_arguments(),
+        network=_vgg16,
         modules={
             **_vgg_base("backbone.vgg"),
             "backbone.l2_norm": "backbone.conv4_3_norm",
@@ -197,11 +153,8 @@ LAYOUTS = (
     Layout(
         name="torchvision ssd300_vgg16",
         backbone=VGG16.name,
-        variant=_vgg16_variant,
-        arguments=_vgg_arguments(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255)),
-        clip="sizes",
-        always_coco=True,
-        coco_has_gaps=True,
+        network=partial(_vgg16, clip="sizes", mean=[0.48235 * 255, 0.45882 * 255, 0.40784 * 255]),
+        category_ids=True,
         modules={
             **_vgg_base("backbone.features", last=21),
             "backbone.scale_weight": "backbone.conv4_3_norm.weight",

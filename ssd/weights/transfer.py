@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,12 @@ def load_base(backbone: nn.Module, weights: str) -> str:
     if not isinstance(backbone, PretrainedBackbone):
         raise ConfigError(f"backbone.weights={weights}: {name} has no ImageNet weights; leave it null")
     if weights == "imagenet":
-        state = _download(backbone)
+        try:
+            state = backbone.imagenet_weights()
+        except (OSError, RuntimeError) as error:
+            raise MachineError(
+                f"backbone.weights=imagenet: download failed ({error}); give backbone.weights=FILE instead"
+            ) from error
     elif Path(weights).is_file():
         state = third_party.find_tensors(checkpoint.read_checkpoint(Path(weights))[1], source=weights)
     else:
@@ -45,15 +50,6 @@ def load_base(backbone: nn.Module, weights: str) -> str:
         raise CheckpointError(f"{weights}: holds weights of {found}, not of {name}; choose backbone={found}")
     loaded, fresh = _load_base_state(backbone, base_state, name=name, source=weights)
     return f"{name}: {loaded} tensors loaded from {weights}, {len(state) - loaded} unused, {fresh} fresh"
-
-
-def _download(backbone: PretrainedBackbone) -> dict[str, Tensor]:
-    try:
-        return backbone.imagenet_weights()
-    except (OSError, RuntimeError) as error:
-        raise MachineError(
-            f"backbone.weights=imagenet: download failed ({error}); give backbone.weights=FILE instead"
-        ) from error
 
 
 def _load_base_state(
@@ -72,8 +68,7 @@ def _load_base_state(
                 f"{source}: {key} is {tuple(value.shape)}, {name} needs {tuple(own[key].shape)}; "
                 "give the backbone.* settings that the weights were trained with"
             )
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise CheckpointError(f"{source}: {key} holds NaN or infinity; use another file")
+    checkpoint.check_finite(loaded, name=source)
     backbone.base.load_state_dict(loaded, strict=False)
     return len(loaded), len(fresh)
 
@@ -98,15 +93,27 @@ def init_from(model: SSD, path: str) -> list[str]:
         return [f"init_from={path}: a base net without a detector", load_base(model.backbone, path)]
     _check_same_base(model, source, path)
     differences = _compare_recipes(model.recipe(), source.recipe())
-    matches = _match_classes(model, source)
-    copied = _copy_tensors(model, source)
-    heads = _copy_class_rows(model, source, matches)
-    return [
-        f"init_from={path}: {source.backbone.name}, {len(source.class_names)} classes",
-        *differences,
-        _report_tensors(model.state_dict(), source.state_dict(), copied | heads),
-        _report_classes(model, source, matches if heads else {}),
-    ]
+    header = f"init_from={path}: {source.backbone.name}, {len(source.class_names)} classes"
+    return [header, *differences, *_copy_weights(model, source)]
+
+
+def _copy_weights(model: SSD, source: SSD) -> tuple[str, str]:
+    """Copies what fits; returns report lines about tensors and classes."""
+    own, theirs = model.state_dict(), source.state_dict()
+    copied = {key for key in own.keys() & theirs.keys() if own[key].shape == theirs[key].shape}
+    copied = {key for key in copied if not key.startswith(_HEADS)}
+    for key in copied:
+        own[key].copy_(theirs[key])
+    labels = {name: class_index(name, source.class_names) for name in model.class_names}
+    kept = {name: source.class_names[label] for name, label in labels.items() if label is not None}
+    heads = _copy_class_rows(model, source, kept)
+    copied |= heads
+    kept = kept if heads else {}
+    return (
+        f"tensors: {len(copied)} of {len(own)} copied (classification heads class by class); "
+        + _report_rest(own, theirs, copied, copied),
+        f"classes: kept {_join(kept)}; " + _report_rest(model.class_names, source.class_names, kept, kept.values()),
+    )
 
 
 def _check_same_base(model: SSD, source: SSD, path: str) -> None:
@@ -135,29 +142,17 @@ def _compare_recipes(own: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _match_classes(model: SSD, source: SSD) -> dict[int, int]:
-    """Label in `model` -> label in `source`, for each class that both have."""
-    labels = [class_index(name, source.class_names) for name in model.class_names]
-    return {label: their_label for label, their_label in enumerate(labels) if their_label is not None}
-
-
-def _copy_tensors(model: SSD, source: SSD) -> set[str]:
-    """Copies all tensors of equal name and shape except the classification heads; returns their names."""
-    own, theirs = model.state_dict(), source.state_dict()
-    copied = {key for key in own.keys() & theirs.keys() if own[key].shape == theirs[key].shape}
-    copied = {key for key in copied if not key.startswith(_HEADS)}
-    for key in copied:
-        own[key].copy_(theirs[key])
-    return copied
-
-
-def _copy_class_rows(model: SSD, source: SSD, matches: dict[int, int]) -> set[str]:
+def _copy_class_rows(model: SSD, source: SSD, matches: Mapping[str, str]) -> set[str]:
     """Copies the rows of background and of matching classes, on levels with equal anchors and channels.
 
-    Returns the names of the tensors of these heads.
+    Args:
+        matches: class in `model` -> class in `source`.
+
+    Returns:
+        Names of the tensors of these heads.
     """
-    columns = [BACKGROUND, *map(class_column, matches)]
-    their_columns = [BACKGROUND, *map(class_column, matches.values())]
+    columns = [BACKGROUND, *(class_column(model.class_names.index(name)) for name in matches)]
+    their_columns = [BACKGROUND, *(class_column(source.class_names.index(name)) for name in matches.values())]
     copied = set()
     heads = zip(model.classification_heads, source.classification_heads, strict=False)
     for level, (head, their_head) in enumerate(heads):
@@ -171,19 +166,9 @@ def _copy_class_rows(model: SSD, source: SSD, matches: dict[int, int]) -> set[st
     return copied
 
 
-def _report_tensors(own: dict[str, Tensor], theirs: dict[str, Tensor], copied: set[str]) -> str:
-    fresh, unused = ((key for key in state if key not in copied) for state in (own, theirs))
-    return (
-        f"tensors: {len(copied)} of {len(own)} copied (classification heads class by class); "
-        f"fresh: {_join(fresh)}; unused: {_join(unused)}"
-    )
-
-
-def _report_classes(model: SSD, source: SSD, matches: dict[int, int]) -> str:
-    kept = [name for label, name in enumerate(model.class_names) if label in matches]
-    fresh = [name for label, name in enumerate(model.class_names) if label not in matches]
-    unused = [name for label, name in enumerate(source.class_names) if label not in matches.values()]
-    return f"classes: kept {_join(kept)}; fresh: {_join(fresh)}; unused: {_join(unused)}"
+def _report_rest(own: Iterable[str], theirs: Iterable[str], copied: Collection[str], used: Collection[str]) -> str:
+    fresh, unused = [name for name in own if name not in copied], [name for name in theirs if name not in used]
+    return f"fresh: {_join(fresh)}; unused: {_join(unused)}"
 
 
 def _join(names: Iterable[str]) -> str:

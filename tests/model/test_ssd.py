@@ -268,7 +268,7 @@ def test_a_recipe_holds_the_backbones_arguments(ssd300: SSD) -> None:
     [
         ({"version": 2}, "recipe version 2: this program reads version 1"),
         ({"version": None}, "recipe version None"),
-        ({"backbone": {"name": "os.system", "arguments": {}}}, "'os.system' is not one of mobilenet_v1, vgg16"),
+        ({"backbone": {"name": "os.system", "arguments": {}}}, "'os.system' is not one of .*mobilenet_v1, .*vgg16"),
         ({"backbone": {"name": "mobilenet_v1", "arguments": {"width": 1}}}, "width"),
         ({"backbone": {"name": "mobilenet_v1"}}, "arguments"),
         ({"backbone": None}, "TypeError"),

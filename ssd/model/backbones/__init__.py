@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -54,19 +53,18 @@ class PretrainedBackbone(Protocol):
         """Tensors of a base net stored in any known layout, under the names of `base`; empty for other layouts."""
 
 
-def find_backbones(path: Iterable[str], package: str) -> dict[str, type[nn.Module]]:
-    """The backbone classes defined in the modules of a package, by name."""
+def find_backbones() -> dict[str, type[nn.Module]]:
+    """The backbone classes defined in the modules of this package, by name."""
     found: dict[str, type[nn.Module]] = {}
-    for info in pkgutil.iter_modules(path, f"{package}."):
+    for info in pkgutil.iter_modules(__path__, f"{__name__}."):
         for item in vars(importlib.import_module(info.name)).values():
             if isinstance(item, type) and item.__module__ == info.name and "name" in vars(item):
-                name = vars(item)["name"]
-                if name in found:
-                    raise ValueError(f"two backbones are named {name}: {found[name]} and {item}; rename one")
-                found[name] = item
+                other = found.setdefault(vars(item)["name"], item)
+                if other is not item:
+                    raise ValueError(f"two backbones are named {vars(item)['name']}: {other} and {item}; rename one")
     return found
 
 
-BACKBONES = find_backbones(__path__, __name__)
+BACKBONES = find_backbones()
 
 __all__ = ["BACKBONES", "VGG16", "Backbone", "MobileNetV1", "PretrainedBackbone", "find_backbones"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -89,17 +90,10 @@ class ExtraLevel(nn.Sequential):
         )
 
     def forward(self, features: Float[Tensor, "B K H W"]) -> Float[Tensor, "B _ _ _"]:
-        if features.device.type == "cpu" and features.shape[-2:] == (1, 1):
-            # torch 2.15 leaves part of the bfloat16 weight gradient of a strided convolution unset on a 1x1 grid
-            with torch.autocast("cpu", enabled=False):
-                return self._shrink(features.to(self._convolutions()[0].weight.dtype))
-        return self._shrink(features)
-
-    def _convolutions(self) -> tuple[nn.Conv2d, nn.Conv2d]:
-        return cast(nn.Conv2d, self[0]), cast(nn.Conv2d, self[2])
-
-    def _shrink(self, features: Tensor) -> Tensor:
-        reduce, shrink = self._convolutions()
-        middle = reduce(features).relu_()
-        missing = max(0, shrink.kernel_size[0] - 2 * int(shrink.padding[0]) - min(middle.shape[-2:]))
-        return shrink(F.pad(middle, (0, missing, 0, missing)) if missing else middle).relu_()
+        reduce, shrink = cast(nn.Conv2d, self[0]), cast(nn.Conv2d, self[2])
+        # torch 2.15 leaves part of the bfloat16 weight gradient of a strided convolution unset on a 1x1 grid of the CPU
+        in_float = features.device.type == "cpu" and features.shape[-2:] == (1, 1)
+        with torch.autocast("cpu", enabled=False) if in_float else nullcontext():
+            middle = reduce(features.to(reduce.weight.dtype) if in_float else features).relu_()
+            missing = max(0, shrink.kernel_size[0] - 2 * int(shrink.padding[0]) - min(middle.shape[-2:]))
+            return shrink(F.pad(middle, (0, missing, 0, missing)) if missing else middle).relu_()

@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
 from ssd.common.errors import ConfigError
 from ssd.model.backbones.layers import ExtraLevel, PixelNorm, initialize, select_base
@@ -23,17 +24,8 @@ PRIORS = PriorSpec(  # MobileNetV1-SSD: squares of 60, 105, 150, 195, 240, 285, 
     clip="sizes",
 )
 
-_BLOCKS = (  # channels out, stride
-    (64, 1),
-    (128, 2),
-    (128, 1),
-    (256, 2),
-    (256, 1),
-    (512, 2),
-    *[(512, 1)] * 5,
-    (1024, 2),
-    (1024, 1),
-)
+# channels out, stride
+_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 _TAP = 12  # base[:12] ends with the last block of stride 16
 
 _TIMM_MODEL = "mobilenetv1_100.ra4_e3600_r224_in1k"
@@ -65,13 +57,11 @@ class MobileNetV1(nn.Module):
 
         self.pixel_norm = PixelNorm(mean=mean, std=std)
         channels = width(32)
-        blocks = [nn.Sequential(*_convolution(3, channels, stride=2))]
+        blocks: list[nn.Module] = [Conv2dNormActivation(3, channels, stride=2)]
         for channels_out, stride in _BLOCKS:
             blocks.append(_separable(channels, width(channels_out), stride=stride))
             channels = width(channels_out)
-        self.base = nn.Sequential(
-            *blocks
-        )  # PyTorch's own initialisation: He's, by fan-out, learns far more slowly here
+        self.base = nn.Sequential(*blocks)  # PyTorch's initialisation: He's, by fan-out, learns far more slowly here
         self.extras = nn.ModuleList(
             ExtraLevel(width(before), width(middle), width(after), stride=2, padding=1)
             for before, middle, after in ((1024, 256, 512), (512, 128, 256), (256, 128, 256), (256, 128, 256))
@@ -119,18 +109,9 @@ def _rename_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _convolution(channels_in: int, channels_out: int, **convolution: Any) -> list[nn.Module]:
-    arguments: dict[str, Any] = {"kernel_size": 3, "padding": 1} | convolution
-    return [
-        nn.Conv2d(channels_in, channels_out, bias=False, **arguments),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(inplace=True),
-    ]
-
-
 def _separable(channels_in: int, channels_out: int, *, stride: int) -> nn.Sequential:
     """A depthwise 3x3 convolution, then a pointwise 1x1 convolution."""
     return nn.Sequential(
-        *_convolution(channels_in, channels_in, stride=stride, groups=channels_in),
-        *_convolution(channels_in, channels_out, kernel_size=1, padding=0),
+        *Conv2dNormActivation(channels_in, channels_in, stride=stride, groups=channels_in),
+        *Conv2dNormActivation(channels_in, channels_out, kernel_size=1),
     )

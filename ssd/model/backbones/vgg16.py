@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchvision.models import VGG16_Weights
 
 from ssd.common.errors import ConfigError
 from ssd.model.backbones.layers import ExtraLevel, L2Norm, PixelNorm, initialize, select_base
@@ -34,25 +35,8 @@ PRIORS = {  # on VOC, by `extras`
     ),
 }
 
-_BASE = (
-    64,
-    64,
-    "M",
-    128,
-    128,
-    "M",
-    256,
-    256,
-    256,
-    "C",
-    512,
-    512,
-    512,
-    "M",
-    512,
-    512,
-    512,
-)  # M, C: max pooling; C in ceil mode
+# channels of a convolution; M, C: max pooling, C in ceil mode
+_BASE = (64, 64, "M", 128, 128, "M", 256, 256, 256, "C", 512, 512, 512, "M", 512, 512, 512)
 _CONV4_3 = 23  # base[:23] ends with conv4_3's ReLU
 
 _HALVE = {"stride": 2, "padding": 1}
@@ -118,8 +102,6 @@ class VGG16(nn.Module):
     @staticmethod
     def imagenet_weights() -> dict[str, Tensor]:
         """Downloads torchvision's copy of the weights that the SSD paper starts from."""
-        from torchvision.models import VGG16_Weights
-
         return dict(VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(progress=True, check_hash=True))
 
     @staticmethod
