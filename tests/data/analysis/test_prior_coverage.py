@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pytest
 import torch
 import yaml
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
+from composed import compose
 
-from ssd.cli.config import CONF, register
 from ssd.cli.inspect_data import inspect
 from ssd.common.errors import ConfigError
 from ssd.data.analysis.prior_coverage import (
@@ -104,18 +100,11 @@ def test_a_written_file_holds_the_arguments_of_the_spec(mobilenet_v1: PriorSpec,
 
 
 def run(tmp_path: Path, *overrides: str) -> None:
-    register()
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("inspect", overrides=[*overrides, f"output={tmp_path}"], return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    inspect(config)
+    inspect(compose(*overrides, f"output={tmp_path}", name="inspect"))
 
 
 @pytest.mark.parametrize("name", ["../evil", "a b", "taken"])
-def test_a_bad_name_or_an_existing_file_is_refused_before_data_is_read(name: str, tmp_path: Path) -> None:
+def test_a_bad_name_or_an_existing_file_is_an_error_before_data_is_read(name: str, tmp_path: Path) -> None:
     (tmp_path / "taken.yaml").touch()
     with pytest.raises(ConfigError, match=r"^fit_priors="):
         run(tmp_path, f"fit_priors='{name}'", "dataset=voc", "dataset.root=nowhere")
