@@ -10,8 +10,7 @@ import rich.table
 
 from ssd.common.console import log_table
 
-_NUMBER = re.compile(r"-|[+-]?\d[\d.]*( ?%|x)?(-\d[\d.]*( ?%)?)?( of \d+)?")
-_LINE_BREAKS = re.compile(r"[\r\n\t]+")
+_NUMBER = re.compile(r"-|nan|[+-]?\d[\d.]*( ?%|x)?(-\d[\d.]*( ?%)?)?( of \d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +32,9 @@ class Table:
         """
         if not self.rows:
             return [False] * len(self.columns)
-        columns = zip(*self.rows, strict=True)
-        return [all(_is_number(value, name=not place) for value in column) for place, column in enumerate(columns)]
+        first, *others = zip(*self.rows, strict=True)
+        names = any(isinstance(value, str) for value in first)
+        return [not names, *(all(map(_NUMBER.fullmatch, map(_text, column))) for column in others)]
 
     def log(self, *, max_rows: int | None = None) -> None:
         """Prints the table to the terminal and train.log, at most `max_rows` rows of it."""
@@ -50,16 +50,10 @@ class Table:
 
 def one_line(text: str) -> str:
     """The text without line breaks and without bytes that are not UTF-8; file names may contain both."""
-    return _LINE_BREAKS.sub(" ", text.encode(errors="replace").decode())
+    return re.sub(r"[\r\n\t]+", " ", text.encode(errors="replace").decode())
 
 
 def _text(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else one_line(str(value))
-
-
-def _is_number(value: object, *, name: bool) -> bool:
-    if isinstance(value, str):
-        return not name and _NUMBER.fullmatch(value) is not None
-    return value is None or isinstance(value, int | float)

@@ -8,18 +8,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ssd.common.images import ImageArray
 from ssd.common.tables import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _LOADER = FileSystemLoader(Path(__file__).parent)
 _ENVIRONMENT = Environment(loader=_LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
