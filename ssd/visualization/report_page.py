@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from ssd.common.tables import Table
 _LOADER = FileSystemLoader(Path(__file__).parent)
 _ENVIRONMENT = Environment(loader=_LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 _MACROS: Any = _ENVIRONMENT.get_template("report_page.j2").module
+
+legend: Callable[[Sequence[tuple[str, str]]], Markup] = _MACROS.legend  # a line of (text, CSS colour)
+columns: Callable[[Sequence[Markup]], Markup] = _MACROS.columns  # parts side by side, as far as the page is wide enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,6 @@ def page(title: str, *, subtitle: str, sections: Sequence[Section]) -> str:
 def paragraph(text: str, *, warning: bool = False) -> Markup:
     """A line of text, or a highlighted warning."""
     return _MACROS.paragraph(text, "warning" if warning else "")
-
-
-def legend(items: Sequence[tuple[str, str]]) -> Markup:
-    """A line of (text, CSS colour)."""
-    return _MACROS.legend(items)
 
 
 def table(content: Table) -> Markup:
@@ -74,8 +72,3 @@ def embedded_image(image: ImageArray, *, caption: str = "", width: int = 320) ->
 def image_row(images: Sequence[Markup], *, caption: str) -> Markup:
     """Images side by side under a caption; one below the other on a narrow screen."""
     return _MACROS.image_row(images, caption)
-
-
-def columns(parts: Sequence[Markup]) -> Markup:
-    """Parts side by side, as far as the page is wide enough."""
-    return _MACROS.columns(parts)
