@@ -20,7 +20,7 @@ from ssd.evaluation.worst_images import draw_errors, worst_images
 from ssd.visualization import report_page
 from ssd.visualization.report_page import Section
 
-MAP_TITLES = {
+_MAP_TITLES = {
     "map": "mAP@[.5:.95]",
     "map_50": "mAP@0.5",
     "map_75": "mAP@0.75",
@@ -28,7 +28,7 @@ MAP_TITLES = {
     "map_medium": "mAP medium",
     "map_large": "mAP large (> 96² px)",
 }
-_TITLES = MAP_TITLES | {
+_TITLES = _MAP_TITLES | {
     "voc07_map": "VOC07 mAP (11 points)",
     "voc_map": "VOC10+ mAP (area)",
     "mar_1": "AR, 1 detection",
@@ -61,7 +61,7 @@ _NOTES = (
 
 def metric_table(metrics: Mapping[str, float], class_names: Sequence[str], *, title: str) -> Table:
     """mAP and the AP of each class, from metrics named as by `ssd.evaluation.metrics.coco_metrics`."""
-    rows: list[list[object]] = [[text, metrics[name]] for name, text in MAP_TITLES.items() if name in metrics]
+    rows: list[list[object]] = [[text, metrics[name]] for name, text in _MAP_TITLES.items() if name in metrics]
     rows += [[f"AP {name}", metrics.get(f"map_class/{name}", "no objects")] for name in class_names]
     return Table(title, ["metric", "value"], rows)
 
@@ -109,10 +109,10 @@ def print_results(evaluations: Sequence[Evaluation], comparisons: Sequence[Compa
 
 def describe(comparison: Comparison) -> str:
     """Which detector is better, and whether the difference exceeds the noise."""
-    verdict = "more than the noise" if comparison.exceeds_noise else "which is within the noise"
+    relation = "more than the noise" if comparison.exceeds_noise else "which is within the noise"
     return (
         f"{_TITLES[comparison.metric]}: {comparison.better} is {comparison.difference:.3f} better than "
-        f"{comparison.other}, {verdict} (95 %: {comparison.low:+.3f} to {comparison.high:+.3f})"
+        f"{comparison.other}, {relation} (95 %: {comparison.low:+.3f} to {comparison.high:+.3f})"
     )
 
 

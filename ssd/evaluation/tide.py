@@ -168,7 +168,7 @@ def delta_ap(results: Sequence[ImageResult], num_classes: int) -> dict[str, floa
 
     A Loc error gets the right box, a Cls error the right class: for each undetected box the best detection of the two
     types that refers to it; the others of the type are removed. Both, Dupe and Bkg errors are removed. Missed boxes are
-    removed from the ground truth. Besides: `FalsePos`, all wrong detections are removed; `FalseNeg`, all undetected
+    removed from the ground truth. In addition: `FalsePos`, all wrong detections are removed; `FalseNeg`, all undetected
     boxes are. The gains do not add up. A class left without ground truth does not count, as in COCO.
     """
     now = _join(results)

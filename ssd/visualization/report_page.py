@@ -62,10 +62,10 @@ def chart(figure: Figure) -> Markup:
 
 def embedded_image(image: ImageArray, *, caption: str = "", width: int = 320) -> Markup:
     """An image as embedded WebP (a third of the bytes of a JPEG), at most `width` pixels wide, over its caption."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((width, width * 4))
+    pillow = Image.fromarray(image)
+    pillow.thumbnail((width, width * 4))
     buffer = io.BytesIO()
-    picture.save(buffer, format="WEBP", quality=80)
+    pillow.save(buffer, format="WEBP", quality=80)
     return _MACROS.image(base64.b64encode(buffer.getvalue()).decode(), caption)
 
 

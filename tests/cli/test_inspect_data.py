@@ -30,7 +30,7 @@ SMALL = ["image_size=96", "backbone=mobilenet_v1_half", "backbone.width_multipli
 
 
 def image(number: int) -> Image.Image:
-    """Unlike the images of other numbers."""
+    """Different for each number."""
     coarse = np.random.default_rng(number).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((WIDTH * 4, HEIGHT * 4), Image.Resampling.BICUBIC)
 
@@ -64,7 +64,7 @@ def float_tiff() -> bytes:
 
 CAT = object_xml("cat", (11, 21, 131, 141))
 ERROR, WARNING = "error", "warning"
-BAD_IMAGES = {  # name and suffix: bytes, what is said of it
+BAD_IMAGES = {  # file: bytes, the rule reported
     "empty.jpg": (b"", "empty file"),
     "page.jpg": (b"<html>404</html>", "looks like a web page"),
     "cut.jpg": (jpeg(1)[:2000], "cut short"),

@@ -98,8 +98,8 @@ def write_report(
     if problems:
         problems_table(problems).log()
     errors = sum(problem.fatal for problem in problems)
-    verdict = f"training would fail on {errors} of them" if errors else "training would run"
-    summary = f"problems: {len(problems)}; {verdict}; {seconds:.1f} s"
+    effect = f"training would fail on {errors} of them" if errors else "training would run"
+    summary = f"problems: {len(problems)}; {effect}; {seconds:.1f} s"
     page = report_page.page(title, subtitle=summary, sections=[_problems_section(problems), *sections])
     lines = "".join(f"{_severity(problem)}: {one_line(str(problem))}\n" for problem in problems)
     for name, text in (("report.html", page), ("problems.txt", lines)):
