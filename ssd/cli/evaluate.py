@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import count
+from operator import methodcaller
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -33,25 +35,33 @@ def evaluate(config: DictConfig) -> None:
     runtime.quiet_libraries()
     paths = list(config.checkpoint) if isinstance(config.checkpoint, ListConfig) else [config.checkpoint]
     names = short_names(paths)
-    predictors = [_open_predictor(config, path) for path in paths]
+    postprocess, explicit = instantiate(config.postprocess), explicit_overrides("postprocess")
+    predictors = [
+        open_predictor(path, postprocess, device=config.device, explicit_overrides=explicit) for path in paths
+    ]
     _, index = open_split(config, common_classes([predictor.class_names for predictor in predictors], names))
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     evaluations = [_evaluate(config, name, item, index) for name, item in zip(names, predictors, strict=True)]
     comparisons = evaluator.compare(evaluations)
     report.print_results(evaluations, comparisons)
-    dataset = _describe_dataset(config)
-    page = report.as_page(
-        evaluations,
-        comparisons,
-        index,
-        title=f"{', '.join(names)} on {dataset}",
-        subtitle=f"{config.split} split: {len(index)} images, {len(index.boxes)} objects; {', '.join(paths)}",
-        worst=config.worst,
-    )
+    root = config.dataset.get("root")
+    dataset = HydraConfig.get().runtime.choices["dataset"] + (f" in {root}" if root else "")
+    title = f"{', '.join(names)} on {dataset}"
+    subtitle = f"{config.split} split: {len(index)} images, {len(index.boxes)} objects; {', '.join(paths)}"
+    page = report.as_page(evaluations, comparisons, index, title=title, subtitle=subtitle, worst=config.worst)
     metadata = {"checkpoints": paths, "dataset": dataset, "split": config.split, "images": len(index)}
-    _write(folder / "report.html", page)
-    _write(folder / "evaluation.json", report.as_json(evaluations, comparisons, metadata))
+    numbers = report.as_json(evaluations, comparisons, metadata)
+    for path, text in ((folder / "report.html", page), (folder / "evaluation.json", numbers)):
+        write_atomically(path, methodcaller("write_text", text, encoding="utf-8"))
+        log(f"written: {path}")
+
+
+def _evaluate(config: DictConfig, name: str, predictor: Predictor, index: DetectionIndex) -> Evaluation:
+    reading = {"batch_size": config.batch_size, "num_workers": config.num_workers}
+    detections, speed = detect(predictor, index, class_names=predictor.class_names, **reading)
+    weights = bootstrap_weights(len(index), samples=config.resamples, seed=config.seed)
+    return evaluator.evaluate(name, detections, index, speed=speed, weights=weights)
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
@@ -65,12 +75,9 @@ def short_names(paths: Sequence[str]) -> list[str]:
     parts = [Path(path).parts for path in paths]
     if len(parts) == 1:
         return [str(Path(*parts[0][-2:]))]
-    while len({part[0] for part in parts}) == 1:
-        parts = [part[1:] for part in parts]
-    length = 1
-    while len({part[:length] for part in parts}) < len(parts):
-        length += 1
-    return [str(Path(*part[:length])) for part in parts]
+    start = next(start for start in count() if len({part[start] for part in parts}) > 1)
+    stop = next(stop for stop in count(start + 1) if len({part[:stop] for part in parts}) == len(parts))
+    return [str(Path(*part[start:stop])) for part in parts]
 
 
 def common_classes(class_lists: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[str, ...]:
@@ -79,7 +86,6 @@ def common_classes(class_lists: Sequence[Sequence[str]], names: Sequence[str]) -
     Raises:
         ConfigError: there is none.
     """
-
     common = tuple(
         name for name in class_lists[0] if all(class_index(name, known) is not None for known in class_lists)
     )
@@ -108,14 +114,13 @@ def open_split(config: DictConfig, class_names: tuple[str, ...]) -> tuple[Splits
     Raises:
         ConfigError: no dataset is given, or it has no such split or none of the classes.
     """
-
     config = deepcopy(config)
     class_names = chosen_classes(class_names, config.dataset.get("classes"))
     if "classes" in config.dataset:
         config.dataset.classes = list(class_names)
     splits = build.read_dataset(config)
     index = select_split(splits, config.split, class_names)
-    this_split = dict.fromkeys(("train", "val", "test")) | {config.split: index}
+    this_split = {name: index if name == config.split else None for name in ("train", "val", "test")}
     for line in describe_data(Splits(**this_split, report=splits.report)):
         log(line)
     return splits, index
@@ -131,30 +136,3 @@ def read_evaluation_data(config: DictConfig, class_names: tuple[str, ...]) -> tu
         raise ConfigError(f"split={config.split}: choose val or test; int8 is calibrated on the train split")
     splits, index = open_split(config, class_names)
     return index if splits.train is None else splits.train, index
-
-
-def _open_predictor(config: DictConfig, path: str) -> Predictor:
-    postprocess = instantiate(config.postprocess)
-    return open_predictor(path, postprocess, device=config.device, explicit_overrides=explicit_overrides("postprocess"))
-
-
-def _evaluate(config: DictConfig, name: str, predictor: Predictor, index: DetectionIndex) -> Evaluation:
-    detections, speed = detect(
-        predictor,
-        index,
-        class_names=predictor.class_names,
-        batch_size=config.batch_size,
-        num_workers=config.num_workers,
-    )
-    weights = bootstrap_weights(len(index), samples=config.resamples, seed=config.seed)
-    return evaluator.evaluate(name, detections, index, speed=speed, weights=weights)
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    log(f"written: {path}")
-
-
-def _describe_dataset(config: DictConfig) -> str:
-    root = config.dataset.get("root")
-    return HydraConfig.get().runtime.choices["dataset"] + (f" in {root}" if root else "")

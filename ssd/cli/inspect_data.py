@@ -16,10 +16,8 @@ from omegaconf import DictConfig
 from ssd.cli import build
 from ssd.common import runtime
 from ssd.common.errors import ConfigError, DataError
-from ssd.data.analysis import duplicates
-from ssd.data.analysis.duplicates import Fingerprints
+from ssd.data.analysis import duplicates, report
 from ssd.data.analysis.prior_coverage import PriorLayout, coverage_warnings, fit_priors, measure_coverage, write_priors
-from ssd.data.analysis.report import InspectionReport
 from ssd.data.dataset import DetectionDataset
 from ssd.data.splits import Splits
 from ssd.data.validation import Report
@@ -34,58 +32,50 @@ def inspect(config: DictConfig) -> None:
     Raises:
         DataError: at the end, if training would fail on a problem.
     """
-
     started = time.perf_counter()
     runtime.quiet_libraries()
     priors_file = _priors_file(config)
     build.fill_auto(config)
     spec, grids = build.check_fit(config)
-    layout = PriorLayout.build(spec, grids, image_size=config.image_size, match_threshold=config.loss.match_threshold)
-    report, found = InspectionReport(), Report(collect_all=True)
+    layout = PriorLayout(spec, grids, image_size=config.image_size, match_threshold=config.loss.match_threshold)
+    found = Report(collect_all=True)
     splits: Splits | None = None
     with found.collect_errors():
         splits = build.build_reader(config, cached=False)(report=found)
-    if splits is not None:
-        report.add_splits(splits)
-        fingerprints = _find_leaks(splits, report)
-        _measure_coverage(config, splits, layout, report, priors_file)
-        _show_samples(config, splits, fingerprints, report)
+    sections = [] if splits is None else _analyse(config, splits, layout, priors_file)
     root = f"{Path(config.dataset.get('root', ''))}/"
     problems = [replace(problem, file=problem.file.removeprefix(root)) for problem in found.problems]
     title = f"Inspection of {config.dataset.get('root', 'the built-in shapes')}"
-    report.write(Path(config.output), problems, title=title, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    report.write_report(Path(config.output), problems, sections, title=title, seconds=seconds)
     errors = [problem for problem in problems if problem.fatal]
     if errors:
         raise DataError(f"training would fail on {len(errors)} problems (see problems.txt), the first: {errors[0]}")
 
 
-def _find_leaks(splits: Splits, report: InspectionReport) -> dict[str, Fingerprints]:
+def _analyse(config: DictConfig, splits: Splits, layout: PriorLayout, priors_file: Path | None) -> list[report.Section]:
     """Decodes all images; problems go to the report of `splits`."""
+    counts = report.splits_section(splits)
     fingerprints = {name: duplicates.fingerprint_images(name, index, splits.report) for name, index in splits.items()}
     leaks = duplicates.find_leaks(fingerprints)
-    duplicates.report_leaks(leaks, splits, splits.report)
-    duplicates.report_absent_classes(splits, splits.report)
-    report.add_leaks(leaks, splits)
-    return fingerprints
-
-
-def _show_samples(
-    config: DictConfig, splits: Splits, fingerprints: dict[str, Fingerprints], report: InspectionReport
-) -> None:
+    duplicates.report_leaks(leaks, splits)
+    duplicates.report_absent_classes(splits)
+    coverage = _measure_coverage(config, splits, layout, priors_file)
     name, index = splits.items()[0]
     dataset = DetectionDataset(index, instantiate(config.augmentation, _convert_="all"), seed=config.seed)
     chosen = np.random.default_rng(config.seed).permutation(fingerprints[name].positions)[:_SAMPLES]
-    report.add_samples([dataset[0, int(row)] for row in chosen], splits.class_names)
+    samples = report.samples_section([dataset[0, int(row)] for row in chosen], splits.class_names)
+    return [counts, report.leaks_section(leaks, splits), *coverage, samples]
 
 
 def _measure_coverage(
-    config: DictConfig, splits: Splits, layout: PriorLayout, report: InspectionReport, priors_file: Path | None
-) -> None:
+    config: DictConfig, splits: Splits, layout: PriorLayout, priors_file: Path | None
+) -> list[report.Section]:
     """What the priors can match, and what fitted ones could."""
     name, index = splits.items()[0]
     rows = np.flatnonzero(~index.ignore)
     if not len(rows):
-        return
+        return []
     threshold, names = layout.match_threshold, index.class_names
     notes = [f"Share of the boxes of the {name} split whose best IoU with a prior is at least {threshold}."]
     if len(rows) > _MAX_BOXES:
@@ -95,18 +85,26 @@ def _measure_coverage(
     measure = partial(measure_coverage, boxes=boxes, labels=labels, num_classes=len(names))
     before = measure(layout)
     warnings = coverage_warnings(layout, before, names, fitted=False)
-    report.add_boxes("boxes", "Boxes and priors", layout, boxes)
-    report.add_coverage("coverage", before, names, title="Prior coverage", notes=notes, warnings=warnings)
+    sections = [
+        report.boxes_section("boxes", "Boxes and priors", layout, boxes),
+        report.coverage_section("coverage", "Prior coverage", before, names, notes=notes, warnings=warnings),
+    ]
     if priors_file is None:
-        return
-    fitted = layout.with_spec(fit_priors(layout, boxes, labels, seed=config.seed))
+        return sections
+    fitted = replace(layout, spec=fit_priors(layout, boxes, labels, seed=config.seed))
     after = measure(fitted)
     gain = f"{before.share:.1%} -> {after.share:.1%} of the boxes matched at IoU {threshold}"
-    write_priors(fitted.spec, priors_file, comments=[f"Fitted by ssd inspect: {gain}", _arguments(config)])
+    arguments = f"Arguments: {' '.join(HydraConfig.get().overrides.task)} (image_size={config.image_size})"
+    write_priors(fitted.spec, priors_file, comments=[f"Fitted by ssd inspect: {gain}", arguments])
     notes = [f"{gain}. To train with them, give priors.file={priors_file} to train.py."]
     warnings = coverage_warnings(fitted, after, names, fitted=True)
-    report.add_coverage("fitted", after, names, title="Coverage of the fitted priors", notes=notes, warnings=warnings)
-    report.add_boxes("fitted_boxes", "Boxes and fitted priors", fitted, boxes)
+    return [
+        *sections,
+        report.coverage_section(
+            "fitted", "Coverage of the fitted priors", after, names, notes=notes, warnings=warnings
+        ),
+        report.boxes_section("fitted_boxes", "Boxes and fitted priors", fitted, boxes),
+    ]
 
 
 def _priors_file(config: DictConfig) -> Path | None:
@@ -124,7 +122,3 @@ def _priors_file(config: DictConfig) -> Path | None:
     if path.exists():
         raise ConfigError(f"fit_priors={name}: {path} exists; give another name or output, or remove it")
     return path
-
-
-def _arguments(config: DictConfig) -> str:
-    return f"Arguments: {' '.join(HydraConfig.get().overrides.task)} (image_size={config.image_size})"

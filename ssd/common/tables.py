@@ -11,8 +11,7 @@ from rich.console import Console
 
 from ssd.common.console import log
 
-_NUMBER = re.compile(r"-|[+-]?\d[\d.]*( ?%|x)?(-\d[\d.]*( ?%)?)?( of \d+)?")
-_LINE_BREAKS = re.compile(r"[\r\n\t]+")
+_NUMBER = re.compile(r"-|nan|[+-]?\d[\d.]*( ?%|x)?(-\d[\d.]*( ?%)?)?( of \d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +31,11 @@ class Table:
 
         Texts such as 0.48-0.52, 3% or 12 of 33 count as numbers; in the first column they are names.
         """
-        return [
-            bool(self.rows) and all(_is_number(row[place], name=place == 0) for row in self.rows)
-            for place in range(len(self.columns))
-        ]
+        if not self.rows:
+            return [False] * len(self.columns)
+        first, *others = zip(*self.rows, strict=True)
+        names = any(isinstance(value, str) for value in first)
+        return [not names, *(all(map(_NUMBER.fullmatch, map(_text, column))) for column in others)]
 
     def log(self, *, max_rows: int | None = None) -> None:
         """Prints the table to the terminal and train.log, at most `max_rows` rows of it."""
@@ -55,16 +55,10 @@ class Table:
 
 def one_line(text: str) -> str:
     """The text without line breaks and without bytes that are not UTF-8; file names may contain both."""
-    return _LINE_BREAKS.sub(" ", text.encode(errors="replace").decode())
+    return re.sub(r"[\r\n\t]+", " ", text.encode(errors="replace").decode())
 
 
 def _text(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else one_line(str(value))
-
-
-def _is_number(value: object, *, name: bool) -> bool:
-    if isinstance(value, str):
-        return not name and _NUMBER.fullmatch(value) is not None
-    return value is None or isinstance(value, int | float)

@@ -30,23 +30,18 @@ _BLACK, _GRAY = "#1c2330", "#b8bfca"
 
 def precision_recall(curves: Mapping[str, ScoreCurve]) -> Figure:
     """Interpolated precision (the best at the same or a higher recall), at IoU 0.5."""
-    figure, axes = _panel("recall", "precision")
-    for position, (name, curve) in enumerate(curves.items()):
+    lines = {}
+    for name, curve in curves.items():
         envelope = np.append(np.maximum.accumulate(curve.precision[:0:-1])[::-1], np.nan)  # without row 0
-        interpolated = envelope[np.searchsorted(curve.recall[1:], _LEVELS)]
-        _line(axes, _LEVELS, interpolated, name, position, len(curves))
-    axes.legend(frameon=False, fontsize=8)
-    return figure
+        lines[name] = envelope[np.searchsorted(curve.recall[1:], _LEVELS)]
+    return _line_chart(lines, xlabel="recall", ylabel="precision")
 
 
 def f1_by_threshold(curves: Mapping[str, ScoreCurve]) -> Figure:
     """F1 of the detections above a score, with the best threshold of each line marked."""
-    figure, axes = _panel("score threshold", "F1")
-    for position, (name, curve) in enumerate(curves.items()):
-        colour = _line(axes, _LEVELS, curve.f1[curve.at(_LEVELS)], name, position, len(curves))
-        axes.plot(curve.best_threshold, curve.f1.max(), "o", color=colour, markersize=5)
-    axes.legend(frameon=False, fontsize=8)
-    return figure
+    lines = {name: curve.f1[curve.at(_LEVELS)] for name, curve in curves.items()}
+    best = {name: (curve.best_threshold, float(curve.f1.max())) for name, curve in curves.items()}
+    return _line_chart(lines, xlabel="score threshold", ylabel="F1", marked=best)
 
 
 def confusion(matrix: Int[np.ndarray, "C1 C1"], class_names: Sequence[str]) -> Figure:
@@ -78,28 +73,38 @@ def error_bars(delta_ap: Mapping[str, float]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, max([*values, 0.01]) * 1.2)
     axes.set_xlabel("gain in AP@0.5 if fixed", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    _remove_frame(axes)
     return figure
 
 
-def _panel(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+def _line_chart(
+    lines: Mapping[str, np.ndarray],
+    *,
+    xlabel: str,
+    ylabel: str,
+    marked: Mapping[str, tuple[float, float]] | None = None,
+) -> Figure:
+    """One line per class over _LEVELS, some with a point marked."""
     figure = Figure(figsize=(5.2, 3.6))
     axes = figure.subplots(gridspec_kw={"left": 0.11, "right": 0.97, "bottom": 0.14, "top": 0.92})
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
     axes.grid(color="#e8ebf0")
+    many = len(lines) > _MAX_COLOURED
+    for position, (name, values) in enumerate(lines.items()):
+        overall = name == ALL_CLASSES
+        colour = _BLACK if overall else _GRAY if many else f"C{position % 10}"
+        label = _escaped(name) if overall or not many else None
+        axes.plot(_LEVELS, values, color=colour, linewidth=2.2 if overall else 1.3, label=label)
+        if marked is not None:
+            axes.plot(*marked[name], "o", color=colour, markersize=5)
+    axes.legend(frameon=False, fontsize=8)
+    _remove_frame(axes)
+    return figure
+
+
+def _remove_frame(axes: Axes) -> None:
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _line(axes: Axes, x: np.ndarray, y: np.ndarray, name: str, position: int, count: int) -> str:
-    """Draws the curve of a class and returns its colour."""
-    overall, many = name == ALL_CLASSES, count > _MAX_COLOURED
-    colour = _BLACK if overall else _GRAY if many else f"C{position % 10}"
-    label = _escaped(name) if overall or not many else None
-    axes.plot(x, y, color=colour, linewidth=2.2 if overall else 1.3, label=label)
-    return colour
 
 
 def _escaped(name: str) -> str:

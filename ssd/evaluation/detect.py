@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,7 +71,7 @@ def with_classes(index: DetectionIndex, class_names: Sequence[str]) -> Detection
 
 def _label_map(own: Sequence[str], class_names: Sequence[str]) -> Int[np.ndarray, "C"]:
     """The position in `class_names` of each of the classes `own`, or -1."""
-    positions = [class_index(name, class_names) for name in own]
+    positions = (class_index(name, class_names) for name in own)
     return np.array([-1 if position is None else position for position in positions])
 
 
@@ -100,22 +100,16 @@ def detect(
         detections += predict(images)
         mark = time.perf_counter()
     speed = Speed(len(index), mark - start, waiting)
-    return [_relabel(found, label_map) for found in detections], speed
+    labels = [label_map[found.labels] for found in detections]
+    return [replace(found, labels=new).where(new >= 0) for found, new in zip(detections, labels, strict=True)], speed
 
 
 def _read_ahead(index: DetectionIndex, batch_size: int, threads: int) -> Iterator[list[ImageArray]]:
-    pending: deque[list[Future[ImageArray]]] = deque()
+    pending: deque[Iterator[ImageArray]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(index), batch_size):
             positions = range(start, min(start + batch_size, len(index)))
-            pending.append([pool.submit(index.load, index.paths[position]) for position in positions])
+            pending.append(pool.map(index.load, [index.paths[position] for position in positions]))
             if len(pending) > _BATCHES_AHEAD:
-                yield [future.result() for future in pending.popleft()]
-        for batch in pending:
-            yield [future.result() for future in batch]
-
-
-def _relabel(detections: Detections, label_map: torch.Tensor) -> Detections:
-    """Detections with other labels; those without one are left out."""
-    labels = label_map[detections.labels]
-    return replace(detections, labels=labels).where(labels >= 0)
+                yield list(pending.popleft())
+        yield from map(list, pending)

@@ -150,11 +150,10 @@ def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
 def _image_results(detections: Sequence[Detections], index: DetectionIndex) -> dict[str, ImageResult]:
     """By id, in the order of the index."""
     results = {}
-    for position, found in enumerate(detections):
-        name, rows = index.ids[position], index.rows(position)
+    for position, (name, found) in enumerate(zip(index.ids, detections, strict=True)):
+        rows = index.rows(position)
         truth = index.boxes[rows], index.labels[rows], index.ignore[rows]
-        height, width = index.sizes[position].tolist()
-        results[name] = image_result(name, found, *truth, size=(height, width))
+        results[name] = image_result(name, found, *truth, size=index.sizes[position])
     return results
 
 
@@ -176,9 +175,6 @@ def _class_results(
 
 
 def _voc_means(classes: Sequence[ClassResult]) -> dict[str, float]:
-    means = {}
-    for name, column in (("voc07_map", "voc07_ap"), ("voc_map", "voc_ap")):
-        defined = [ap for result in classes if (ap := getattr(result, column)) is not None]
-        if defined:
-            means[name] = fmean(defined)
-    return means
+    columns = {"voc07_map": [item.voc07_ap for item in classes], "voc_map": [item.voc_ap for item in classes]}
+    defined = {name: [ap for ap in column if ap is not None] for name, column in columns.items()}
+    return {name: fmean(values) for name, values in defined.items() if values}

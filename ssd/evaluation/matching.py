@@ -39,12 +39,8 @@ class ImageResult:
 
     def where(self, keep: Bool[np.ndarray, "D"]) -> ImageResult:
         """The same image with the detections that `keep` marks."""
-        return replace(
-            self,
-            pred_boxes=self.pred_boxes[keep],
-            pred_labels=self.pred_labels[keep],
-            pred_scores=self.pred_scores[keep],
-        )
+        parts = {name: getattr(self, name)[keep] for name in ("pred_boxes", "pred_labels", "pred_scores")}
+        return replace(self, **parts)
 
     def above(self, score_threshold: float) -> ImageResult:
         """The same image with the detections whose score exceeds `score_threshold`."""
@@ -74,9 +70,7 @@ def match_coco(results: Sequence[ImageResult], num_classes: int, *, ious: Sequen
     """
     results = [top_per_class(result) for result in results]
     rows = [match_image(result, ious) for result in results]
-    return _collect(
-        results, num_classes, [matched_gt != UNMATCHED for matched_gt, _ in rows], [ignored for _, ignored in rows]
-    )
+    return _collect(results, num_classes, [(matched_gt != UNMATCHED, ignored) for matched_gt, ignored in rows])
 
 
 def match_voc(results: Sequence[ImageResult], num_classes: int) -> Matches:
@@ -86,7 +80,7 @@ def match_voc(results: Sequence[ImageResult], num_classes: int) -> Matches:
     pixel, as in the devkit: width is x2 - x1 + 1. A box 20 pixels wide that is off by 2 pixels has IoU 0.826 that way
     and 0.818 without; published VOC numbers include it. Source: VOCevaldet.m of VOCdevkit 2012.
     """
-    true_positives, ignored = [], []
+    rows = []
     for result in results:
         iou = np.where(_same_class(result), overlaps(result.pred_boxes, result.boxes, last_pixel=1.0)[0], 0.0)
         best_iou, target = row_max(iou)
@@ -95,9 +89,8 @@ def match_voc(results: Sequence[ImageResult], num_classes: int) -> Matches:
         _, first = np.unique(np.where(above, target, UNMATCHED), return_index=True)
         is_first = np.zeros(len(iou), dtype=bool)
         is_first[first] = True
-        true_positives.append((above & ~on_difficult & is_first)[:, None])
-        ignored.append(on_difficult[:, None])
-    return _collect(results, num_classes, true_positives, ignored)
+        rows.append(((above & ~on_difficult & is_first)[:, None], on_difficult[:, None]))
+    return _collect(results, num_classes, rows)
 
 
 def match_image(result: ImageResult, ious: Sequence[float]) -> tuple[Int[np.ndarray, "D T"], Bool[np.ndarray, "D T"]]:
@@ -150,11 +143,9 @@ def _same_class(result: ImageResult) -> Bool[np.ndarray, "D G"]:
 
 
 def _collect(
-    results: Sequence[ImageResult],
-    num_classes: int,
-    true_positives: Sequence[np.ndarray],
-    ignored: Sequence[np.ndarray],
+    results: Sequence[ImageResult], num_classes: int, rows: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> Matches:
+    """From (true positive, ignored) of the detections of each image."""
     images = np.repeat(np.arange(len(results)), [len(result.pred_scores) for result in results])
     scores = np.concatenate([result.pred_scores for result in results])
     order = np.argsort(-scores, kind="stable")
@@ -163,8 +154,8 @@ def _collect(
         images=images[order],
         labels=np.concatenate([result.pred_labels for result in results])[order],
         scores=scores[order],
-        true_positive=np.concatenate(true_positives)[order],
-        ignored=np.concatenate(ignored)[order],
+        true_positive=np.concatenate([hits for hits, _ in rows])[order],
+        ignored=np.concatenate([ignored for _, ignored in rows])[order],
         objects=np.stack(objects),
     )
 

@@ -13,11 +13,8 @@ from torchmetrics.detection import MeanAveragePrecision
 from ssd.common.structures import PADDING_LABEL, Batch, Detections
 from ssd.evaluation.matching import ImageResult
 
-_SIZES = ("small", "medium", "large")
-_NAMES = (
-    *("map", "map_50", "map_75", *(f"map_{size}" for size in _SIZES)),
-    *("mar_1", "mar_10", "mar_100", *(f"mar_{size}" for size in _SIZES)),
-)
+_MAP = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
+_MAR = ("mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large")
 
 
 class DetectionMetrics:
@@ -62,9 +59,12 @@ def coco_metrics(images: Mapping[str, ImageResult], class_names: Sequence[str]) 
     metric = MeanAveragePrecision(backend="faster_coco_eval", extended_summary=True, sync_on_compute=False)
     metric.warn_on_many_detections = False
     ordered = [images[name] for name in sorted(images)]
-    metric.update([_predictions(result) for result in ordered], [_ground_truth(result) for result in ordered])
+    metric.update(
+        [_tensors(boxes=each.pred_boxes, scores=each.pred_scores, labels=each.pred_labels) for each in ordered],
+        [_tensors(boxes=each.boxes, labels=each.labels, iscrowd=each.ignore.astype(np.int64)) for each in ordered],
+    )
     computed = metric.compute()
-    values = {name: computed[name] for name in _NAMES}
+    values = {name: computed[name] for name in (*_MAP, *_MAR)}
     # precision is a table [IoU, recall, class, area, max detections]
     per_class = computed["precision"][:, :, :, 0, -1].permute(2, 0, 1).flatten(1)
     for label, precision in zip(computed["classes"].flatten().tolist(), per_class, strict=True):
@@ -80,8 +80,8 @@ def image_results(detections: Sequence[Detections], batch: Batch) -> list[ImageR
         boxes, labels, ignore = (
             values[row].cpu()[real].numpy() for values in (batch.boxes, batch.labels, batch.ignore)
         )
-        height, width = batch.sizes[row].tolist()
-        results.append(image_result(batch.ids[row], found, boxes, labels, ignore, size=(height, width)))
+        size = batch.sizes[row].cpu().numpy()
+        results.append(image_result(batch.ids[row], found, boxes, labels, ignore, size=size))
     return results
 
 
@@ -92,7 +92,7 @@ def image_result(
     labels: Int[np.ndarray, "G"],
     ignore: Bool[np.ndarray, "G"],
     *,
-    size: tuple[int, int],
+    size: Int[np.ndarray, "2"],
 ) -> ImageResult:
     """Converts boxes from fractions to pixels of an image of `size` (H, W); `name` is for error messages.
 
@@ -102,8 +102,7 @@ def image_result(
     pred_boxes, pred_scores = detections.boxes.cpu().numpy(), detections.scores.cpu().numpy()
     if not (np.isfinite(pred_boxes).all() and np.isfinite(pred_scores).all()):
         raise ValueError(f"{name}: a detection is not finite")
-    height, width = size
-    scale = np.array([width, height, width, height], dtype=np.float32)
+    scale = size[[1, 0, 1, 0]].astype(np.float32)
     return ImageResult(
         boxes=boxes * scale,
         labels=labels.astype(np.int64),
@@ -114,13 +113,7 @@ def image_result(
     )
 
 
-def _predictions(result: ImageResult) -> dict[str, Tensor]:
-    arrays = {"boxes": result.pred_boxes, "scores": result.pred_scores, "labels": result.pred_labels}
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def _ground_truth(result: ImageResult) -> dict[str, Tensor]:
-    arrays = {"boxes": result.boxes, "labels": result.labels, "iscrowd": result.ignore.astype(np.int64)}
+def _tensors(**arrays: np.ndarray) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 

@@ -15,11 +15,12 @@ from ssd.data.index import DetectionIndex
 from ssd.evaluation import charts
 from ssd.evaluation.evaluator import Comparison, Evaluation
 from ssd.evaluation.score_curves import ALL_CLASSES
-from ssd.evaluation.tide import ERRORS, Outcome
-from ssd.evaluation.worst_images import WorstImage, draw_errors, worst_images
+from ssd.evaluation.tide import ERRORS
+from ssd.evaluation.worst_images import draw_errors, worst_images
 from ssd.visualization import report_page
+from ssd.visualization.report_page import Section
 
-MAP_TITLES = {
+_MAP_TITLES = {
     "map": "mAP@[.5:.95]",
     "map_50": "mAP@0.5",
     "map_75": "mAP@0.75",
@@ -27,7 +28,7 @@ MAP_TITLES = {
     "map_medium": "mAP medium",
     "map_large": "mAP large (> 96² px)",
 }
-_TITLES = MAP_TITLES | {
+_TITLES = _MAP_TITLES | {
     "voc07_map": "VOC07 mAP (11 points)",
     "voc_map": "VOC10+ mAP (area)",
     "mar_1": "AR, 1 detection",
@@ -58,12 +59,9 @@ _NOTES = (
 )
 
 
-# --- tables ------------------------------------------------------------------------------------------------------
-
-
 def metric_table(metrics: Mapping[str, float], class_names: Sequence[str], *, title: str) -> Table:
     """mAP and the AP of each class, from metrics named as by `ssd.evaluation.metrics.coco_metrics`."""
-    rows: list[list[object]] = [[text, metrics[name]] for name, text in MAP_TITLES.items() if name in metrics]
+    rows: list[list[object]] = [[text, metrics[name]] for name, text in _MAP_TITLES.items() if name in metrics]
     rows += [[f"AP {name}", metrics.get(f"map_class/{name}", "no objects")] for name in class_names]
     return Table(title, ["metric", "value"], rows)
 
@@ -94,9 +92,6 @@ def _comparison_table(evaluations: Sequence[Evaluation], key: str) -> Table:
     return Table(title, [title, *(item.name for item in evaluations)], rows)
 
 
-# --- terminal ----------------------------------------------------------------------------------------------------
-
-
 def print_results(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]) -> None:
     """Prints the tables, the costliest errors of each detector, and which detector is better."""
     _results_table(evaluations).log()
@@ -104,9 +99,9 @@ def print_results(evaluations: Sequence[Evaluation], comparisons: Sequence[Compa
         _comparison_table(evaluations, "map").log()
     for evaluation in evaluations:
         _class_table(evaluation, _TERMINAL_COLUMNS).log()
-        by_cost = sorted(ERRORS, key=lambda error: -evaluation.delta_ap[error.title])
-        costs = [(error, evaluation.delta_ap[error.title]) for error in by_cost]
-        lost = [f"{error.description} {cost:.3f}" for error, cost in costs if cost >= _MIN_REPORTED_LOSS]
+        costs = [(evaluation.delta_ap[error.title], text) for error, text in ERRORS.items()]
+        costs.sort(key=lambda item: -item[0])
+        lost = [f"{text} {cost:.3f}" for cost, text in costs if cost >= _MIN_REPORTED_LOSS]
         log(f"{evaluation.name}: AP@0.5 lost to {', '.join(lost) or 'nothing'}")
     for comparison in comparisons:
         log(describe(comparison))
@@ -114,34 +109,25 @@ def print_results(evaluations: Sequence[Evaluation], comparisons: Sequence[Compa
 
 def describe(comparison: Comparison) -> str:
     """Which detector is better, and whether the difference exceeds the noise."""
-    verdict = "more than the noise" if comparison.exceeds_noise else "which is within the noise"
+    relation = "more than the noise" if comparison.exceeds_noise else "which is within the noise"
     return (
         f"{_TITLES[comparison.metric]}: {comparison.better} is {comparison.difference:.3f} better than "
-        f"{comparison.other}, {verdict} (95 %: {comparison.low:+.3f} to {comparison.high:+.3f})"
+        f"{comparison.other}, {relation} (95 %: {comparison.low:+.3f} to {comparison.high:+.3f})"
     )
-
-
-# --- JSON --------------------------------------------------------------------------------------------------------
 
 
 def as_json(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison], metadata: dict[str, Any]) -> str:
     """Every number below the `metadata`; undefined numbers are left out or null."""
     plain = ("name", "metrics", "intervals", "threshold", "delta_ap", "error_counts")
     records = [
-        {
-            **{key: getattr(item, key) for key in plain},
-            "classes": [asdict(result) for result in item.classes],
-            "confusion": item.confusion.tolist(),
-            "speed": asdict(item.speed),
-        }
+        {key: getattr(item, key) for key in plain}
+        | {"classes": [asdict(result) for result in item.classes]}
+        | {"confusion": item.confusion.tolist(), "speed": asdict(item.speed)}
         for item in evaluations
     ]
     compared = [asdict(item) | {"exceeds_noise": item.exceeds_noise} for item in comparisons]
     content = {**metadata, "evaluations": records, "comparisons": compared}
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-
-
-# --- page --------------------------------------------------------------------------------------------------------
 
 
 def as_page(
@@ -156,22 +142,21 @@ def as_page(
     """The report as HTML, with the `worst` images of each detector."""
     several = len(evaluations) > 1
     parts = [report_page.table(_results_table(evaluations))]
+    side_by_side = []
     if several:
         curves = {item.name: item.curves[ALL_CLASSES] for item in evaluations}
-        parts.append(report_page.chart(charts.precision_recall(curves)))
-        parts.append(report_page.chart(charts.f1_by_threshold(curves)))
+        parts += [report_page.chart(draw(curves)) for draw in (charts.precision_recall, charts.f1_by_threshold)]
+        tables = [report_page.table(_comparison_table(evaluations, key)) for key in ("map", "map_50")]
+        side_by_side = [Section("side-by-side", "Classes side by side", [report_page.columns(tables)])]
     lines = [report_page.paragraph(describe(comparison)) for comparison in comparisons]
     results = [*lines, report_page.columns(parts), report_page.paragraph(_NOTES)]
-    sections = [report_page.Section("results", "Results", results)]
-    if several:
-        tables = [report_page.table(_comparison_table(evaluations, key)) for key in ("map", "map_50")]
-        sections.append(report_page.Section("side-by-side", "Classes side by side", [report_page.columns(tables)]))
+    sections = [Section("results", "Results", results), *side_by_side]
     for number, evaluation in enumerate(evaluations):
         prefix = f"{evaluation.name}: " if several else ""
         sections += [
-            report_page.Section(f"classes-{number}", f"{prefix}Classes", _class_parts(evaluation)),
-            report_page.Section(f"errors-{number}", f"{prefix}Errors", _error_parts(evaluation, index.class_names)),
-            report_page.Section(f"worst-{number}", f"{prefix}Worst images", _worst_parts(evaluation, index, worst)),
+            Section(f"classes-{number}", f"{prefix}Classes", _class_parts(evaluation)),
+            Section(f"errors-{number}", f"{prefix}Errors", _error_parts(evaluation, index.class_names)),
+            Section(f"worst-{number}", f"{prefix}Worst images", _worst_parts(evaluation, index, worst)),
         ]
     return report_page.page(title, subtitle=subtitle, sections=sections)
 
@@ -187,10 +172,9 @@ def _class_parts(evaluation: Evaluation) -> list[Markup]:
 
 def _error_parts(evaluation: Evaluation, class_names: Sequence[str]) -> list[Markup]:
     above = f"above the score {evaluation.threshold:.2f}"
-    descriptions = {error.title: f"{error.title}: {error.description}" for error in ERRORS}
+    titles = {error.title: f"{error.title}: {text}" for error, text in ERRORS.items()}
     rows = [
-        [descriptions.get(name, name), gain, evaluation.error_counts.get(name)]
-        for name, gain in evaluation.delta_ap.items()
+        [titles.get(name, name), gain, evaluation.error_counts.get(name)] for name, gain in evaluation.delta_ap.items()
     ]
     table = Table("errors", ["error", "AP@0.5 lost, all scores", f"number {above}"], rows)
     bars = report_page.chart(charts.error_bars(evaluation.delta_ap))
@@ -211,21 +195,14 @@ def _worst_parts(evaluation: Evaluation, index: DetectionIndex, count: int) -> l
         "best F1 over all classes."
     )
     legend = [
-        (f"{item.title}: {item.description}" if item in ERRORS else item.title, charts.OUTCOME_COLOURS[item])
-        for item in Outcome
+        (f"{outcome.title}: {ERRORS[outcome]}" if outcome in ERRORS else outcome.title, colour)
+        for outcome, colour in charts.OUTCOME_COLOURS.items()
     ]
-    worst = worst_images([result.above(evaluation.threshold) for result in evaluation.image_results], count=count)
-    rows = [_worst_row(evaluation, index, image) for image in worst]
+    results = [result.above(evaluation.threshold) for result in evaluation.image_results]
+    rows = []
+    for worst in worst_images(results, count=count):
+        image, result = index.load(index.paths[worst.position]), results[worst.position]
+        views = draw_errors(image, result, worst.errors, index.class_names, side_px=_IMAGE_PX)
+        images = [report_page.embedded_image(view, width=_IMAGE_PX) for view in views]
+        rows.append(report_page.image_row(images, caption=f"{index.ids[worst.position]}: {worst.errors.summary}"))
     return [report_page.paragraph(note), report_page.legend(legend), *rows]
-
-
-def _worst_row(evaluation: Evaluation, index: DetectionIndex, worst: WorstImage) -> Markup:
-    views = draw_errors(
-        index.load(index.paths[worst.position]),
-        evaluation.image_results[worst.position].above(evaluation.threshold),
-        worst.errors,
-        index.class_names,
-        side_px=_IMAGE_PX,
-    )
-    images = [report_page.embedded_image(view, width=_IMAGE_PX) for view in views]
-    return report_page.image_row(images, caption=f"{index.ids[worst.position]}: {worst.errors.summary}")

@@ -44,15 +44,10 @@ class Outcome(IntEnum):
     @property
     def title(self) -> str:
         """TIDE's name of the error type."""
-        return self.name.capitalize() if self >= Outcome.CLS else self.name.lower()
-
-    @property
-    def description(self) -> str:
-        """The error type in plain words."""
-        return _DESCRIPTIONS.get(self, self.title)
+        return self.name.capitalize() if self in ERRORS else self.name.lower()
 
 
-_DESCRIPTIONS = {
+ERRORS = {  # in plain words
     Outcome.CLS: "wrong class",
     Outcome.LOC: "poor box",
     Outcome.BOTH: "wrong class and poor box",
@@ -60,20 +55,27 @@ _DESCRIPTIONS = {
     Outcome.BKG: "background",
     Outcome.MISS: "missed",
 }
-ERRORS = tuple(outcome for outcome in Outcome if outcome >= Outcome.CLS)
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorTypes:
-    """Outcomes of the detections of an image, and the ground-truth box that each refers to, or UNMATCHED.
-
-    `detected` boxes have a correct detection; no detection refers to `missed` ones.
-    """
+    """Outcomes and labels of the detections of an image, and the ground-truth box that each refers to, or UNMATCHED."""
 
     outcomes: Int[np.ndarray, "D"]
     targets: Int[np.ndarray, "D"]
-    detected: Bool[np.ndarray, "G"]
-    missed: Bool[np.ndarray, "G"]
+    pred_labels: Int[np.ndarray, "D"]
+    labels: Int[np.ndarray, "G"]
+    ignore: Bool[np.ndarray, "G"]
+
+    @property
+    def detected(self) -> Bool[np.ndarray, "G"]:
+        """Which boxes have a correct detection."""
+        return np.isin(np.arange(len(self.labels)), self.targets[self.outcomes == Outcome.CORRECT])
+
+    @property
+    def missed(self) -> Bool[np.ndarray, "G"]:
+        """Which boxes no detection refers to; ignored ones are not missed."""
+        return ~self.ignore & ~np.isin(np.arange(len(self.labels)), self.targets)
 
     def counts(self) -> Counter[int]:
         """Number of detections (for MISS: of ground-truth boxes) by outcome."""
@@ -86,9 +88,9 @@ class ErrorTypes:
         by_frequency = sorted(ERRORS, key=lambda error: -counts[error])
         return ", ".join(f"{counts[error]} {error.title}" for error in by_frequency if counts[error])
 
-    def of_ground_truth(self, ignore: Bool[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
+    def of_ground_truth(self) -> Int[np.ndarray, "G"]:
         """The outcome of each ground-truth box: that of the detection that refers to it."""
-        outcomes = np.where(ignore, Outcome.IGNORED, Outcome.MISS)
+        outcomes = np.where(self.ignore, Outcome.IGNORED, Outcome.MISS)
         near = np.isin(self.outcomes, (Outcome.LOC, Outcome.CLS))
         outcomes[self.targets[near]] = self.outcomes[near]
         outcomes[self.detected] = Outcome.CORRECT
@@ -118,13 +120,7 @@ def classify_errors(result: ImageResult) -> ErrorTypes:
     outcomes = np.select(list(cases.values()), list(cases), default=Outcome.BOTH)
     refers = (outcomes == Outcome.CORRECT, np.isin(outcomes, (Outcome.LOC, Outcome.DUPE)), outcomes == Outcome.CLS)
     targets = np.select(refers, (matched_gt, same_target, other_target), default=UNMATCHED)
-    rows = np.arange(len(result.boxes))
-    return ErrorTypes(
-        outcomes=outcomes,
-        targets=targets,
-        detected=np.isin(rows, targets[outcomes == Outcome.CORRECT]),
-        missed=~result.ignore & ~np.isin(rows, targets),
-    )
+    return ErrorTypes(outcomes, targets, result.pred_labels, result.labels, result.ignore)
 
 
 def count_errors(results: Iterable[ImageResult]) -> dict[str, int]:
@@ -172,72 +168,59 @@ def delta_ap(results: Sequence[ImageResult], num_classes: int) -> dict[str, floa
 
     A Loc error gets the right box, a Cls error the right class: for each undetected box the best detection of the two
     types that refers to it; the others of the type are removed. Both, Dupe and Bkg errors are removed. Missed boxes are
-    removed from the ground truth. Besides: `FalsePos`, all wrong detections are removed; `FalseNeg`, all undetected
+    removed from the ground truth. In addition: `FalsePos`, all wrong detections are removed; `FalseNeg`, all undetected
     boxes are. The gains do not add up. A class left without ground truth does not count, as in COCO.
     """
-    now = _flatten([top_per_class(result) for result in results])
-    fixed = {error.title: _fix(now, error) for error in ERRORS}
+    now = _join(results)
     correct = now.outcomes == Outcome.CORRECT
+    fixed = {error.title: _fix(now, error) for error in ERRORS}
     fixed["FalsePos"] = replace(now, outcomes=np.where(correct, now.outcomes, Outcome.IGNORED))
-    fixed["FalseNeg"] = replace(now, wanted=now.detected)
+    fixed["FalseNeg"] = replace(now, ignore=~now.detected)
     ap = _ap50(now, num_classes)
-    return {title: max(0.0, _ap50(flat, num_classes) - ap) for title, flat in fixed.items()}
+    return {title: max(0.0, _ap50(errors, num_classes) - ap) for title, errors in fixed.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class _FlatErrors:
-    """Detections (by descending score) and ground-truth boxes of all images; `wanted` boxes count in AP."""
-
-    outcomes: Int[np.ndarray, "N"]
-    labels: Int[np.ndarray, "N"]
-    targets: Int[np.ndarray, "N"]
-    gt_labels: Int[np.ndarray, "M"]
-    wanted: Bool[np.ndarray, "M"]
-    detected: Bool[np.ndarray, "M"]
-    missed: Bool[np.ndarray, "M"]
-
-
-def _flatten(results: Sequence[ImageResult]) -> _FlatErrors:
+def _join(results: Sequence[ImageResult]) -> ErrorTypes:
+    """The errors of all images as if they were one, detections by descending score."""
+    results = [top_per_class(result) for result in results]
     errors = [classify_errors(result) for result in results]
     starts = np.cumsum([0, *(len(result.labels) for result in results)])
     targets = [
-        np.where(item.targets >= 0, item.targets + start, UNMATCHED)
+        np.where(item.targets == UNMATCHED, UNMATCHED, item.targets + start)
         for item, start in zip(errors, starts, strict=False)
     ]
     order = np.argsort(-np.concatenate([result.pred_scores for result in results]), kind="stable")
-    return _FlatErrors(
+    return ErrorTypes(
         outcomes=np.concatenate([item.outcomes for item in errors])[order],
-        labels=np.concatenate([result.pred_labels for result in results])[order],
         targets=np.concatenate(targets)[order],
-        gt_labels=np.concatenate([result.labels for result in results]),
-        wanted=np.concatenate([~result.ignore for result in results]),
-        detected=np.concatenate([item.detected for item in errors]),
-        missed=np.concatenate([item.missed for item in errors]),
+        pred_labels=np.concatenate([item.pred_labels for item in errors])[order],
+        labels=np.concatenate([item.labels for item in errors]),
+        ignore=np.concatenate([item.ignore for item in errors]),
     )
 
 
-def _fix(now: _FlatErrors, error: Outcome) -> _FlatErrors:
+def _fix(now: ErrorTypes, error: Outcome) -> ErrorTypes:
     if error is Outcome.MISS:
-        return replace(now, wanted=now.wanted & ~now.missed)
-    outcomes, labels = np.where(now.outcomes == error, Outcome.IGNORED, now.outcomes), now.labels.copy()
+        return replace(now, ignore=now.ignore | now.missed)
+    outcomes, labels = np.where(now.outcomes == error, Outcome.IGNORED, now.outcomes), now.pred_labels.copy()
     if error in (Outcome.LOC, Outcome.CLS):
         rows = np.flatnonzero(np.isin(now.outcomes, (Outcome.LOC, Outcome.CLS)))
         rows = rows[~now.detected[now.targets[rows]]]
         _, first = np.unique(now.targets[rows], return_index=True)
         best = rows[first][now.outcomes[rows[first]] == error]
         outcomes[best] = Outcome.CORRECT
-        labels[best] = now.gt_labels[now.targets[best]]
-    return replace(now, outcomes=outcomes, labels=labels)
+        labels[best] = now.labels[now.targets[best]]
+    return replace(now, outcomes=outcomes, pred_labels=labels)
 
 
-def _ap50(flat: _FlatErrors, num_classes: int) -> float:
+def _ap50(errors: ErrorTypes, num_classes: int) -> float:
     matches = Matches(
-        images=np.zeros_like(flat.labels),
-        labels=flat.labels,
-        scores=-np.arange(len(flat.labels), dtype=np.float64),  # only their order counts
-        true_positive=(flat.outcomes == Outcome.CORRECT)[:, None],
-        ignored=(flat.outcomes == Outcome.IGNORED)[:, None],
-        objects=np.bincount(flat.gt_labels[flat.wanted], minlength=num_classes)[None],
+        images=np.zeros_like(errors.pred_labels),
+        labels=errors.pred_labels,
+        scores=-np.arange(len(errors.pred_labels), dtype=np.float64),  # only their order counts
+        true_positive=(errors.outcomes == Outcome.CORRECT)[:, None],
+        ignored=(errors.outcomes == Outcome.IGNORED)[:, None],
+        objects=np.bincount(errors.labels[~errors.ignore], minlength=num_classes)[None],
     )
     ap = mean_over_classes(average_precision(matches, points=COCO_POINTS)[0, 0])
     return float(np.nan_to_num(ap, nan=1.0))  # no ground truth left: nothing to gain

@@ -64,7 +64,7 @@ def draw_errors(
         f"{class_names[label]} {score:.0%}" for label, score in zip(result.pred_labels, result.pred_scores, strict=True)
     ]
     return (
-        _draw_outcomes(scaled, result.boxes / scale, truth, errors.of_ground_truth(result.ignore)),
+        _draw_outcomes(scaled, result.boxes / scale, truth, errors.of_ground_truth()),
         _draw_outcomes(scaled, result.pred_boxes / scale, detected, errors.outcomes),
     )
 
@@ -73,8 +73,11 @@ def draw_error_panel(views: tuple[ImageArray, ImageArray], *, title: str) -> Ima
     """Both images of `draw_errors` side by side, under a title and a legend, as one image."""
     height, width = views[0].shape[:2]
     canvas = Image.new("RGB", (max(_MIN_WIDTH_PX, 2 * width + _GAP_PX), height + 2 * _LINE_PX), "white")
-    ImageDraw.Draw(canvas).text((4, 1), title, fill="black", font=_font())
-    canvas.paste(_legend(canvas.width), (0, _LINE_PX))
+    pen, x = ImageDraw.Draw(canvas), 4.0
+    pen.text((x, 1), title, fill="black", font=_font())
+    for outcome, colour in OUTCOME_COLOURS.items():
+        pen.text((x, _LINE_PX), outcome.title, fill=colour, font=_font())
+        x += pen.textlength(f"{outcome.title}   ", font=_font())
     for column, view in enumerate(views):
         canvas.paste(Image.fromarray(view), (column * (width + _GAP_PX), 2 * _LINE_PX))
     return np.array(canvas)
@@ -95,16 +98,6 @@ def _draw_outcomes(image: ImageArray, boxes: np.ndarray, texts: Sequence[str], o
     order = np.argsort(outcomes == Outcome.CORRECT, kind="stable")  # errors first: the first boxes are on top
     colours = [ImageColor.getrgb(OUTCOME_COLOURS[Outcome(outcomes[row])])[:3] for row in order]
     return draw_boxes(image, boxes[order], [texts[row] for row in order], colours)
-
-
-@lru_cache(maxsize=16)
-def _legend(width: int) -> Image.Image:
-    strip = Image.new("RGB", (width, _LINE_PX), "white")
-    pen, x = ImageDraw.Draw(strip), 4.0
-    for outcome, colour in OUTCOME_COLOURS.items():
-        pen.text((x, 0), outcome.title, fill=colour, font=_font())
-        x += pen.textlength(f"{outcome.title}   ", font=_font())
-    return strip
 
 
 @lru_cache(maxsize=1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import unicodedata
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 
 import cv2
 import numpy as np
@@ -125,9 +126,7 @@ def _draw_label(
     pad = max(2, text_px // 6)
     _, top, _, line_height = cv2.getTextSize((width, height), "Ag", (0, 0), font, text_px, _BOLD)
     y, text_height = min(y, top), max(text_height, line_height)
-    label_size = text_width + 2 * pad, text_height + 2 * pad
-    places = _label_places(box, label_size, (width, height))
-    place = next((place for place in places if not _overlaps_any(place, occupied)), None)
+    place = _free_place(box, (text_width + 2 * pad, text_height + 2 * pad), (width, height), occupied)
     if place is None:
         return
     occupied.append(place)
@@ -136,44 +135,37 @@ def _draw_label(
     cv2.putText(canvas, text, origin, _text_colour(colour), font, text_px, _BOLD)
 
 
-def _label_places(box: Sequence[int], label_size: tuple[int, int], size: tuple[int, int]) -> Iterator[_Rectangle]:
-    """Places for a label in an image of `size` (W, H), best first: the box's corners outside, inside, down its side."""
+def _free_place(
+    box: Sequence[int], label_size: tuple[int, int], size: tuple[int, int], occupied: Sequence[_Rectangle]
+) -> _Rectangle | None:
+    """The best free place in an image of `size` (W, H): the box's corners outside, inside, then down its side."""
     x1, y1, x2, y2 = box
     width, height = label_size
-    rows = [y1 - height, y1, y2, y2 - height, *range(y1 + height, y2 - height, height)]
-    for y in rows:
-        for x in (x1, x2 - width):
-            left = max(0, min(x, size[0] - width))
-            above = max(0, min(y, size[1] - height))
-            yield left, above, left + width, above + height
-
-
-def _overlaps_any(place: _Rectangle, occupied: Sequence[_Rectangle]) -> bool:
-    x1, y1, x2, y2 = place
-    return any(x1 < right and left < x2 and y1 < bottom and top < y2 for left, top, right, bottom in occupied)
+    rows = (y1 - height, y1, y2, y2 - height, *range(y1 + height, y2 - height, height))
+    for y, x in product(rows, (x1, x2 - width)):
+        left, above = max(0, min(x, size[0] - width)), max(0, min(y, size[1] - height))
+        right, below = left + width, above + height
+        if not any(
+            left < end and start < right and above < bottom and top < below for start, top, end, bottom in occupied
+        ):
+            return left, above, right, below
+    return None
 
 
 def _text_colour(background: Colour) -> Colour:
     """Black or white, whichever has more contrast to `background` (relative luminance, WCAG 2)."""
-    linear = [
-        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in np.divide(background, 255)
-    ]
-    luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-    return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
+    values = np.divide(background, 255)
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return (0, 0, 0) if linear @ (0.2126, 0.7152, 0.0722) > 0.179 else (255, 255, 255)
 
 
 @lru_cache(maxsize=4096)
 def _has_glyph(letter: str) -> bool:
     """OpenCV draws a question mark for a missing glyph, and Arabic and Hebrew in the wrong direction."""
-    return unicodedata.bidirectional(letter) not in ("R", "AL") and not np.array_equal(
-        _rendered(letter), _rendered("?")
-    )
-
-
-def _rendered(letter: str) -> ImageArray:
-    canvas = np.zeros((40, 60, 3), np.uint8)
-    cv2.putText(canvas, letter, (10, 30), (255, 255, 255), _font(), 24, _BOLD)
-    return canvas
+    drawn = np.zeros((2, 40, 60, 3), np.uint8)
+    for canvas, text in zip(drawn, (letter, "?"), strict=True):
+        cv2.putText(canvas, text, (10, 30), (255, 255, 255), _font(), 24, _BOLD)
+    return unicodedata.bidirectional(letter) not in ("R", "AL") and not np.array_equal(*drawn)
 
 
 @lru_cache(maxsize=1)

@@ -5,25 +5,26 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ssd.common.images import ImageArray
 from ssd.common.tables import Table
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 _LOADER = FileSystemLoader(Path(__file__).parent)
 _ENVIRONMENT = Environment(loader=_LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 _MACROS: Any = _ENVIRONMENT.get_template("report_page.j2").module
+
+legend: Callable[[Sequence[tuple[str, str]]], Markup] = _MACROS.legend  # a line of (text, CSS colour)
+columns: Callable[[Sequence[Markup]], Markup] = _MACROS.columns  # parts side by side, as far as the page is wide enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,6 @@ def paragraph(text: str, *, warning: bool = False) -> Markup:
     return _MACROS.paragraph(text, "warning" if warning else "")
 
 
-def legend(items: Sequence[tuple[str, str]]) -> Markup:
-    """A line of (text, CSS colour)."""
-    return _MACROS.legend(items)
-
-
 def table(content: Table) -> Markup:
     """The rows of a table, without its title."""
     return _MACROS.table(content.columns, content.cells(), content.numeric())
@@ -66,18 +62,13 @@ def chart(figure: Figure) -> Markup:
 
 def embedded_image(image: ImageArray, *, caption: str = "", width: int = 320) -> Markup:
     """An image as embedded WebP (a third of the bytes of a JPEG), at most `width` pixels wide, over its caption."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((width, width * 4))
+    pillow = Image.fromarray(image)
+    pillow.thumbnail((width, width * 4))
     buffer = io.BytesIO()
-    picture.save(buffer, format="WEBP", quality=80)
+    pillow.save(buffer, format="WEBP", quality=80)
     return _MACROS.image(base64.b64encode(buffer.getvalue()).decode(), caption)
 
 
 def image_row(images: Sequence[Markup], *, caption: str) -> Markup:
     """Images side by side under a caption; one below the other on a narrow screen."""
     return _MACROS.image_row(images, caption)
-
-
-def columns(parts: Sequence[Markup]) -> Markup:
-    """Parts side by side, as far as the page is wide enough."""
-    return _MACROS.columns(parts)

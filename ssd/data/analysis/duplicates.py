@@ -116,22 +116,19 @@ def _most_similar(
     return best, similarity
 
 
-def report_leaks(leaks: Sequence[Leak], splits: Splits, report: Report) -> None:
-    """Adds the leaks to the report, by file."""
+def report_leaks(leaks: Sequence[Leak], splits: Splits) -> None:
+    """Adds the leaks to the report of `splits`, by file."""
     paths = {split: index.paths for split, index in splits.items()}
     for leak in leaks:
         (split, position), (other, other_position) = leak.image, leak.other
-        rule = "the same image" if leak.similarity == 1 else "nearly the same image"
-        report.add(
-            paths[split][position],
-            f"{rule} in the {split} and in the {other} split",
-            value=paths[other][other_position],
-        )
+        same = "the same image" if leak.similarity == 1 else "nearly the same image"
+        rule = f"{same} in the {split} and in the {other} split"
+        splits.report.add(paths[split][position], rule, value=paths[other][other_position])
 
 
-def report_absent_classes(splits: Splits, report: Report) -> None:
-    """Adds the classes without an object in a split to the report."""
+def report_absent_classes(splits: Splits) -> None:
+    """Adds the classes without an object in a split to the report of `splits`."""
     for split, index in splits.items():
         absent = [label for label, count in zip(index.class_names, index.class_counts(), strict=True) if not count]
         if absent:
-            report.add(f"{split} split", "classes without an object", value=", ".join(absent))
+            splits.report.add(f"{split} split", "classes without an object", value=", ".join(absent))

@@ -6,9 +6,10 @@ best IoU of a box needs a few dozen shapes, not thousands of priors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from operator import methodcaller
+from functools import cached_property
+from operator import itemgetter, methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -40,31 +41,26 @@ class LevelPriors:
     shapes: Float[np.ndarray, "K 2"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PriorLayout:
-    """Priors on the grids of a backbone, and the IoU from which they match a box."""
+    """Priors on grids of (rows, columns), for an input of `image_size` pixels, and the IoU from which they match."""
 
     spec: PriorSpec
     grids: Sequence[Grid]
     image_size: int
     match_threshold: float
-    levels: Sequence[LevelPriors]
 
-    @classmethod
-    def build(cls, spec: PriorSpec, grids: Sequence[Grid], *, image_size: int, match_threshold: float) -> PriorLayout:
-        """Builds the priors of `spec` on grids of (rows, columns), for an input of `image_size` pixels."""
-        priors = spec.build(grids, image_size=image_size).double().numpy()
+    @cached_property
+    def levels(self) -> list[LevelPriors]:
+        """The priors of each grid."""
+        priors = self.spec.build(self.grids, image_size=self.image_size).double().numpy()
         levels, start = [], 0
-        for (rows, columns), shapes in zip(grids, spec.per_cell, strict=True):
+        for (rows, columns), shapes in zip(self.grids, self.spec.per_cell, strict=True):
             stop = start + rows * columns * shapes
             cells = priors[start:stop].reshape(rows, columns, shapes, 4)
             levels.append(LevelPriors((cells[0, :, 0, 0], cells[:, 0, 0, 1]), cells[0, 0, :, 2:]))
             start = stop
-        return cls(spec, grids, image_size, match_threshold, levels)
-
-    def with_spec(self, spec: PriorSpec) -> PriorLayout:
-        """Other priors on the same grids."""
-        return PriorLayout.build(spec, self.grids, image_size=self.image_size, match_threshold=self.match_threshold)
+        return levels
 
     def sizes_px(self, boxes: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "M"]:
         """Square roots of the areas at the network's input, to which images are stretched."""
@@ -154,20 +150,16 @@ def fit_priors(
     weights /= weights.sum()
 
     def score(candidate: PriorSpec) -> float:
-        iou = best_iou(boxes, layout.with_spec(candidate).levels)
+        iou = best_iou(boxes, replace(layout, spec=candidate).levels)
         return float(weights @ (iou >= layout.match_threshold) + weights @ iou)
 
-    return _hill_climb(layout.spec, score)
-
-
-def _hill_climb(spec: PriorSpec, score: Callable[[PriorSpec], float]) -> PriorSpec:
-    best = score(spec)
-    max_ratios = max(map(len, spec.aspect_ratios), default=0)  # the n-th ratio is the same on all levels
+    spec, best = layout.spec, score(layout.spec)
+    numbers = len(spec.scales) + max(map(len, spec.aspect_ratios), default=0)  # the n-th ratio is that of all levels
     for _ in range(_FIT_MAX_ROUNDS):
         before = best
-        for number in range(len(spec.scales) + max_ratios):
+        for number in range(numbers):
             scored = [(score(candidate), candidate) for candidate in _candidates(spec, number)]
-            top, candidate = max(scored, key=lambda item: item[0], default=(best, spec))
+            top, candidate = max(scored, key=itemgetter(0), default=(best, spec))
             if top > best + _FIT_MIN_GAIN:
                 best, spec = top, candidate
         if best == before:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from operator import methodcaller
 from pathlib import Path
@@ -24,6 +24,7 @@ from ssd.data.splits import Splits
 from ssd.data.validation import Problem
 from ssd.visualization import report_page
 from ssd.visualization.draw import class_colours, draw_boxes
+from ssd.visualization.report_page import Section as Section  # the command names it, too
 
 _MAX_PROBLEMS = 1000  # on the page; problems.txt has all
 _MAX_LEAKS = 24
@@ -32,88 +33,78 @@ _THUMBNAIL_PX = 230
 _IGNORED_COLOUR = (136, 136, 136)
 
 
-class InspectionReport:
-    """Prints each result as it is added, and collects the sections of the page."""
+def splits_section(splits: Splits) -> Section:
+    """Counts by split; also printed."""
+    table = splits_table(splits)
+    table.log(max_rows=_MAX_TERMINAL_ROWS)
+    chart = report_page.chart(charts.boxes_per_image(splits))
+    return Section("splits", "Images and classes", [report_page.columns([report_page.table(table), chart])])
 
-    def __init__(self) -> None:
-        self._sections: list[report_page.Section] = []
 
-    def _add(self, id: str, title: str, parts: Sequence[str]) -> None:
-        self._sections.append(report_page.Section(id, title, parts))
+def leaks_section(leaks: Sequence[Leak], splits: Splits) -> Section:
+    """Pairs of images that are in two splits."""
+    indexes = dict(splits.items())
+    pairs = [
+        Markup("").join(_thumbnail(indexes[name], position, name) for name, position in (leak.image, leak.other))
+        for leak in leaks[:_MAX_LEAKS]
+    ]
+    text = "Results on a split are too good if its images were trained on: remove these from one of the splits."
+    if len(leaks) > _MAX_LEAKS:
+        text += f" {_MAX_LEAKS} of {len(leaks)} are shown; problems.txt lists all."
+    intro = report_page.paragraph(text if leaks else "None found.", warning=bool(leaks))
+    return Section("leaks", f"Images in two splits: {len(leaks)}", [intro, report_page.columns(pairs)])
 
-    def add_splits(self, splits: Splits) -> None:
-        """Counts by split."""
-        table = splits_table(splits)
-        table.log(max_rows=_MAX_TERMINAL_ROWS)
-        chart = report_page.chart(charts.boxes_per_image(splits))
-        self._add("splits", "Images and classes", [report_page.columns([report_page.table(table), chart])])
 
-    def add_leaks(self, leaks: Sequence[Leak], splits: Splits) -> None:
-        """Pairs of images that are in two splits; page only."""
-        indexes = dict(splits.items())
-        pairs = [
-            Markup("").join(_thumbnail(indexes[name], position, name) for name, position in (leak.image, leak.other))
-            for leak in leaks[:_MAX_LEAKS]
-        ]
-        text = "Results on a split are too good if its images were trained on: remove these from one of the splits."
-        if len(leaks) > _MAX_LEAKS:
-            text += f" {_MAX_LEAKS} of {len(leaks)} are shown; problems.txt lists all."
-        intro = report_page.paragraph(text, warning=True) if leaks else report_page.paragraph("None found.")
-        self._add("leaks", f"Images in two splits: {len(leaks)}", [intro, report_page.columns(pairs)])
+def boxes_section(id: str, title: str, layout: PriorLayout, boxes: Float[np.ndarray, "M 4"]) -> Section:
+    """Boxes (xyxy fractions) against the priors."""
+    side = layout.image_size
+    note = f"Boxes as the network sees them without augmentation: images are stretched to {side} x {side} pixels."
+    return Section(id, title, [report_page.paragraph(note), report_page.chart(charts.boxes_and_priors(layout, boxes))])
 
-    def add_boxes(self, id: str, title: str, layout: PriorLayout, boxes: Float[np.ndarray, "M 4"]) -> None:
-        """Boxes (xyxy fractions) against the priors; page only."""
-        side = layout.image_size
-        note = f"Boxes as the network sees them without augmentation: images are stretched to {side} x {side} pixels."
-        self._add(id, title, [report_page.paragraph(note), report_page.chart(charts.boxes_and_priors(layout, boxes))])
 
-    def add_coverage(
-        self,
-        id: str,
-        coverage: Coverage,
-        class_names: Sequence[str],
-        *,
-        title: str,
-        notes: Sequence[str],
-        warnings: Sequence[str],
-    ) -> None:
-        """The share of the boxes that priors match."""
-        coverage_table(coverage, class_names, title=title, counts=False).log(max_rows=_MAX_TERMINAL_ROWS)
-        for line in [*notes, *(f"warning: {line}" for line in warnings)]:
-            log(line)
-        lines = [*map(report_page.paragraph, notes), *(report_page.paragraph(line, warning=True) for line in warnings)]
-        table = coverage_table(coverage, class_names, title=title, counts=True)
-        self._add(id, title, [*lines, report_page.table(table)])
+def coverage_section(
+    id: str,
+    title: str,
+    coverage: Coverage,
+    class_names: Sequence[str],
+    *,
+    notes: Sequence[str],
+    warnings: Sequence[str],
+) -> Section:
+    """The share of the boxes that priors match; also printed."""
+    coverage_table(coverage, class_names, title=title, counts=False).log(max_rows=_MAX_TERMINAL_ROWS)
+    for line in [*notes, *(f"warning: {line}" for line in warnings)]:
+        log(line)
+    lines = [*map(report_page.paragraph, notes), *(report_page.paragraph(line, warning=True) for line in warnings)]
+    table = coverage_table(coverage, class_names, title=title, counts=True)
+    return Section(id, title, [*lines, report_page.table(table)])
 
-    def add_samples(self, samples: Sequence[Sample], class_names: Sequence[str]) -> None:
-        """Augmented training images with their boxes; page only."""
-        note = (
-            "Training images after augmentation, as the network sees them in the first epoch. Each class has a colour, "
-            "and one of its boxes a label; boxes to ignore are gray."
-        )
-        images = [
-            report_page.embedded_image(
-                _draw_sample(sample, class_names), caption=sample.id, width=sample.image.shape[1]
-            )
-            for sample in samples
-        ]
-        self._add("samples", "Samples after augmentation", [report_page.paragraph(note), *images])
 
-    def write(self, folder: Path, problems: Sequence[Problem], *, title: str, seconds: float) -> None:
-        """Prints the problems, and writes report.html and problems.txt to `folder`."""
-        if problems:
-            problems_table(problems).log()
-        errors = sum(problem.fatal for problem in problems)
-        verdict = f"training would fail on {errors} of them" if errors else "training would run"
-        summary = f"problems: {len(problems)}; {verdict}; {seconds:.1f} s"
-        sections = [_problems_section(problems), *self._sections]
-        texts = {
-            "report.html": report_page.page(title, subtitle=summary, sections=sections),
-            "problems.txt": "".join(f"{_severity(problem)}: {one_line(str(problem))}\n" for problem in problems),
-        }
-        for name, text in texts.items():
-            write_atomically(folder / name, methodcaller("write_bytes", text.encode(errors="replace")))
-        log(f"{summary}; see {folder / 'report.html'} and problems.txt")
+def samples_section(samples: Sequence[Sample], class_names: Sequence[str]) -> Section:
+    """Augmented training images with their boxes."""
+    note = (
+        "Training images after augmentation, as the network sees them in the first epoch. Each class has a colour, "
+        "and one of its boxes a label; boxes to ignore are gray."
+    )
+    drawn = [(sample.id, _draw_sample(sample, class_names)) for sample in samples]
+    images = [report_page.embedded_image(image, caption=id, width=image.shape[1]) for id, image in drawn]
+    return Section("samples", "Samples after augmentation", [report_page.paragraph(note), *images])
+
+
+def write_report(
+    folder: Path, problems: Sequence[Problem], sections: Sequence[Section], *, title: str, seconds: float
+) -> None:
+    """Prints the problems, and writes report.html and problems.txt to `folder`."""
+    if problems:
+        problems_table(problems).log()
+    errors = sum(problem.fatal for problem in problems)
+    effect = f"training would fail on {errors} of them" if errors else "training would run"
+    summary = f"problems: {len(problems)}; {effect}; {seconds:.1f} s"
+    page = report_page.page(title, subtitle=summary, sections=[_problems_section(problems), *sections])
+    lines = "".join(f"{_severity(problem)}: {one_line(str(problem))}\n" for problem in problems)
+    for name, text in (("report.html", page), ("problems.txt", lines)):
+        write_atomically(folder / name, methodcaller("write_bytes", text.encode(errors="replace")))
+    log(f"{summary}; see {folder / 'report.html'} and problems.txt")
 
 
 def splits_table(splits: Splits) -> Table:
@@ -150,11 +141,13 @@ def coverage_table(coverage: Coverage, class_names: Sequence[str], *, title: str
 
 def problems_table(problems: Sequence[Problem]) -> Table:
     """Problems by rule, errors first, with the first example of each."""
-    counts = Counter((_severity(problem), problem.rule) for problem in problems)
-    rows = []
-    for (severity, rule), count in sorted(counts.items(), key=lambda item: (item[0][0], -item[1])):
-        first = next(problem for problem in problems if (_severity(problem), problem.rule) == (severity, rule))
-        rows.append([severity, count, rule, first.file + (f": {first.value}" if first.value else "")])
+    groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
+    for problem in problems:
+        groups[_severity(problem), problem.rule].append(problem)
+    rows = [
+        [severity, len(group), rule, group[0].file + (f": {group[0].value}" if group[0].value else "")]
+        for (severity, rule), group in sorted(groups.items(), key=lambda item: (item[0][0], -len(item[1])))
+    ]
     return Table("problems", ["severity", "count", "rule", "first"], rows)
 
 
@@ -165,7 +158,7 @@ def _problems_section(problems: Sequence[Problem]) -> report_page.Section:
     parts = [table] if problems else [report_page.paragraph("None found.")]
     if len(problems) > _MAX_PROBLEMS:
         parts.append(report_page.paragraph(f"... and {len(problems) - _MAX_PROBLEMS} more: see problems.txt"))
-    return report_page.Section("problems", f"Problems: {len(problems)}", parts)
+    return Section("problems", f"Problems: {len(problems)}", parts)
 
 
 def _severity(problem: Problem) -> str:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pytest
 import torch
 import yaml
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
+from composed import compose
 
-from ssd.cli.config import CONF, register
+from ssd.cli import build
 from ssd.cli.inspect_data import inspect
 from ssd.common.errors import ConfigError
 from ssd.data.analysis.prior_coverage import (
@@ -35,7 +32,7 @@ VGG = [(38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1)]
 
 
 def layout_of(spec: PriorSpec, grids: list[tuple[int, int]] = MOBILENET) -> PriorLayout:
-    return PriorLayout.build(spec, grids, image_size=300, match_threshold=0.5)
+    return PriorLayout(spec, grids, image_size=300, match_threshold=0.5)
 
 
 def random_boxes(count: int, *, largest: float = 1.0) -> np.ndarray:
@@ -82,7 +79,7 @@ def test_boxes_are_counted_by_class_and_size(mobilenet_v1: PriorSpec) -> None:
 def test_fitted_priors_match_more_boxes_of_the_poor_class_and_not_fewer_of_the_other(mobilenet_v1: PriorSpec) -> None:
     boxes, labels = np.concatenate((squares(30)[:400], squares(220)[:400])), np.repeat([0, 1], 400)
     before = layout_of(mobilenet_v1)
-    after = before.with_spec(fit_priors(before, boxes, labels, seed=0))
+    after = replace(before, spec=fit_priors(before, boxes, labels, seed=0))
     shares = [(best_iou(boxes, layout.levels) >= 0.5).reshape(2, -1).mean(axis=1) for layout in (before, after)]
     assert shares[0][0] == 0
     assert shares[1][0] > 0.85
@@ -98,24 +95,20 @@ def test_a_written_file_holds_the_arguments_of_the_spec(mobilenet_v1: PriorSpec,
     content = yaml.safe_load(path.read_text())
     assert set(content) == {"scales", "aspect_ratios", "steps_px", "clip"}
     assert PriorSpec(**content) == spec
+    config = compose(f"priors.file={path}")
+    build.fill_auto(config)
+    assert build.build_priors(config) == spec
 
 
 # The command
 
 
 def run(tmp_path: Path, *overrides: str) -> None:
-    register()
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("inspect", overrides=[*overrides, f"output={tmp_path}"], return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    inspect(config)
+    inspect(compose(*overrides, f"output={tmp_path}", name="inspect"))
 
 
 @pytest.mark.parametrize("name", ["../evil", "a b", "taken"])
-def test_a_bad_name_or_an_existing_file_is_refused_before_data_is_read(name: str, tmp_path: Path) -> None:
+def test_a_bad_name_or_an_existing_file_is_an_error_before_data_is_read(name: str, tmp_path: Path) -> None:
     (tmp_path / "taken.yaml").touch()
     with pytest.raises(ConfigError, match=r"^fit_priors="):
         run(tmp_path, f"fit_priors='{name}'", "dataset=voc", "dataset.root=nowhere")
