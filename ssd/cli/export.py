@@ -46,9 +46,9 @@ def export(config: DictConfig) -> None:
     def write(temporary: Path) -> None:
         graph = to_onnx(model, predictor.postprocess)
         temporary.write_bytes(graph.SerializeToString())
-        report.update(check(predictor, temporary, config, data[0] if data else None))
+        report.update(_check_parity(predictor, temporary, config, data[0] if data else None))
         if config.quantize and data is not None:
-            report["int8"] = quantize(graph, temporary, *data, config)
+            report["int8"] = _quantize(graph, temporary, *data, config)
 
     atomic_files.write_atomically(output, write)
     report_file = output.with_name(f"{output.name}.json")
@@ -57,7 +57,7 @@ def export(config: DictConfig) -> None:
     console.log(f"{output}: {output.stat().st_size / 1e6:.1f} MB; report: {report_file}")
 
 
-def check(
+def _check_parity(
     predictor: TorchPredictor, file: Path, config: DictConfig, index: DetectionIndex | None = None
 ) -> dict[str, Any]:
     """Compares the file with PyTorch on the images of `_comparison_images`; returns that part of the report.
@@ -95,7 +95,7 @@ def _comparison_images(config: DictConfig, index: DetectionIndex | None) -> tupl
     return rendered_images(), _RENDERED
 
 
-def quantize(
+def _quantize(
     graph: Any, file: Path, calibration: DetectionIndex, evaluation: DetectionIndex, config: DictConfig
 ) -> dict[str, Any]:
     """Replaces the float32 graph in `file` by an int8 one; returns the mAP of both for the report.
