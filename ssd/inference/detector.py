@@ -24,8 +24,6 @@ from ssd.model.postprocess import PostProcess
 from ssd.visualization.draw import draw
 from ssd.weights import checkpoint
 
-_FIXED_ON_EXPORT = ("nms_threshold", "topk_candidates")  # settings of PostProcess that an exported graph cannot change
-
 ImageLike = str | Path | np.ndarray | Image.Image
 
 
@@ -51,8 +49,7 @@ def load(
         ConfigError: unknown device or precision; a threshold or limit out of range.
         MachineError: the device is not available.
     """
-    if score_threshold is None:
-        score_threshold = DRAW_THRESHOLD
+    score_threshold = DRAW_THRESHOLD if score_threshold is None else score_threshold
     if not 0 <= score_threshold <= 1:
         raise ConfigError(f"score_threshold={score_threshold}: must be between 0 and 1")
     if max_detections is not None and max_detections < 1:
@@ -89,7 +86,7 @@ def open_predictor(
     predictor = OnnxPredictor(
         path, score_threshold=postprocess.score_threshold, max_detections=postprocess.max_detections
     )
-    for name in _FIXED_ON_EXPORT:
+    for name in ("nms_threshold", "topk_candidates"):  # fixed in the graph
         exported, requested = predictor.postprocess.get(name), getattr(postprocess, name)
         if name in explicit_overrides and exported not in (None, requested):
             raise ConfigError(

@@ -95,14 +95,7 @@ def _open_onnxruntime(data: bytes) -> _Session:
 def _open_openvino(data: bytes) -> _Session:
     import openvino
 
-    core = openvino.Core()
-    compiled = core.compile_model(
-        core.read_model(data),
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": "bf16",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-        },
-    )
+    core, threads = openvino.Core(), torch.get_num_threads()
+    settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(core.read_model(data), "CPU", settings)
     return lambda batch: list(compiled(batch).values())

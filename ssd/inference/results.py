@@ -65,6 +65,7 @@ def to_record(
     """The content of a line of predictions.jsonl for an image of (H, W) pixels."""
     height, width = size
     boxes = detections.boxes.double() * torch.tensor([width, height, width, height])
+    rows = zip(boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
     items = [
         {
             "label": class_names[label],
@@ -72,9 +73,7 @@ def to_record(
             "score": round(score, 4),
             "box": [round(edge, 2) for edge in box],
         }
-        for box, score, label in zip(
-            boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
-        )
+        for box, score, label in rows
     ]
     return {"source": source, "frame": frame, "width": width, "height": height, "detections": items}
 

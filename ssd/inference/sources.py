@@ -7,6 +7,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -142,13 +143,11 @@ def count_frames(media: Sequence[Medium]) -> int | None:
     for medium in media:
         if isinstance(medium.path, int):
             return None
-        try:
+        with suppress(DataError):  # `read_frames` reports it
             count = VideoReader(medium.path, name=medium.source).frame_count if medium.is_video else 1
-        except DataError:  # `read_frames` reports it
-            continue
-        if count is None:
-            return None
-        total += count
+            if count is None:
+                return None
+            total += count
     return total
 
 
