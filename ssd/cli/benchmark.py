@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -19,51 +19,60 @@ from ssd.cli.evaluate import read_evaluation_data
 from ssd.cli.sample_images import images_of, rendered_images
 from ssd.common import atomic_files, console, runtime
 from ssd.common.errors import ConfigError
+from ssd.common.images import ImageArray
 from ssd.common.tables import Table
-from ssd.data.index import DetectionIndex
 from ssd.evaluation.evaluator import mean_ap
 from ssd.export.timing import time_interleaved
 from ssd.inference.onnx_predictor import OnnxPredictor
-from ssd.inference.predictor import Predict
+from ssd.inference.predictor import Predictor
 from ssd.inference.torch_predictor import TorchPredictor
 from ssd.model.postprocess import PostProcess
 from ssd.model.ssd import SSD
 from ssd.weights import checkpoint
 
-Runtimes = Iterator[tuple[str, Predict, float]]  # name, predictor, megabytes
+Runtimes = Iterator[tuple[str, Predictor, float]]  # name, predictor, megabytes
 
 
 def benchmark(config: DictConfig) -> None:
     """Prints a table; also writes it as JSON to `output`, if given."""
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
-    has_data = build.has_dataset(config)
-    calibration, evaluation = read_evaluation_data(config, model.class_names) if has_data else (None, None)
-    postprocess = instantiate(config.postprocess)
+    calibration: Iterable[ImageArray] = rendered_images()
+    evaluation = None
+    if build.has_dataset(config):
+        train, evaluation = read_evaluation_data(config, model.class_names)
+        calibration = images_of(train, config.calibration_images)
+    rows: dict[str, dict[str, Any]] = {}
     with TemporaryDirectory() as folder:
-        runtimes = list(build_runtimes(model, postprocess, Path(folder), calibration, config.calibration_images))
-        predictors = {name: predict for name, predict, _ in runtimes}
+        runtimes = list(build_runtimes(model, instantiate(config.postprocess), Path(folder), calibration))
         timings = time_interleaved(
-            predictors, rendered_images(), rounds=config.rounds, batch_size=config.throughput_batch
+            {name: predictor for name, predictor, _ in runtimes},
+            rendered_images(),
+            rounds=config.rounds,
+            batch_size=config.throughput_batch,
         )
-        quality = scores(predictors, evaluation, model.class_names) if evaluation is not None else {}
-    rows = {name: {"map": quality.get(name), "megabytes": size, **asdict(timings[name])} for name, _, size in runtimes}
+        for name, predictor, megabytes in runtimes:
+            score = None
+            if evaluation is not None:  # one image at a time, as latency is measured
+                score = mean_ap(predictor, evaluation, class_names=model.class_names, batch_size=1)
+            rows[name] = {"map": score, "megabytes": megabytes, **asdict(timings[name])}
     title = f"{model.backbone.name} at {model.image_size} pixels, CPU; images/s in batches of {config.throughput_batch}"
     show(rows, title=title)
-    if not has_data:
+    if evaluation is None:
         console.log("for mAP, and int8 calibrated on your images: dataset=voc dataset.root=DIR")
     if config.output is not None:
         text = json.dumps(rows, indent=2) + "\n"
         atomic_files.write_atomically(Path(config.output), lambda temporary: temporary.write_text(text))
 
 
-def build_runtimes(
-    model: SSD, postprocess: PostProcess, folder: Path, index: DetectionIndex | None, calibration_images: int
-) -> Runtimes:
-    """Yields the installed runtimes; logs what the others need. Exported files go into `folder`."""
+def build_runtimes(model: SSD, postprocess: PostProcess, folder: Path, calibration: Iterable[ImageArray]) -> Runtimes:
+    """Yields the installed runtimes; logs what the others need.
+
+    Exported files go into `folder`; int8 is calibrated on the images `calibration`.
+    """
     yield from _torch_runtimes(model, postprocess)
     try:
-        yield from _onnx_runtimes(model, postprocess, folder, index, calibration_images)
+        yield from _onnx_runtimes(model, postprocess, folder, calibration)
     except ImportError as error:
         console.log(
             f"ONNX Runtime, OpenVINO: not measured: {error.name} is missing: pip install 'ssd-detector[export]'"
@@ -86,9 +95,7 @@ def _torch_runtimes(model: SSD, postprocess: PostProcess) -> Runtimes:
         yield "PyTorch compiled", compiled, megabytes
 
 
-def _onnx_runtimes(
-    model: SSD, postprocess: PostProcess, folder: Path, index: DetectionIndex | None, calibration_images: int
-) -> Runtimes:
+def _onnx_runtimes(model: SSD, postprocess: PostProcess, folder: Path, calibration: Iterable[ImageArray]) -> Runtimes:
     from ssd.export.onnx_graph import to_onnx
     from ssd.export.quantize import quantize_int8
 
@@ -96,32 +103,19 @@ def _onnx_runtimes(
     file, int8 = folder / "model.onnx", folder / "int8.onnx"
     file.write_bytes(graph.SerializeToString())
     yield "ONNX Runtime", OnnxPredictor(file), file.stat().st_size / 1e6
-    quantize_int8(graph, int8, images=images_of(index, calibration_images) if index else rendered_images())
+    quantize_int8(graph, int8, images=calibration)
     yield "ONNX Runtime int8", OnnxPredictor(int8), int8.stat().st_size / 1e6
     yield "OpenVINO", OnnxPredictor(file, runtime="openvino"), file.stat().st_size / 1e6
-
-
-def scores(
-    predictors: dict[str, Predict], index: DetectionIndex, class_names: tuple[str, ...]
-) -> dict[str, float | None]:
-    """mAP of each predictor, one image at a time, as its latency is measured."""
-    return {
-        name: mean_ap(predict, index, class_names=class_names, batch_size=1) for name, predict in predictors.items()
-    }
 
 
 def show(rows: dict[str, dict[str, Any]], *, title: str) -> None:
     """Prints the table; `speedup` is relative to the first row."""
     columns = ("", "mAP", "p50 ms", "p95 ms", "speedup", "images/s", "MB")
     first = next(iter(rows.values()))["p50_ms"]
-    cells = [
-        (
-            name,
-            row["map"],
-            *(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms")),
-            f"{first / row['p50_ms']:.2f}x",
-            *(f"{row[key]:.1f}" for key in ("images_per_second", "megabytes")),
+    cells = []
+    for name, row in rows.items():
+        p50, p95, throughput, size = (
+            f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "images_per_second", "megabytes")
         )
-        for name, row in rows.items()
-    ]
+        cells.append((name, row["map"], p50, p95, f"{first / row['p50_ms']:.2f}x", throughput, size))
     Table(title, columns, cells).log()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from ssd.cli import build, sample_images
+from ssd.cli import build
 from ssd.cli.evaluate import read_evaluation_data
-from ssd.cli.sample_images import images_of
+from ssd.cli.sample_images import MAX_IMAGES, images_from, images_of, rendered_images
 from ssd.common import atomic_files, console, runtime
 from ssd.common.errors import ConfigError, DataError, MachineError
 from ssd.common.images import ImageArray
@@ -30,8 +30,12 @@ _RENDERED = "rendered shapes"
 def export(config: DictConfig) -> None:
     """Writes the file if its detections agree with PyTorch's, and a report `<output>.json` beside it."""
     output = Path(config.output)
-    _check_settings(config)
-    to_onnx = _import_exporter()
+    if output.suffix != ".onnx":
+        raise ConfigError(f"output={output}: must end in .onnx")
+    try:
+        from ssd.export.onnx_graph import to_onnx
+    except ImportError as error:
+        raise ConfigError(f"ssd export needs {error.name}: pip install 'ssd-detector[export]'") from None
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
     needs_data = config.quantize is not None or build.has_dataset(config)
@@ -42,9 +46,9 @@ def export(config: DictConfig) -> None:
     def write(temporary: Path) -> None:
         graph = to_onnx(model, predictor.postprocess)
         temporary.write_bytes(graph.SerializeToString())
-        report.update(check(predictor, temporary, config, data[0] if data else None))
+        report.update(_check_parity(predictor, temporary, config, data[0] if data else None))
         if config.quantize and data is not None:
-            report["int8"] = quantize(graph, temporary, *data, config)
+            report["int8"] = _quantize(graph, temporary, *data, config)
 
     atomic_files.write_atomically(output, write)
     report_file = output.with_name(f"{output.name}.json")
@@ -53,22 +57,7 @@ def export(config: DictConfig) -> None:
     console.log(f"{output}: {output.stat().st_size / 1e6:.1f} MB; report: {report_file}")
 
 
-def _check_settings(config: DictConfig) -> None:
-    if Path(config.output).suffix != ".onnx":
-        raise ConfigError(f"output={config.output}: must end in .onnx")
-    if config.quantize not in (None, "int8"):
-        raise ConfigError(f"quantize={config.quantize}: must be null or int8")
-
-
-def _import_exporter() -> Any:
-    try:
-        from ssd.export.onnx_graph import to_onnx
-    except ImportError as error:
-        raise ConfigError(f"ssd export needs {error.name}: pip install 'ssd-detector[export]'") from None
-    return to_onnx
-
-
-def check(
+def _check_parity(
     predictor: TorchPredictor, file: Path, config: DictConfig, index: DetectionIndex | None = None
 ) -> dict[str, Any]:
     """Compares the file with PyTorch on the images of `_comparison_images`; returns that part of the report.
@@ -93,20 +82,20 @@ def check(
     )
     if source == _RENDERED:
         console.log("to compare on your own images: images=FOLDER")
-    return {"versions": versions, "parity": {"graph": "float32", "source": source} | result.as_dict()}
+    details = {"graph": "float32", "source": source, **asdict(result), "agrees": result.agrees}
+    return {"versions": versions, "parity": details}
 
 
 def _comparison_images(config: DictConfig, index: DetectionIndex | None) -> tuple[list[ImageArray], str]:
     """(images, their source): those of `images=`, else of the dataset, else rendered ones."""
     if config.images is not None:
-        return sample_images.images_from(config.images), config.images
+        return images_from(config.images), config.images
     if index is not None:
-        images = list(sample_images.images_of(index, sample_images.MAX_IMAGES))
-        return images, config.dataset.get("root", _RENDERED)
-    return sample_images.rendered_images(), _RENDERED
+        return list(images_of(index, MAX_IMAGES)), config.dataset.get("root", _RENDERED)
+    return rendered_images(), _RENDERED
 
 
-def quantize(
+def _quantize(
     graph: Any, file: Path, calibration: DetectionIndex, evaluation: DetectionIndex, config: DictConfig
 ) -> dict[str, Any]:
     """Replaces the float32 graph in `file` by an int8 one; returns the mAP of both for the report.
@@ -119,8 +108,10 @@ def quantize(
     before = OnnxPredictor(file)
     quantize_int8(graph, file, images=images_of(calibration, config.calibration_images))
     predictors = {"float32": before, "int8": OnnxPredictor(file)}
-    measure = partial(evaluator.mean_ap, index=evaluation, num_workers=config.num_workers)
-    scores = {name: measure(each, class_names=each.class_names) for name, each in predictors.items()}
+    scores = {
+        name: evaluator.mean_ap(each, evaluation, class_names=each.class_names, num_workers=config.num_workers)
+        for name, each in predictors.items()
+    }
     shown = (f"{name} {'undefined' if value is None else round(value, 3)}" for name, value in scores.items())
     console.log(f"mAP on {config.split}: {', '.join(shown)}")
     drop = (scores["float32"] or 0.0) - (scores["int8"] or 0.0)

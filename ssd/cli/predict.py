@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from ssd.cli.app import explicit_overrides
 from ssd.common import runtime
@@ -32,8 +32,8 @@ def predict(config: DictConfig) -> None:
         explicit_overrides=explicit_overrides("postprocess"),
     )
     options = PredictOptions(
-        save=_names(config.save),
-        classes=_names(config.classes),
+        save=_as_list(config.save),
+        classes=_as_list(config.classes),
         draw_threshold=config.draw_threshold,
         batch_size=config.batch_size,
         max_frames=config.max_frames,
@@ -45,8 +45,6 @@ def predict(config: DictConfig) -> None:
         predict_media(predictor, media, output=config.output, options=options)
 
 
-def _names(value: Any) -> list[str] | None:
-    """A setting that is null, a name or a list of names."""
-    if value is None:
-        return None
-    return [str(name) for name in (value if isinstance(value, ListConfig) else [value])]
+def _as_list(value: Any) -> Any:
+    """A single name as a list; null and lists stay."""
+    return [value] if isinstance(value, str) else value

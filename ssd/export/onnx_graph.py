@@ -41,7 +41,9 @@ def to_onnx(model: SSD, postprocess: PostProcess) -> onnx.ModelProto:
             custom_translation_table={torch.ops.ssd.nms_mask.default: _nms_mask},
         )
     proto: onnx.ModelProto = cast(torch.onnx.ONNXProgram, exported).model_proto
-    _strip_debug_info(proto)
+    for message in onnx_file.walk_messages(proto):  # the exporter's stack traces contain paths of this machine
+        for field in {"metadata_props", "doc_string"}.intersection(message.DESCRIPTOR.fields_by_name.keys()):
+            message.ClearField(field)
     if proto.ByteSize() > onnx_file.MAX_BYTES:
         raise ConfigError("the network is larger than 2 GB, the limit of one .onnx file; export a smaller one")
     names = ("score_threshold", "nms_threshold", "topk_candidates", "max_detections")
@@ -100,11 +102,3 @@ def _nms_mask(boxes: Any, scores: Any, labels: Any, classes: int, nms_threshold:
     nothing = op.ConstantOfShape(op.Shape(scores), value=onnxscript.ir.tensor([False]))
     true = op.Expand(op.Constant(value=onnxscript.ir.tensor([True])), op.Shape(positions, start=0, end=1))
     return op.ScatterND(nothing, positions, true)
-
-
-def _strip_debug_info(proto: onnx.ModelProto) -> None:
-    """Removes the exporter's stack traces, which contain paths of this machine."""
-    for message in onnx_file.walk_messages(proto):
-        for field in ("metadata_props", "doc_string"):
-            if field in message.DESCRIPTOR.fields_by_name:
-                message.ClearField(field)

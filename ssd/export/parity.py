@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ssd.common.errors import ConfigError
 from ssd.common.images import ImageArray
@@ -39,10 +40,6 @@ class Parity:
         """Whether almost all detections have a match."""
         return self.mismatch_rate <= MAX_MISMATCH_RATE
 
-    def as_dict(self) -> dict[str, Any]:
-        """For a report."""
-        return asdict(self) | {"agrees": self.agrees}
-
 
 def compare(expected: Predict, candidate: Predict, images: Sequence[ImageArray]) -> Parity:
     """Runs both predictors on each image alone, and the candidate on batches as well.
@@ -60,7 +57,7 @@ def compare(expected: Predict, candidate: Predict, images: Sequence[ImageArray])
     starts = range(0, len(images), _BATCH)
     batched = [result for start in starts for result in candidate(images[start : start + _BATCH])]
     distances = [_distances(*pair) for pair in zip(reference * 2, single + batched, strict=True)]
-    nearest = torch.cat([side for table in distances for side in (_row_minima(table), _row_minima(table.T))])
+    nearest = torch.cat([table.amin(dim=side)[:-1] for table in distances for side in (1, 0)])
     matches = nearest[nearest <= TOLERANCE]
     return Parity(
         images=len(images),
@@ -72,14 +69,11 @@ def compare(expected: Predict, candidate: Predict, images: Sequence[ImageArray])
 
 
 def _distances(first: Detections, second: Detections) -> Tensor:
-    """The largest difference in score and edges of each pair [D1, D2]; infinite for different labels."""
+    """The largest difference in score and edges of each pair; infinite for different labels.
+
+    Of shape [D1 + 1, D2 + 1]: the last row and column, of no detection, are infinite.
+    """
     scores = (first.scores[:, None] - second.scores).abs()
     edges = (first.boxes[:, None] - second.boxes).abs().amax(dim=-1)
-    return scores.maximum(edges).masked_fill(first.labels[:, None] != second.labels, float("inf"))
-
-
-def _row_minima(distances: Tensor) -> Tensor:
-    """Infinite for a table without columns."""
-    if not distances.shape[1]:
-        return distances.new_full((len(distances),), float("inf"))
-    return distances.amin(dim=1)
+    distances = scores.maximum(edges).masked_fill(first.labels[:, None] != second.labels, math.inf)
+    return pad(distances, (0, 1, 0, 1), value=math.inf)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
-import numpy as np
 import onnx
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -30,7 +30,7 @@ def quantize_int8(model: onnx.ModelProto, target: Path, *, images: Iterable[Imag
     quantize_static(
         model,
         target,
-        _CalibrationReader(inputs),
+        SimpleNamespace(get_next=lambda: next(inputs, None)),  # as ONNX Runtime's CalibrationDataReader
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         reduce_range=True,
@@ -40,13 +40,3 @@ def quantize_int8(model: onnx.ModelProto, target: Path, *, images: Iterable[Imag
         nodes_to_exclude=heads,
         extra_options={"CalibMovingAverage": True},  # the extremes of all images would halve MobileNetV1's mAP
     )
-
-
-class _CalibrationReader:
-    """Has the interface of ONNX Runtime's CalibrationDataReader."""
-
-    def __init__(self, inputs: Iterator[dict[str, np.ndarray]]) -> None:
-        self._inputs = inputs
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._inputs, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,13 @@ from ssd.common.images import ImageArray, from_pillow, read_image
 from ssd.common.structures import Detections
 from ssd.inference.onnx_predictor import OnnxPredictor
 from ssd.inference.predictor import Predictor
-from ssd.inference.results import DRAW_THRESHOLD, draw_detections, to_record
+from ssd.inference.results import DRAW_THRESHOLD, to_record
 from ssd.inference.torch_predictor import TorchPredictor
 from ssd.inference.video import VIDEO_SUFFIXES
 from ssd.inference.writers import save_image
 from ssd.model.postprocess import PostProcess
+from ssd.visualization.draw import draw
 from ssd.weights import checkpoint
-
-_FIXED_ON_EXPORT = ("nms_threshold", "topk_candidates")  # settings of PostProcess that an exported graph cannot change
 
 ImageLike = str | Path | np.ndarray | Image.Image
 
@@ -51,16 +49,14 @@ def load(
         ConfigError: unknown device or precision; a threshold or limit out of range.
         MachineError: the device is not available.
     """
-    if score_threshold is None:
-        score_threshold = DRAW_THRESHOLD
+    score_threshold = DRAW_THRESHOLD if score_threshold is None else score_threshold
     if not 0 <= score_threshold <= 1:
         raise ConfigError(f"score_threshold={score_threshold}: must be between 0 and 1")
     if max_detections is not None and max_detections < 1:
         raise ConfigError(f"max_detections={max_detections}: must be at least 1")
     limits = {} if max_detections is None else {"max_detections": max_detections}
     postprocess = PostProcess(score_threshold=score_threshold, **limits)
-    predictor = open_predictor(path, postprocess, device=device, precision=precision)
-    return Detector(predictor, score_threshold=score_threshold)
+    return Detector(open_predictor(path, postprocess, device=device, precision=precision))
 
 
 def open_predictor(
@@ -90,7 +86,7 @@ def open_predictor(
     predictor = OnnxPredictor(
         path, score_threshold=postprocess.score_threshold, max_detections=postprocess.max_detections
     )
-    for name in _FIXED_ON_EXPORT:
+    for name in ("nms_threshold", "topk_candidates"):  # fixed in the graph
         exported, requested = predictor.postprocess.get(name), getattr(postprocess, name)
         if name in explicit_overrides and exported not in (None, requested):
             raise ConfigError(
@@ -104,20 +100,12 @@ class Detector:
     """Detects objects in images.
 
     An image is a file path, a uint8 RGB array [H, W, 3], or a Pillow image; a list of images gives a list of results.
-
-    Args:
-        predictor: see `open_predictor`.
-        score_threshold: detections have a score above it, even if the predictor's own threshold is lower.
+    `class_names` are the C classes, in the order of the labels.
     """
 
-    def __init__(self, predictor: Predictor, *, score_threshold: float) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self._score_threshold = score_threshold
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The C classes, in the order of the labels."""
-        return self._predictor.class_names
+        self.class_names = predictor.class_names
 
     @overload
     def __call__(self, images: ImageLike) -> ImageDetections: ...
@@ -135,8 +123,8 @@ class Detector:
             return self([images])[0]
         arrays = [_to_array(image) for image in images]
         sources = [str(image) if isinstance(image, str | Path) else "" for image in images]
-        detections = [result.above(self._score_threshold) for result in self._predictor(arrays)]
-        return [ImageDetections(*result, self.class_names) for result in zip(arrays, detections, sources, strict=True)]
+        results = zip(arrays, self._predictor(arrays), sources, strict=True)
+        return [ImageDetections(*result, self.class_names) for result in results]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +171,8 @@ class ImageDetections:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a line of predictions.jsonl."""
-        return to_record(
-            self.detections,
-            source=self.source,
-            frame=None,
-            size=self.image.shape[:2],
-            class_names=self.class_names,
-        )
+        size = self.image.shape[:2]
+        return to_record(self.detections, source=self.source, frame=None, size=size, class_names=self.class_names)
 
     def draw(self, path: str | Path | None = None) -> ImageArray:
         """The image with its boxes; also saved to `path` (.jpg or .png), whose folder is created if missing.
@@ -198,7 +181,7 @@ class ImageDetections:
             ConfigError: the suffix is not that of an image.
             MachineError: the file cannot be written.
         """
-        drawn = draw_detections(self.image, self.detections, self.class_names)
+        drawn = draw(self.image, self.detections, self.class_names)
         try:
             if path is not None:
                 save_image(drawn, Path(path))
@@ -206,10 +189,8 @@ class ImageDetections:
             raise MachineError(f"{path}: cannot be written: {error.strerror or error}; give another path") from error
         return drawn
 
-    def _repr_png_(self) -> bytes:  # how a notebook displays it
-        data = io.BytesIO()
-        Image.fromarray(self.draw()).save(data, "png")
-        return data.getvalue()
+    def _repr_png_(self) -> bytes | None:  # how a notebook displays it
+        return Image.fromarray(self.draw())._repr_png_()
 
 
 def _to_array(image: ImageLike) -> ImageArray:

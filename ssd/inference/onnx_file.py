@@ -79,8 +79,9 @@ def read(path: str | Path) -> OnnxFile:
             raise CheckpointError(
                 f"{path}: refused: {message.op_type!r} of {message.domain!r} is not a standard ONNX operator"
             )
-    class_names, image_size = _read_recipe(model, path)
-    return OnnxFile(data, class_names, image_size, _read_postprocess(model))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    class_names, image_size = _read_recipe(metadata, model.graph, path)
+    return OnnxFile(data, class_names, image_size, _read_postprocess(metadata))
 
 
 def walk_messages(message: Any) -> Iterator[Any]:
@@ -92,18 +93,17 @@ def walk_messages(message: Any) -> Iterator[Any]:
                 yield from walk_messages(part)
 
 
-def _read_postprocess(model: Any) -> dict[str, float]:
+def _read_postprocess(metadata: dict[str, str]) -> dict[str, float]:
     """Thresholds and limits in the graph; empty if the metadata lacks them."""
     try:
-        text = next(entry.value for entry in model.metadata_props if entry.key == "postprocess")
-        return {_OLD_NAMES.get(name, str(name)): float(value) for name, value in json.loads(text).items()}
-    except (StopIteration, AttributeError, TypeError, ValueError, RecursionError):
+        settings = json.loads(metadata["postprocess"])
+        return {_OLD_NAMES.get(name, name): float(value) for name, value in settings.items()}
+    except (KeyError, AttributeError, TypeError, ValueError, RecursionError):
         return {}
 
 
-def _read_recipe(model: Any, path: Path) -> tuple[tuple[str, ...], int]:
+def _read_recipe(metadata: dict[str, str], graph: Any, path: Path) -> tuple[tuple[str, ...], int]:
     """(class names, image size), checked against the graph's inputs and outputs."""
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
     try:
         recipe = json.loads(metadata["recipe"])
         names, size = recipe["class_names"], recipe["image_size"]
@@ -111,11 +111,11 @@ def _read_recipe(model: Any, path: Path) -> tuple[tuple[str, ...], int]:
         raise CheckpointError(f"{path}: has no recipe, so it was not exported by this program") from None
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise CheckpointError(f"{path}: class_names in the recipe is not a list of names; export it again")
-    inputs = {node.name: [side.dim_value for side in node.type.tensor_type.shape.dim] for node in model.graph.input}
+    inputs = {node.name: [side.dim_value for side in node.type.tensor_type.shape.dim] for node in graph.input}
     if list(inputs) != [INPUT] or inputs[INPUT][1:] != [size, size, 3]:
         raise CheckpointError(
             f"{path}: the graph's input is {inputs}, its recipe has {INPUT} of {size}x{size}x3; export it again"
         )
-    if tuple(node.name for node in model.graph.output) != OUTPUTS:
+    if tuple(node.name for node in graph.output) != OUTPUTS:
         raise CheckpointError(f"{path}: its outputs are not {', '.join(OUTPUTS)}; export it again")
     return tuple(names), size

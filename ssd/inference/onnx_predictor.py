@@ -20,9 +20,10 @@ _Session = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
 class OnnxPredictor:
-    """Runs an exported file on images of any size, on the CPU.
+    """Runs an exported file on images of any size, on the CPU; `class_names` are in the order of the labels.
 
-    The graph contains the post-processing that it was exported with; the arguments here can only drop more detections.
+    The graph contains the post-processing that it was exported with: its settings are in the dict `postprocess`, and
+    the arguments here can only drop more detections.
 
     Args:
         path: a file that `ssd export` wrote.
@@ -42,29 +43,22 @@ class OnnxPredictor:
         score_threshold: float = 0.0,
         max_detections: int | None = None,
     ) -> None:
-        self._file = onnx_file.read(path)
+        file = onnx_file.read(path)
+        self.class_names = file.class_names
+        self.postprocess = file.postprocess
+        self._image_size = file.image_size
         self._score_threshold = score_threshold
         self._max_detections = max_detections
         self._path = path
         self._runtime = runtime
         with self._convert_errors():
-            self._run = {"onnxruntime": _open_onnxruntime, "openvino": _open_openvino}[runtime](self._file.data)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The C classes, in the order of the labels."""
-        return self._file.class_names
-
-    @property
-    def postprocess(self) -> dict[str, float]:
-        """The thresholds and limits that the file was exported with."""
-        return self._file.postprocess
+            self._run = {"onnxruntime": _open_onnxruntime, "openvino": _open_openvino}[runtime](file.data)
 
     def __call__(self, images: Sequence[ImageArray]) -> list[Detections]:
         """Detections of each image (uint8 RGB HWC, upright); boxes are fractions of the image."""
         if not images:
             return []
-        batch = np.stack([warp(image, size=self._file.image_size) for image in images])
+        batch = np.stack([warp(image, size=self._image_size) for image in images])
         with self._convert_errors():
             boxes, scores, labels, counts = (torch.from_numpy(np.array(output)) for output in self._run(batch))
         results = [
@@ -101,14 +95,7 @@ def _open_onnxruntime(data: bytes) -> _Session:
 def _open_openvino(data: bytes) -> _Session:
     import openvino
 
-    core = openvino.Core()
-    compiled = core.compile_model(
-        core.read_model(data),
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": "bf16",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-        },
-    )
+    core, threads = openvino.Core(), torch.get_num_threads()
+    settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(core.read_model(data), "CPU", settings)
     return lambda batch: list(compiled(batch).values())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from ssd.common.atomic_files import write_atomically
@@ -23,7 +24,7 @@ from ssd.inference.prefetch import prefetched
 from ssd.inference.results import DRAW_THRESHOLD, FrameResult
 from ssd.inference.sources import Frame, Medium, ReadStatus, count_frames, read_frames
 from ssd.inference.tracking import Tracker
-from ssd.inference.window import Window
+from ssd.inference.video import Window
 from ssd.inference.writers import PredictionWriter
 
 FAILED_FILE = "failed.txt"  # in the output folder: a line for each unreadable or incomplete file
@@ -34,25 +35,15 @@ _log = logging.getLogger("ssd")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictOptions:
-    """What to keep, draw and save.
+    """What to keep, draw and save."""
 
-    Args:
-        save: see `PredictionWriter`.
-        classes: keeps only these; None: all.
-        draw_threshold: detections with a score above it are drawn and cropped; with `track`, they start tracks.
-        batch_size: images or frames.
-        max_frames: reads at most this number, of all media together.
-        track: assigns track ids to the objects of videos.
-        show: shows the frames in a window as well.
-    """
-
-    save: Sequence[str] | None = None
-    classes: Sequence[str] | None = None
-    draw_threshold: float = DRAW_THRESHOLD
-    batch_size: int = 8
-    max_frames: int | None = None
-    track: bool = False
-    show: bool = False
+    save: Sequence[str] | None = None  # see `PredictionWriter`
+    classes: Sequence[str] | None = None  # keep only these; None: all
+    draw_threshold: float = DRAW_THRESHOLD  # draw and crop boxes with a score above it; with `track`, they start tracks
+    batch_size: int = 8  # images or frames
+    max_frames: int | None = None  # of all media together
+    track: bool = False  # assign track ids to the objects of videos
+    show: bool = False  # in a window as well
 
 
 def predict_media(predictor: Predictor, media: Sequence[Medium], *, output: str, options: PredictOptions) -> None:
@@ -64,7 +55,7 @@ def predict_media(predictor: Predictor, media: Sequence[Medium], *, output: str,
         PartialError: some files could not be read, or only in part; the rest is written.
         MachineError: the output cannot be written.
     """
-    to_result = _ResultBuilder(predictor.class_names, options)
+    labels = _labels(options.classes, predictor.class_names)
     if options.track and not any(medium.is_video for medium in media):
         _log.warning("track=true: the source has no video, so nothing is tracked")
     window = Window() if options.show else None
@@ -72,13 +63,13 @@ def predict_media(predictor: Predictor, media: Sequence[Medium], *, output: str,
     frames = islice(read_frames(media, status), options.max_frames)
     batches = prefetched(_batches(frames, options.batch_size), depth=1)
     detected = prefetched(_detect(predictor, batches), depth=1)
-    progress = FrameProgress(total=_expected_frames(media, options.max_frames))
+    limits = (limit for limit in (count_frames(media), options.max_frames) if limit is not None)
+    progress = FrameProgress(total=min(limits, default=None))
     try:
         with PredictionWriter(Path(output), media, save=options.save) as writer, closing(detected), progress:
-            for frame, detections in chain.from_iterable(detected):
-                result = to_result(frame, detections)
+            for result in _results(chain.from_iterable(detected), labels, predictor.class_names, options):
                 writer.write(result)
-                progress.step(str(frame.medium.name), objects=int(result.shown.sum()))
+                progress.step(str(result.frame.medium.name), objects=int(result.shown.sum()))
                 if window and not window.show(result.drawn):
                     break
             failure = _report_errors(status, Path(output))
@@ -95,35 +86,7 @@ def predict_media(predictor: Predictor, media: Sequence[Medium], *, output: str,
         raise PartialError(failure)
 
 
-class _ResultBuilder:
-    """Filters detections by class, tracks them within each video, and marks those to show."""
-
-    def __init__(self, class_names: tuple[str, ...], options: PredictOptions) -> None:
-        self._class_names = class_names
-        self._labels = _labels(options.classes, class_names)
-        self._threshold = options.draw_threshold
-        self._track = options.track
-        self._medium: Medium | None = None
-        self._tracker: Tracker | None = None
-
-    def __call__(self, frame: Frame, detections: Detections) -> FrameResult:
-        detections = detections.where(torch.isin(detections.labels, self._labels))
-        track_ids = self._track_ids(frame, detections)
-        if track_ids is None:
-            shown = detections.scores > self._threshold
-        else:
-            shown = torch.tensor([track_id is not None for track_id in track_ids], dtype=torch.bool)
-        return FrameResult(frame, detections, shown, track_ids, self._class_names)
-
-    def _track_ids(self, frame: Frame, detections: Detections) -> tuple[int | None, ...] | None:
-        if not self._track or frame.rate is None:
-            return None
-        if self._tracker is None or self._medium is not frame.medium:
-            self._medium, self._tracker = frame.medium, Tracker(rate=frame.rate, start_score=self._threshold)
-        return self._tracker(detections, size=frame.image.shape[:2])
-
-
-def _labels(classes: Sequence[str] | None, class_names: Sequence[str]) -> Tensor:
+def _labels(classes: Sequence[str] | None, class_names: Sequence[str]) -> Int64[Tensor, "_"]:
     labels = []
     for name in class_names if classes is None else classes:
         label = class_index(name, class_names)
@@ -156,9 +119,25 @@ def _detect(
             yield list(zip(batch, predictor([frame.image for frame in batch]), strict=True))
 
 
-def _expected_frames(media: Sequence[Medium], max_frames: int | None) -> int | None:
-    limits = [limit for limit in (count_frames(media), max_frames) if limit is not None]
-    return min(limits, default=None)
+def _results(
+    detected: Iterable[tuple[Frame, Detections]],
+    labels: Int64[Tensor, "_"],
+    class_names: tuple[str, ...],
+    options: PredictOptions,
+) -> Iterator[FrameResult]:
+    """Keeps the detections of the classes `labels`, tracks them within each video, and marks those to show."""
+    medium: Medium | None = None
+    tracker: Tracker | None = None
+    for frame, detections in detected:
+        detections = detections.where(torch.isin(detections.labels, labels))
+        track_ids = None
+        shown = detections.scores > options.draw_threshold
+        if options.track and frame.rate is not None:
+            if tracker is None or frame.medium is not medium:
+                medium, tracker = frame.medium, Tracker(rate=frame.rate, start_score=options.draw_threshold)
+            track_ids = tracker(detections, size=frame.image.shape[:2])
+            shown = torch.tensor([track_id is not None for track_id in track_ids], dtype=torch.bool)
+        yield FrameResult(frame, detections, shown, track_ids, class_names)
 
 
 def _report_errors(status: ReadStatus, output: Path) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import suppress
-from queue import Empty, Full, Queue
-from threading import Event, Thread
+from queue import Empty, SimpleQueue
+from threading import Event, Semaphore, Thread
 from typing import TypeVar
 
 T = TypeVar("T")
 
-_POLL_S = 0.1  # how often a waiting thread checks whether it should stop
+_POLL_S = 0.1
 _JOIN_TIMEOUT_S = 10.0
 
 
@@ -19,25 +19,21 @@ def prefetched(items: Generator[T, None, None], *, depth: int) -> Generator[T, N
 
     An error in `items` is raised here, after the items before it. Closing this generator closes `items` as well.
     """
-    queue: Queue[tuple[T] | BaseException | None] = Queue(depth)
+    queue: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
+    free = Semaphore(depth)
     stop = Event()
-
-    def put(entry: tuple[T] | BaseException | None) -> None:
-        while not stop.is_set():
-            with suppress(Full):
-                queue.put(entry, timeout=_POLL_S)
-                return
 
     def produce() -> None:
         try:
             for item in items:
-                put((item,))
+                queue.put((item,))
+                free.acquire()
                 if stop.is_set():
                     break
             items.close()
-            put(None)
+            queue.put(None)
         except BaseException as error:  # in a thread it would only be printed
-            put(error)
+            queue.put(error)
 
     thread = Thread(target=produce, daemon=True)
     thread.start()
@@ -45,13 +41,15 @@ def prefetched(items: Generator[T, None, None], *, depth: int) -> Generator[T, N
         while (entry := _get(queue)) is not None:
             if isinstance(entry, BaseException):
                 raise entry
+            free.release()
             yield entry[0]
     finally:
         stop.set()
+        free.release()
         thread.join(_JOIN_TIMEOUT_S)
 
 
-def _get(queue: Queue[T]) -> T:
+def _get(queue: SimpleQueue[T]) -> T:
     while True:  # without a timeout, Ctrl-C would not reach a waiting thread on Windows
         with suppress(Empty):
             return queue.get(timeout=_POLL_S)

@@ -35,6 +35,7 @@ class FrameResult:
     track_ids: tuple[int | None, ...] | None
     class_names: tuple[str, ...]
 
+    @cached_property
     def record(self) -> dict[str, Any]:
         """The line of predictions.jsonl; with tracking, it has the number of tracked objects per class in addition."""
         record = to_record(
@@ -43,9 +44,10 @@ class FrameResult:
             frame=self.frame.number,
             size=self.frame.image.shape[:2],
             class_names=self.class_names,
-            track_ids=self.track_ids,
         )
         if self.track_ids is not None:
+            for item, track_id in zip(record["detections"], self.track_ids, strict=True):
+                item["track_id"] = track_id
             tracked = Counter(item["label"] for item in record["detections"] if item["track_id"] is not None)
             record["counts"] = dict(sorted(tracked.items()))
         return record
@@ -54,35 +56,17 @@ class FrameResult:
     def drawn(self) -> ImageArray:
         """The image with the shown boxes."""
         ids = None if self.track_ids is None else [self.track_ids[index] for index in self.shown.nonzero().flatten()]
-        return draw_detections(self.frame.image, self.detections.where(self.shown), self.class_names, track_ids=ids)
-
-
-def draw_detections(
-    image: ImageArray,
-    detections: Detections,
-    class_names: Sequence[str],
-    *,
-    track_ids: Sequence[int | None] | None = None,
-) -> ImageArray:
-    """A copy of `image` with boxes, class names, scores and track ids."""
-    arrays = (detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy())
-    return draw(image, *arrays, class_names, track_ids=track_ids)
+        return draw(self.frame.image, self.detections.where(self.shown), self.class_names, track_ids=ids)
 
 
 def to_record(
-    detections: Detections,
-    *,
-    source: str,
-    frame: int | None,
-    size: tuple[int, int],
-    class_names: Sequence[str],
-    track_ids: Sequence[int | None] | None = None,
+    detections: Detections, *, source: str, frame: int | None, size: tuple[int, int], class_names: Sequence[str]
 ) -> dict[str, Any]:
     """The content of a line of predictions.jsonl for an image of (H, W) pixels."""
     height, width = size
-    boxes = detections.boxes.double() * torch.tensor([width, height, width, height], dtype=torch.float64)
+    boxes = detections.boxes.double() * torch.tensor([width, height, width, height])
     rows = zip(boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
-    items: list[dict[str, Any]] = [
+    items = [
         {
             "label": class_names[label],
             "class_id": label,
@@ -91,8 +75,6 @@ def to_record(
         }
         for box, score, label in rows
     ]
-    for item, track_id in zip(items, track_ids or (), strict=bool(track_ids)):
-        item["track_id"] = track_id
     return {"source": source, "frame": frame, "width": width, "height": height, "detections": items}
 
 

@@ -7,6 +7,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -66,7 +67,10 @@ def find_media(source: str, *, downloads: Path, output: str | Path | None = None
     """
     if "://" in source:
         path = fetch(source, downloads)
-        return [Medium(path, Path(path.name), source, _is_downloaded_video(path, source))]
+        is_image = _is_image(path)  # by content: the name in a URL may be wrong
+        if not is_image and not is_video(path):
+            raise DataError(f"{source}: neither an image nor a video; check that the URL does not lead to a web page")
+        return [Medium(path, Path(path.name), source, not is_image)]
     if source.isdecimal() and not Path(source).exists():
         return [Medium(int(source), Path(f"camera_{source}"), source, True)]
     return find_files(source, output=output)
@@ -84,13 +88,13 @@ def find_files(source: str, *, output: str | Path | None = None) -> list[Medium]
         raise ConfigError("source is empty: give a file, a folder, a glob in quotes, a URL or a camera number")
     path = Path(source)
     if path.is_file():
-        return [Medium(path, Path(path.name), str(path), _is_video(path))]
-    if path.is_dir():
-        files, base = sorted(file for file in path.rglob("*") if file.is_file()), path
+        base, found = path.parent, [path]
+    elif path.is_dir():
+        base, found = path, sorted(path.rglob("*"))
     else:
         base = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
-        files = [file for name in sorted(glob.glob(source, recursive=True)) if (file := Path(name)).is_file()]
-    files = _skip_output(files, base, output)
+        found = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
+    files = _skip_output([file for file in found if file.is_file()], base, output)
     if path.is_dir():
         files = _skip_other_files(files, source)
     media = [Medium(file, file.relative_to(base), str(file), _is_video(file)) for file in files]
@@ -139,31 +143,21 @@ def count_frames(media: Sequence[Medium]) -> int | None:
     for medium in media:
         if isinstance(medium.path, int):
             return None
-        try:
+        with suppress(DataError):  # `read_frames` reports it
             count = VideoReader(medium.path, name=medium.source).frame_count if medium.is_video else 1
-        except DataError:  # `read_frames` reports it
-            continue
-        if count is None:
-            return None
-        total += count
+            if count is None:
+                return None
+            total += count
     return total
 
 
 def _read(medium: Medium) -> Iterator[Frame]:
-    if not medium.is_video:
-        assert isinstance(medium.path, Path)
-        yield from _read_image(medium.path, medium)
-        return
-    video = VideoReader(medium.path, name=medium.source)
-    try:
+    if medium.is_video:
+        video = VideoReader(medium.path, name=medium.source)
         for number, image in enumerate(video):
             yield Frame(image, medium, number, video.rate)
-    finally:
-        video.close()
-
-
-def _read_image(path: Path, medium: Medium) -> Iterator[Frame]:
-    data = read_bytes(path)
+        return
+    data = read_bytes(str(medium.path))
     try:
         yield Frame(decode_image(data, name=medium.source), medium, None, None)
     except DamagedImageError as error:
@@ -174,15 +168,6 @@ def _read_image(path: Path, medium: Medium) -> Iterator[Frame]:
 def _is_video(path: Path) -> bool:
     suffix = path.suffix.lower()
     return suffix in VIDEO_SUFFIXES or (suffix not in IMAGE_SUFFIXES and not _is_image(path) and is_video(path))
-
-
-def _is_downloaded_video(path: Path, url: str) -> bool:
-    """Decides by content: the name in a URL may be wrong."""
-    if _is_image(path):
-        return False
-    if is_video(path):
-        return True
-    raise DataError(f"{url}: neither an image nor a video; check that the URL does not lead to a web page")
 
 
 def _is_image(path: Path) -> bool:

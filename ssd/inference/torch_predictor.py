@@ -17,7 +17,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 class TorchPredictor:
-    """Runs a trained network on images of any size.
+    """Runs a trained network on images of any size; `class_names` are its C classes, in the order of the labels.
 
     Args:
         model: see `ssd.weights.checkpoint.load`.
@@ -38,12 +38,8 @@ class TorchPredictor:
         self._dtype = PRECISIONS[precision]
         self.device = _find_device(device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.class_names = model.class_names
         self.postprocess = postprocess
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The C classes, in the order of the labels."""
-        return self.model.class_names
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[ImageArray]) -> list[Detections]:

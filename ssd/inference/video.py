@@ -1,7 +1,8 @@
-"""Reads frames from video files and cameras, and writes MP4 files."""
+"""Reads frames from video files and cameras, writes MP4 files, and shows frames in a window."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ _CODECS = ("avc1", "mp4v")  # H.264 plays everywhere, but the OpenCV of PyPI can
 _DEFAULT_RATE = 25.0
 _FRAME_COUNT_TOLERANCE = 0.02  # of the frames: most containers only estimate their number
 _MAX_FAILED_READS = 1000  # in a row, for damaged packets; a damaged header may claim billions of frames
+_WINDOW_TITLE = "ssd: q closes"
+_QUIT_KEYS = (ord("q"), 27)  # 27 is Esc
 
 # A playlist from an unknown source could open other files and URLs. FFmpeg's own messages name no file.
 _CAPTURE_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
@@ -49,9 +52,9 @@ class VideoReader:
     def __init__(self, source: Path | int, *, name: str) -> None:
         self._name = name
         self._path = source if isinstance(source, Path) else None
-        if isinstance(source, Path) and not source.is_file():
+        if self._path is not None and not self._path.is_file():
             raise DataError(f"{name}: no such video")
-        self._capture = _open(source) if isinstance(source, Path) else cv2.VideoCapture(source)
+        self._capture = cv2.VideoCapture(source) if isinstance(source, int) else _open(source)
         if not self._capture.isOpened():
             if self._path is None:
                 raise MachineError(f"source={source}: no camera with this number; check its connection")
@@ -70,39 +73,23 @@ class VideoReader:
             DataError: at the end, if there was no frame.
             PartialError: at the end, if the file is truncated or damaged.
         """
-        count = failed = 0
-        while (read := self._read(count, failed)) is not None:
-            image, failed_before = read
-            count, failed = count + 1, failed + failed_before
-            yield image
-        self.close()
-        if count == 0:
-            raise DataError(f"{self._name}: no frame can be decoded: damaged, or an unknown codec; convert it to .mp4")
-        if self._path is not None and (expected := self._missing_from(self._path, count, failed)):
-            raise PartialError(f"{self._name}: {count} of {expected} frames; the file is truncated or damaged")
-
-    def _read(self, count: int, failed: int) -> tuple[ImageArray, int] | None:
-        """The next frame, and the number of failed reads before it: OpenCV fails once for each damaged packet."""
-        remaining = _MAX_FAILED_READS if self.frame_count is None else self.frame_count - count - failed
-        attempts = 1 if self._path is None else 1 + min(max(0, remaining), _MAX_FAILED_READS)
-        for failed_before in range(attempts):
+        limit = 0 if self._path is None else self.frame_count or math.inf
+        count = damaged = failed = (
+            0  # reads; OpenCV fails once for each damaged packet, `failed` is the number in a row
+        )
+        while failed <= max(0, min(limit - count - damaged, _MAX_FAILED_READS)):
             success, frame = self._capture.read()
             if success:
-                return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), failed_before
-        return None
-
-    def close(self) -> None:
-        """Releases the file or camera."""
+                count, damaged, failed = count + 1, damaged + failed, 0
+                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            else:
+                failed += 1
         self._capture.release()
-
-    def _missing_from(self, path: Path, count: int, failed: int) -> int | None:
-        """The expected number of frames, if fewer were read."""
-        if failed:
-            expected = self.frame_count or count + failed
-            return expected if count < expected else None
-        if self.frame_count is None or not _is_short(path, count, self.frame_count):
-            return None
-        return self.frame_count
+        if count == 0:
+            raise DataError(f"{self._name}: no frame can be decoded: damaged, or an unknown codec; convert it to .mp4")
+        expected = self.frame_count or count + damaged
+        if self._path is not None and count < expected and (damaged or _is_short(self._path, count, expected)):
+            raise PartialError(f"{self._name}: {count} of {expected} frames; the file is truncated or damaged")
 
 
 def _open(path: Path, *, options: str = "") -> cv2.VideoCapture:
@@ -123,14 +110,12 @@ def _is_short(path: Path, count: int, expected: int) -> bool:
     only if frames are missing without the edit list as well, the file is damaged.
     """
     tolerance = 0.0 if _is_truncated_mp4(path) else max(1.0, _FRAME_COUNT_TOLERANCE * expected)
-    return count < expected - tolerance and _count_hidden_too(path) < expected - tolerance
-
-
-def _count_hidden_too(path: Path) -> int:
+    if count >= expected - tolerance:
+        return False
     capture, count = _open(path, options="ignore_editlist;1"), 0
     while capture.grab():
         count += 1
-    return count
+    return count < expected - tolerance
 
 
 def _is_truncated_mp4(path: Path) -> bool:
@@ -207,3 +192,25 @@ class VideoWriter:
                 f"{self._path}: {max(0, int(written))} of {self._count} frames written; is the disk full?"
             )
         self._partial.replace(self._path)
+
+
+class Window:
+    """A window on the screen (show=true); use it from the main thread only.
+
+    Raises:
+        MachineError: no screen, or OpenCV was built without windows.
+    """
+
+    def __init__(self) -> None:
+        try:
+            cv2.namedWindow(_WINDOW_TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        except cv2.error:
+            raise MachineError(
+                "show=true: no screen, or an OpenCV without windows: "
+                "pip uninstall opencv-python-headless && pip install opencv-python"
+            ) from None
+
+    def show(self, image: ImageArray) -> bool:
+        """Shows an RGB image; returns False once the user has closed the window by key."""
+        cv2.imshow(_WINDOW_TITLE, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        return cv2.waitKey(1) not in _QUIT_KEYS

@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -31,9 +32,27 @@ SAVE_KINDS = ("images", "video", "json", "csv", "crops")
 
 _DEFAULT_KINDS = {False: ("images", "json"), True: ("video", "json")}  # by Medium.is_video
 _DRAWN_KIND = {False: "images", True: "video"}  # the kind whose file has the name of the medium
+_TEXT_FILES = {"json": "predictions.jsonl", "csv": "predictions.csv"}
 _JPEG_QUALITY = 92
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _log = logging.getLogger("ssd")
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[None]:
+    """Handles SIGINT and SIGTERM after the block; does nothing outside the main thread, which alone gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: received.append(number)) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        for received_number in received:
+            signal.raise_signal(received_number)
 
 
 class PredictionWriter:
@@ -54,16 +73,17 @@ class PredictionWriter:
 
     def __init__(self, folder: Path, media: Sequence[Medium], *, save: Sequence[str] | None) -> None:
         _check_kinds(media, save)
-        _check_names(folder, [medium for medium in media if _DRAWN_KIND[medium.is_video] in _kinds(medium, save)])
         self._folder = folder
-        self._save = save
+        self._kinds = _DEFAULT_KINDS if save is None else {False: save, True: save}
         self._video: tuple[Medium, VideoWriter] | None = None
+        _check_names(
+            folder, [medium for medium in media if _DRAWN_KIND[medium.is_video] in self._kinds[medium.is_video]]
+        )
         folder.mkdir(parents=True, exist_ok=True)
-        kinds = {kind for medium in media for kind in _kinds(medium, save)}
-        self._records = _TextFile(folder / "predictions.jsonl") if "json" in kinds else None
-        self._table = _TextFile(folder / "predictions.csv") if "csv" in kinds else None
-        if self._table:
-            csv.writer(self._table.file).writerow(CSV_COLUMNS)
+        kinds = {kind for medium in media for kind in self._kinds[medium.is_video]}
+        self._files = {kind: _TextFile(folder / name) for kind, name in _TEXT_FILES.items() if kind in kinds}
+        if "csv" in kinds:
+            csv.writer(self._files["csv"].file).writerow(CSV_COLUMNS)
 
     def __enter__(self) -> PredictionWriter:
         return self
@@ -72,29 +92,25 @@ class PredictionWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         complete = kind is None or not issubclass(kind, Exception)  # an interrupt is not an Exception
-        for file in (self._records, self._table):
-            if file:
-                file.close(complete=complete)
+        for file in self._files.values():
+            file.close(complete=complete)
         if self._video and complete:
             self._video[1].finish()
 
+    @_deferred_signals()  # otherwise a record could exist without its frame in the video
     def write(self, result: FrameResult) -> None:
         """Writes one result; frames come in order. A signal takes effect after it."""
-        with deferred_signals():  # otherwise a record could exist without its frame in the video
-            self._write(result)
-
-    def _write(self, result: FrameResult) -> None:
-        frame = result.frame
-        kinds = _kinds(frame.medium, self._save)
-        if "json" in kinds and self._records:
-            self._records.file.write(json.dumps(result.record(), ensure_ascii=False) + "\n")
-        if "csv" in kinds and self._table:
-            csv.writer(self._table.file).writerows(csv_rows(result.record()))
+        frame, medium = result.frame, result.frame.medium
+        kinds = self._kinds[medium.is_video]
+        if "json" in kinds:
+            self._files["json"].file.write(json.dumps(result.record, ensure_ascii=False) + "\n")
+        if "csv" in kinds:
+            csv.writer(self._files["csv"].file).writerows(csv_rows(result.record))
         if "crops" in kinds:
             _save_crops(result, self._folder / "crops")
         if "images" in kinds:
-            save_image(result.drawn, self._folder / _image_name(frame.medium, frame.number))
-        if "video" in kinds and frame.medium.is_video:
+            save_image(result.drawn, self._folder / _image_name(medium, frame.number))
+        if "video" in kinds and medium.is_video:
             self._video_writer(frame).write(result.drawn)
 
     def _video_writer(self, frame: Frame) -> VideoWriter:
@@ -102,26 +118,8 @@ class PredictionWriter:
             if self._video:
                 self._video[1].finish()
             path = self._folder / _video_name(frame.medium.name)
-            writer = VideoWriter(path, rate=frame.rate or 0.0, size=frame.image.shape[:2])
-            self._video = frame.medium, writer
+            self._video = frame.medium, VideoWriter(path, rate=frame.rate or 0.0, size=frame.image.shape[:2])
         return self._video[1]
-
-
-@contextmanager
-def deferred_signals() -> Iterator[None]:
-    """Handles SIGINT and SIGTERM after the block; does nothing outside the main thread, which alone gets signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-    handlers = {number: signal.signal(number, lambda number, _: received.append(number)) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-        for received_number in received:
-            signal.raise_signal(received_number)
 
 
 class _TextFile:
@@ -138,10 +136,6 @@ class _TextFile:
             self._partial.replace(self._path)
         elif not self._partial.stat().st_size:
             self._partial.unlink()
-
-
-def _kinds(medium: Medium, save: Sequence[str] | None) -> Sequence[str]:
-    return _DEFAULT_KINDS[medium.is_video] if save is None else save
 
 
 def _check_kinds(media: Sequence[Medium], save: Sequence[str] | None) -> None:
@@ -193,9 +187,8 @@ def save_image(image: ImageArray, path: Path) -> None:
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ConfigError(f"{path}: give a name that ends in .jpg or .png")
     kind = Image.registered_extensions()[path.suffix.lower()]
-    write_atomically(
-        path, lambda temporary: Image.fromarray(image).save(temporary, kind, quality=_JPEG_QUALITY), durable=False
-    )
+    save = partial(Image.fromarray(image).save, format=kind, quality=_JPEG_QUALITY)
+    write_atomically(path, save, durable=False)
 
 
 def _save_crops(result: FrameResult, folder: Path) -> None:
@@ -208,9 +201,5 @@ def _save_crops(result: FrameResult, folder: Path) -> None:
         x1, y1, x2, y2 = (result.detections.boxes[index] * scale).round().int().tolist()
         crop = image[min(y1, height - 1) : max(y1 + 1, y2), min(x1, width - 1) : max(x1 + 1, x2)]
         label = result.class_names[int(result.detections.labels[index])]
-        path = folder / _safe_folder_name(label) / name.with_name(f"{name.name}{frame}_{index:03}.jpg")
-        save_image(crop, path)
-
-
-def _safe_folder_name(label: str) -> str:
-    return re.sub(r"[^\w -]", "_", label).strip() or "_"
+        safe_label = re.sub(r"[^\w -]", "_", label).strip() or "_"
+        save_image(crop, folder / safe_label / name.with_name(f"{name.name}{frame}_{index:03}.jpg"))

@@ -11,9 +11,10 @@ from itertools import product
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from ssd.common.images import ImageArray
+from ssd.common.structures import Detections
 
 Colour = tuple[int, int, int]  # RGB
 _Rectangle = tuple[int, int, int, int]  # xyxy in pixels
@@ -28,21 +29,20 @@ _FONT = "sans"  # OpenCV's own; what it lacks comes from "uni": Chinese, Japanes
 
 def draw(
     image: ImageArray,
-    boxes: Float[np.ndarray, "D 4"],
-    labels: Int[np.ndarray, "D"],
-    scores: Float[np.ndarray, "D"],
+    detections: Detections,
     class_names: Sequence[str],
     *,
     track_ids: Sequence[int | None] | None = None,
 ) -> ImageArray:
-    """A copy of `image` with boxes (xyxy fractions of the image), class names, scores and track numbers."""
+    """A copy of `image` with boxes, class names, scores and track numbers."""
+    labels, scores = detections.labels.tolist(), detections.scores.tolist()
     tracks = ["" if track is None else f" #{track}" for track in track_ids or [None] * len(labels)]
     texts = [
         f"{printable(class_names[label], label)}{track} {score:.0%}"
-        for label, track, score in zip(labels.tolist(), tracks, scores.tolist(), strict=True)
+        for label, track, score in zip(labels, tracks, scores, strict=True)
     ]
     colours = class_colours(tuple(class_names))
-    return draw_boxes(image, boxes, texts, [colours[label] for label in labels.tolist()])
+    return draw_boxes(image, detections.boxes.numpy(), texts, [colours[label] for label in labels])
 
 
 def draw_boxes(

@@ -6,14 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
-import hydra
 import pytest
 import third_party_reference as reference
 import torch
-from composed import CONF, register
+from composed import compose
 from forked import run
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 from safetensors import safe_open
 
 from ssd.cli.import_weights import import_weights
@@ -24,14 +21,6 @@ from ssd.weights import checkpoint
 
 ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = ROOT.parent / "shared/data/media/photos"
-
-
-def composed(name: str, *overrides: str) -> DictConfig:
-    register()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose(name, overrides=list(overrides))
-    GlobalHydra.instance().clear()
-    return config
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +52,7 @@ def test_from_a_weight_file_to_detections(folder: Path) -> None:
     assert exported.returncode == 0, exported.stderr
     found = {}
     for name in ("new.safetensors", "mb1.pth", "new.onnx"):
-        predict(composed("predict", f"checkpoint={name}", "source=images", f"output=out_{name}"))
+        predict(compose(f"checkpoint={name}", "source=images", f"output=out_{name}", name="predict"))
         lines = Path(f"out_{name}/predictions.jsonl").read_text().splitlines()
         found[name] = [detection for line in lines for detection in json.loads(line)["detections"]]
     assert {detection["label"] for detection in found["new.safetensors"]} == {"cat", "dog"}
@@ -87,7 +76,7 @@ def test_weights_of_others_are_measured_as_they_are(folder: Path) -> None:
 
 
 def test_weights_for_bgr_are_turned() -> None:
-    import_weights(composed("import_weights", "source=mb1.pth", "channel_order=bgr", "class_names=[cat,dog]"))
+    import_weights(compose("source=mb1.pth", "channel_order=bgr", "class_names=[cat,dog]", name="import_weights"))
     with safe_open("model.safetensors", framework="pt") as file:
         first = file.get_tensor("backbone.base.0.0.weight")
     theirs = torch.load("mb1.pth", weights_only=True)["base_net.0.0.weight"]
@@ -110,5 +99,5 @@ def test_mistakes_are_named_and_nothing_is_written(
     folder: Path, overrides: list[str], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        import_weights(composed("import_weights", "source=mb1.pth", *overrides))
+        import_weights(compose("source=mb1.pth", *overrides, name="import_weights"))
     assert not list(folder.glob("*.safetensors"))

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssd.common.structures import Detections
-from ssd.visualization import draw as drawing
-from ssd.visualization.draw import class_colours, draw_boxes, printable
+from ssd.visualization.draw import class_colours, draw, draw_boxes, printable
 
 CLASS_NAMES = ("cat", "a class with a rather long name", "猫")
 Box = tuple[float, float, float, float]
@@ -25,10 +22,6 @@ def detections(*boxes: Box, label: int = 0) -> Detections:
         torch.linspace(0.9, 0.5, count),
         torch.full((count,), label),
     )
-
-
-def draw(image: np.ndarray, found: Detections, class_names: Sequence[str], **options: Any) -> np.ndarray:
-    return drawing.draw(image, found.boxes.numpy(), found.labels.numpy(), found.scores.numpy(), class_names, **options)
 
 
 def gray(height: int = 200, width: int = 300) -> np.ndarray:
