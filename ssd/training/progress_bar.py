@@ -11,7 +11,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
-from torch import Tensor
 
 from ssd.common.progress import ProgressDisplay
 from ssd.common.structures import Batch
@@ -127,7 +126,7 @@ class TrainingProgress(ProgressBar):
         self._display = ProgressDisplay("training", total=total, start=_batches_done(trainer), quiet=self._quiet)
         self._display.__enter__()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: dict[str, Tensor], *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
         if self._display.due:  # reading the loss makes the host wait for the device
             title = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             quality = "" if self._map is None else f"  mAP {_cell(self._map)}"
@@ -141,10 +140,10 @@ class TrainingProgress(ProgressBar):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self._map = metrics.get("val/map")
         self._print_row(trainer, metrics)
-        if self._throughput.steps >= _MIN_STEPS_FOR_ADVICE and not self._advised:
-            if (advice := self._throughput.advice(trainer, cores=os.cpu_count() or 1)) is not None:
-                self._advised = True
-                self._display.print(advice)
+        advice = self._throughput.advice(trainer, cores=os.cpu_count() or 1)
+        if advice is not None and self._throughput.steps >= _MIN_STEPS_FOR_ADVICE and not self._advised:
+            self._advised = True
+            self._display.print(advice)
 
     def on_train_end(self, *_: Any) -> None:
         self._display.__exit__(None, None, None)

@@ -78,27 +78,22 @@ def check_changes(saved: Any, now: Any) -> None:
     """
     differing = changes(saved, now)
     texts = {key: tuple(shorten(str(value), _MAX_VALUE_LENGTH) for value in pair) for key, pair in differing.items()}
-    for fixed in _FIXED:
-        for key, (old, new) in texts.items():
-            if key.startswith(fixed):
-                raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run")
+    for key, (old, new) in texts.items():
+        if key.startswith(_FIXED):
+            raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run")
     for key, (old, new) in texts.items():
         log(f"changed on resume: {key}: {old} -> {new}")
 
 
 def changes(saved: Any, now: Any) -> dict[str, tuple[Any, Any]]:
     """The settings whose values differ, as (saved, now); renamed keys and classes are compared by their new names."""
-    before = {current_key(key): _current_target(value) for key, value in _flatten(saved).items()}
+    before = {current_key(key): RENAMED_TARGETS.get(str(value), value) for key, value in _flatten(saved).items()}
     after = _flatten(now)
     return {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not key.startswith(_FREE)
     }
-
-
-def _current_target(value: Any) -> Any:
-    return RENAMED_TARGETS.get(value, value) if isinstance(value, str) else value
 
 
 def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
