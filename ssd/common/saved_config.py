@@ -72,7 +72,8 @@ def upgrade_overrides(overrides: Sequence[str], *, config: Any) -> list[str]:
         config: the run's saved configuration, from which its version shows.
     """
     lines = [_upgrade(line) for line in overrides]
-    if not _is_version_0_1(config):
+    postprocess = config.get("postprocess") if isinstance(config, dict) else None
+    if not isinstance(postprocess, dict) or "candidates" not in postprocess:  # not of version 0.1
         return lines
     settings = dict(line.lstrip("+~").partition("=")[::2] for line in lines)
     implied: list[str] = []
@@ -88,8 +89,3 @@ def _upgrade(override: str) -> str:
     key, equals, value = override.partition("=")
     name = key.lstrip("+~")
     return f"{key.removesuffix(name)}{current_key(name)}{equals}{value}"
-
-
-def _is_version_0_1(config: Any) -> bool:
-    postprocess = config.get("postprocess") if isinstance(config, dict) else None
-    return isinstance(postprocess, dict) and "candidates" in postprocess

@@ -69,7 +69,6 @@ class RecoveryPoint(Checkpoint):
         self._steps = math.inf if steps is None else steps
         self._saved_at = time.monotonic()
         self._saved_step = 0
-        self._last_step = 0
         self._signal: int | None = None
         self._save_before_validation = False
         self._saved_rng: dict[str, Any] | None = None
@@ -83,16 +82,15 @@ class RecoveryPoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._install_handlers()
         self._saved_at = time.monotonic()
-        self._last_step = self._saved_step = trainer.global_step
+        self._saved_step = trainer.global_step
         if self._saved_rng is not None:
             torch.set_rng_state(self._saved_rng["cpu"])
             if self._saved_rng["cuda"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self._saved_rng["cuda"][0])
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == self._last_step:  # gradients are being accumulated
+        if trainer.fit_loop._should_accumulate():
             return
-        self._last_step = trainer.global_step
         seconds, steps = time.monotonic() - self._saved_at, trainer.global_step - self._saved_step
         due = seconds >= self._seconds or steps >= self._steps
         if not self._any_process(trainer, due or self._signal is not None):

@@ -29,7 +29,6 @@ class EMA(pl.Callback):
         self.decay = decay
         self._average: dict[str, Tensor] = {}
         self._updates = 0
-        self._last_step = 0
         self._swapped = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -37,14 +36,10 @@ class EMA(pl.Callback):
             self._average = {name: value.clone() for name, value in pl_module.state_dict().items()}
         self._average = {name: value.to(pl_module.device) for name, value in self._average.items()}
 
-    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._last_step = trainer.global_step  # in on_fit_start the step of a resumed run is not known yet
-
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if trainer.global_step == self._last_step:  # gradients are being accumulated
+        if trainer.fit_loop._should_accumulate():
             return
-        self._last_step = trainer.global_step
         self._updates += 1
         decay = min(self.decay, (1 + self._updates) / (10 + self._updates))
         average, current = self._average, pl_module.state_dict()

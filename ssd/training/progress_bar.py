@@ -35,7 +35,7 @@ class Throughput(pl.Callback):
 
     @classmethod
     def of(cls, trainer: pl.Trainer) -> Throughput:
-        """The one of a run; in a run without one, one that measures nothing."""
+        """The callback of a run, or an idle one if the run has none."""
         return next((callback for callback in trainer.callbacks if isinstance(callback, cls)), cls())  # type: ignore
 
     @property
@@ -58,12 +58,12 @@ class Throughput(pl.Callback):
             self._visualized += time.perf_counter() - start
 
     def advice(self, trainer: pl.Trainer, *, cores: int) -> str | None:
-        """Which setting to change if the network waits for images; None if it does not."""
+        """Which setting to change if the network waits for images, else None."""
         if self.data_wait_share < _HIGH_WAIT_SHARE:
             return None
         workers = getattr(trainer.train_dataloader, "num_workers", 0)
         remedy = (
-            f"try num_workers={max(1, cores - 1)} (now {workers})"
+            f"try num_workers={cores - 1} (now {workers})"
             if workers < cores - 1
             else "store them smaller (the network sees image_size), or try augmentation=light"
         )

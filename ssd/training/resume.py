@@ -1,4 +1,4 @@
-"""What a resumed run takes from the stopped one: its recovery point, and its configuration with the user's changes."""
+"""Checks of a resume: the recovery point, the classes, and the settings that changed."""
 
 from __future__ import annotations
 
@@ -67,11 +67,7 @@ def check_classes(state: RecoveryState, model: SSD) -> None:
 
 
 def check_changes(saved: Any, now: Any) -> None:
-    """Logs each setting that a resume changes.
-
-    Args:
-        saved: the run's saved configuration, as plain containers; that of an older version, too.
-        now: the configuration of the resumed run, resolved, as plain containers.
+    """Logs each setting that a resume changes; for the arguments see `changes`.
 
     Raises:
         ConfigError: a setting that must not change differs.
@@ -86,7 +82,12 @@ def check_changes(saved: Any, now: Any) -> None:
 
 
 def changes(saved: Any, now: Any) -> dict[str, tuple[Any, Any]]:
-    """The settings whose values differ, as (saved, now); renamed keys and classes are compared by their new names."""
+    """The settings whose values differ, as (saved, now), by key.
+
+    Args:
+        saved: the run's saved configuration, as plain containers; keys and classes of version 0.1 get their new names.
+        now: the configuration of the resumed run, resolved, as plain containers.
+    """
     before = {current_key(key): RENAMED_TARGETS.get(str(value), value) for key, value in _flatten(saved).items()}
     after = _flatten(now)
     return {

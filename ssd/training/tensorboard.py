@@ -55,7 +55,6 @@ class ValidationVisualizer(pl.Callback):
         self._samples = SamplePredictions(count=images, side_px=side_px)
         self._shown_step = -1
         self._threshold: float | None = None  # the last suggested one
-        self._last_step = 0
         self._throughput = Throughput()
         self._writer: SummaryWriter | None = None
 
@@ -76,9 +75,8 @@ class ValidationVisualizer(pl.Callback):
     ) -> None:
         step = trainer.global_step
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self._writer is None or step == self._last_step or step % every:
+        if self._writer is None or trainer.fit_loop._should_accumulate() or step % every:
             return
-        self._last_step = step
         with self._throughput.visualizing():
             module = _ssd(pl_module)
             rates = match_rates(module.step_losses, batch, module.model, iou_threshold=module.loss.match_threshold)

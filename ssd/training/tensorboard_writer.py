@@ -82,9 +82,7 @@ def overview(class_names: Sequence[str], *, levels: int) -> dict[str, dict[str, 
         "AP@0.5 lost by type of error": [f"errors/{error.title}" for error in ERRORS],
         "loss": ["train/loss", "val/loss"],
         "parts of the training loss": [
-            "train/loss_localization",
-            "train/loss_classification_positive",
-            "train/loss_classification_negative",
+            f"train/loss_{part}" for part in ("localization", "classification_positive", "classification_negative")
         ],
         "gradient norm": ["train/gradient_norm"],
         "steps skipped because gradients overflowed 16 bits": ["train/skipped_steps"],
