@@ -9,10 +9,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ssd.cli import build
-from ssd.common import console, runtime
+from ssd.common import runtime
+from ssd.common.console import log, relative_to_cwd
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.splits import describe_data
-from ssd.training import run_metadata, summary
+from ssd.evaluation.report import metric_table
+from ssd.training import run_metadata
 from ssd.training.checkpoint_callbacks import best_score
 from ssd.training.resume import check_classes
 from ssd.training.run_dir import best_checkpoint, prepare
@@ -32,7 +34,7 @@ def train(config: DictConfig) -> float | None:
     datamodule = build.build_datamodule(config)
     datamodule.prepare_data()
     for line in describe_data(datamodule.splits, balance=config.dataset.balance):
-        console.log(line)
+        log(line)
     datamodule.splits.check_trainable()
     model = build.build_model(config, datamodule.class_names, resumes=resumed is not None)
     if resumed is not None:
@@ -44,22 +46,40 @@ def train(config: DictConfig) -> float | None:
 
     run_metadata.log_start(trainer, config, datamodule.splits, step=resumed.step if resumed else 0)
     trainer.fit(module, datamodule, ckpt_path=resumed.checkpoint if resumed else None)
-    return finish(config, trainer, datamodule, folder)
+    return _finish(config, trainer, datamodule, folder)
 
 
-def finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataModule, folder: Path) -> float | None:
+def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataModule, folder: Path) -> float | None:
     """Writes the release file from the best weights, tests them, and prints the results."""
     best = best_checkpoint(folder)
     model = checkpoint.load(best)
     if trainer.is_global_zero:
         checkpoint.save_release(model, folder / "model.safetensors")
+    stage, best_map = "val", best_score(trainer)
     scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    objective = best_score(trainer) if config.objective == "val/map" else scores.get(config.objective)
-    test: dict[str, float] = {}
+    objective = best_map if config.objective == "val/map" else scores.get(config.objective)
     if datamodule.splits.test is not None:
         module = build.build_module(config, model)
-        test = dict(trainer.test(module, datamodule, verbose=False)[0])
-    summary.log_results(test or scores, model.class_names, stage="test" if test else "val")
-    summary.log_files(folder, best)
-    run_metadata.log_end(trainer, config, best=best_score(trainer))
+        stage, scores = "test", dict(trainer.test(module, datamodule, verbose=False)[0])
+    metrics = {name.removeprefix(f"{stage}/"): score for name, score in scores.items()}
+    metric_table(metrics, model.class_names, title=f"{stage} results").log()
+    _log_files(folder, best)
+    run_metadata.log_end(trainer, config, best=best_map)
     return objective
+
+
+def _log_files(folder: Path, best: Path) -> None:
+    """Prints the files of the run and the commands to run next."""
+    shown = relative_to_cwd(folder)
+    log(f"saved in {shown}:")
+    for name, what in (
+        (best.relative_to(folder), "best weights, with the state of the optimizer"),
+        ("model.safetensors", "release file: weights and recipe"),
+        ("metrics.csv", "all logged metrics"),
+        ("tensorboard", "the same as curves, and images"),
+        ("train.log", "this output"),
+    ):
+        log(f"  {name!s:22} {what}")
+    log("next:")
+    log(f"  python predict.py checkpoint={shown}/model.safetensors source=FOLDER output=predictions")
+    log(f"  tensorboard --logdir {shown.parent}")

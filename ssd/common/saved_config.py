@@ -45,19 +45,11 @@ RENAMED_TARGETS = {
     "ssd.schedules.multistep": "ssd.training.lr_schedules.multistep",
 }
 # In version 0.1 an option of `dataset` also chose how to train: a run that it wrote gets these as overrides.
-_PAPER = ("optimizer=sgd", "scheduler=multistep", "image_size=300", "batch_size=32")
 _IMPLIED_BY_DATASET = {
-    "shapes": (
-        "backbone=mobilenet_v1_half",
-        "augmentation=none",
-        "image_size=128",
-        "batch_size=8",
-        "epochs=5",
-        "optimizer.lr=3e-3",
-    ),
-    "voc": (*_PAPER, "epochs=232"),
-    "coco": (*_PAPER, "epochs=65"),
-    "openimages": ("optimizer=adamw", "scheduler=cosine", "image_size=300", "batch_size=32", "epochs=30"),
+    "shapes": "backbone=mobilenet_v1_half augmentation=none image_size=128 batch_size=8 epochs=5 optimizer.lr=3e-3",
+    "voc": "optimizer=sgd scheduler=multistep image_size=300 batch_size=32 epochs=232",
+    "coco": "optimizer=sgd scheduler=multistep image_size=300 batch_size=32 epochs=65",
+    "openimages": "optimizer=adamw scheduler=cosine image_size=300 batch_size=32 epochs=30",
 }
 
 
@@ -80,30 +72,20 @@ def upgrade_overrides(overrides: Sequence[str], *, config: Any) -> list[str]:
         config: the run's saved configuration, from which its version shows.
     """
     lines = [_upgrade(line) for line in overrides]
-    if not _is_version_0_1(config):
+    postprocess = config.get("postprocess") if isinstance(config, dict) else None
+    if not isinstance(postprocess, dict) or "candidates" not in postprocess:  # not of version 0.1
         return lines
     settings = dict(line.lstrip("+~").partition("=")[::2] for line in lines)
     implied: list[str] = []
     if settings.get("experiment", "null") == "null":
-        implied += _IMPLIED_BY_DATASET.get(settings.get("dataset", "shapes"), ())
+        implied += _IMPLIED_BY_DATASET.get(settings.get("dataset", "shapes"), "").split()
     if "priors" in settings and isinstance(priors := config.get("priors"), dict):
-        implied += [f"priors.{name}={_hydra_text(value)}" for name, value in priors.items()]
+        implied += [f"priors.{name}={str(value).replace(' ', '')}" for name, value in priors.items()]
     added = [line for line in implied if line.partition("=")[0] not in {*settings, "priors._target_"}]
     return [*added, *(line for line in lines if not line.startswith("priors="))]
-
-
-def _hydra_text(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{key}:{_hydra_text(item)}' for key, item in value.items())}}}"
-    return str(value).replace(" ", "")
 
 
 def _upgrade(override: str) -> str:
     key, equals, value = override.partition("=")
     name = key.lstrip("+~")
     return f"{key.removesuffix(name)}{current_key(name)}{equals}{value}"
-
-
-def _is_version_0_1(config: Any) -> bool:
-    postprocess = config.get("postprocess") if isinstance(config, dict) else None
-    return isinstance(postprocess, dict) and "candidates" in postprocess

@@ -8,6 +8,7 @@ a validation would skip that validation.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -26,45 +27,30 @@ from ssd.common.console import log, relative_to_cwd
 from ssd.training.run_dir import BEST, LAST
 
 _RNG = "rng"
-_STOPPED_IN_VALIDATION = {"ready": 1, "started": 1, "processed": 0, "completed": 0}  # as Lightning counts it
-_NO_BATCHES = dict.fromkeys(_STOPPED_IN_VALIDATION, 0)
 
 
 def checkpoint_callbacks(folder: Path, *, validates: bool, minutes: float | None, steps: int | None) -> list[Callback]:
     """best.ckpt (of a run that validates), and last.ckpt after each epoch and at the intervals."""
     best = BestCheckpoint(
-        dirpath=folder / BEST.parent,
-        filename=BEST.stem,
-        monitor="val/map",
-        mode="max",
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
+        dirpath=folder / BEST.parent, filename=BEST.stem, monitor="val/map", mode="max", enable_version_counter=False
     )
     return [*([best] if validates else []), RecoveryPoint(folder / LAST, minutes=minutes, steps=steps)]
 
 
 def best_score(trainer: pl.Trainer) -> float | None:
     """The best val/map of the run; None without a validation."""
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_score is not None:
-            return float(callback.best_model_score)
-    return None
+    score = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    return None if score is None else float(score)
 
 
 class BestCheckpoint(ModelCheckpoint):
     """Resumes with a best.ckpt that was moved together with its run, or without the file."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        here = Path(self.dirpath or "")
-        paths = {
-            name: str(here / Path(path).name) if path else ""
-            for name, path in state_dict.items()
-            if name.endswith("_model_path")
-        }
-        if not Path(paths["best_model_path"]).is_file():
-            return
-        scores = {str(here / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": scores})
+        best = self.format_checkpoint_name({})
+        if state_dict["best_model_path"] and Path(best).is_file():
+            here = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best}
+            super().load_state_dict(state_dict | here | {"best_k_models": {best: state_dict["best_model_score"]}})
 
 
 class RecoveryPoint(Checkpoint):
@@ -79,35 +65,35 @@ class RecoveryPoint(Checkpoint):
 
     def __init__(self, path: Path, *, minutes: float | None = None, steps: int | None = None) -> None:
         self.path = path
-        self._seconds = None if minutes is None else 60 * minutes
-        self._steps = steps
+        self._seconds = math.inf if minutes is None else 60 * minutes
+        self._steps = math.inf if steps is None else steps
         self._saved_at = time.monotonic()
         self._saved_step = 0
-        self._last_step = 0
         self._signal: int | None = None
         self._save_before_validation = False
         self._saved_rng: dict[str, Any] | None = None
 
-    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_sanity_check_start(self, *_: Any) -> None:
         self._install_handlers()
 
-    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_sanity_check_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._exit_if_requested(trainer)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._install_handlers()
         self._saved_at = time.monotonic()
-        self._last_step = self._saved_step = trainer.global_step
+        self._saved_step = trainer.global_step
         if self._saved_rng is not None:
             torch.set_rng_state(self._saved_rng["cpu"])
             if self._saved_rng["cuda"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self._saved_rng["cuda"][0])
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == self._last_step:  # gradients are being accumulated
+        if trainer.fit_loop._should_accumulate():
             return
-        self._last_step = trainer.global_step
-        if not self._any_process(trainer, self._due(trainer) or self._signal is not None):
+        seconds, steps = time.monotonic() - self._saved_at, trainer.global_step - self._saved_step
+        due = seconds >= self._seconds or steps >= self._steps
+        if not self._any_process(trainer, due or self._signal is not None):
             return
         epoch_loop = trainer.fit_loop.epoch_loop
         if epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
@@ -119,57 +105,45 @@ class RecoveryPoint(Checkpoint):
         if self._saved_step == trainer.global_step:
             self._exit_if_requested(trainer)  # not before: Lightning logs a step after its on_train_batch_end
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if self._save_before_validation:
             self._save(trainer)
             self._exit_if_requested(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if not trainer.sanity_checking and trainer.state.fn == "fit" and self._stop_requested(trainer):
-            self._save(trainer)
-            self._exit(trainer)
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._exit_if_requested(trainer, save=True)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._save(trainer)
         self._exit_if_requested(trainer)
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_start(self, *_: Any) -> None:
         self._install_handlers()
 
     def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._exit_if_requested(trainer)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
         checkpoint[_RNG] = {"cpu": torch.get_rng_state(), "cuda": cuda}
-        if trainer.validating:  # a resumed run repeats the whole validation
+        if trainer.validating:  # a resumed run repeats the whole validation, as Lightning counts one that has started
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-            progress["total"].update(_STOPPED_IN_VALIDATION)
-            progress["current"].update(_NO_BATCHES)
+            progress["total"].update(ready=1, started=1, processed=0, completed=0)
+            progress["current"].update(ready=0, started=0, processed=0, completed=0)
             progress["is_last_batch"] = False
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         self._saved_rng = checkpoint.get(_RNG)
-
-    def _due(self, trainer: pl.Trainer) -> bool:
-        steps_over = self._steps is not None and trainer.global_step - self._saved_step >= self._steps
-        return steps_over or (self._seconds is not None and time.monotonic() - self._saved_at >= self._seconds)
 
     def _save(self, trainer: pl.Trainer) -> None:
         self._save_before_validation = False
         trainer.save_checkpoint(self.path)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
-    def _stop_requested(self, trainer: pl.Trainer) -> bool:
-        return self._any_process(trainer, self._signal is not None)
-
-    def _any_process(self, trainer: pl.Trainer, here: bool) -> bool:
-        """Whether it is true in any process of the run: all save together, or none."""
-        return here if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(here, all=False)
+    def _any_process(self, trainer: pl.Trainer, decision: bool) -> bool:
+        """Whether any process of the run decides so: all save together, or none."""
+        return decision if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(decision, all=False)
 
     def _install_handlers(self) -> None:
         """Call after Lightning has installed its own handlers; when it ends it restores those before them."""
@@ -183,19 +157,17 @@ class RecoveryPoint(Checkpoint):
         self._signal = number
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"stopping after this step ...\n")
 
-    def _exit_if_requested(self, trainer: pl.Trainer) -> None:
-        if self._stop_requested(trainer):
-            self._exit(trainer)
-
-    def _exit(self, trainer: pl.Trainer) -> None:
+    def _exit_if_requested(self, trainer: pl.Trainer, *, save: bool = False) -> None:
+        if not self._any_process(trainer, self._signal is not None):
+            return
+        if save:
+            self._save(trainer)
         number = signal.Signals(self._signal or signal.SIGTERM)  # no signal here: another process of the run has one
-        folder = self.path.parent.parent
-        saved = (
-            f"saved; resume with: python train.py resume={relative_to_cwd(folder)}"
-            if self.path.exists()
-            else "nothing saved yet"
+        saved = f"saved; resume with: python train.py resume={relative_to_cwd(self.path.parent.parent)}"
+        log(
+            f"stopped by {number.name} at step {trainer.global_step}: "
+            f"{saved if self.path.exists() else 'nothing saved yet'}"
         )
-        log(f"stopped by {number.name} at step {trainer.global_step}: {saved}")
         if number in slurm.requeue_signals() and trainer.is_global_zero:
             slurm.requeue()
         raise SystemExit(128 + number)

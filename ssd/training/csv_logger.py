@@ -6,7 +6,6 @@ Lightning's CSVLogger deletes the file of an earlier run in the same folder, whi
 from __future__ import annotations
 
 import csv
-import io
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ class CsvLogger(Logger):
     def __init__(self, *, path: str, purge_step: int | None = None) -> None:
         super().__init__()
         self._path = Path(path)
-        self._columns: list[str] = []
-        if purge_step is not None:
-            self._purge(purge_step)
+        self._columns, rows = self._read()
+        if rows and purge_step is not None:
+            self._write([row for row in rows if row["step"].isdigit() and int(row["step"]) < purge_step])
 
     @property
     def name(self) -> str:
@@ -45,20 +44,18 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {"step": step, **{name: value for name, value in metrics.items() if name != "epoch"}}
-        if "epoch" in metrics:
+        row = {**metrics, "step": step}
+        if "epoch" in row:
             row["epoch"] = int(metrics["epoch"])
-        if not self._columns and self._path.exists():
-            self._columns = self._rows()[0]
-        if set(row) <= set(self._columns):
+        if row.keys() <= set(self._columns):
             with self._path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         else:
-            columns, rows = self._rows()
+            columns, rows = self._read()
             self._columns = ["step", "epoch", *sorted({*columns, *row} - {"step", "epoch"})]
             self._write([*rows, row])
 
-    def _rows(self) -> tuple[list[str], list[dict[str, Any]]]:
+    def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
         if not self._path.exists():
             return [], []
         with self._path.open(newline="") as file:
@@ -66,14 +63,11 @@ class CsvLogger(Logger):
             return list(reader.fieldnames or []), list(reader)
 
     @rank_zero_only
-    def _purge(self, first: int) -> None:
-        self._columns, rows = self._rows()
-        if rows:
-            self._write([row for row in rows if row["step"].isdigit() and int(row["step"]) < first])
-
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self._columns)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self._path, lambda temporary: temporary.write_text(text.getvalue(), newline=""))
+        def write(path: Path) -> None:
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self._columns)
+                writer.writeheader()
+                writer.writerows(rows)
+
+        write_atomically(self._path, write)

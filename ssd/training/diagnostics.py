@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -31,10 +32,8 @@ def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: floa
         the others have only the prior that bipartite matching assigns. Undefined values are left out.
     """
     positive = losses.targets.class_targets > BACKGROUND
-    cells = [
-        rows * columns * count for (rows, columns), count in zip(model.grids, model.prior_spec.per_cell, strict=True)
-    ]
-    levels = [part.sum() / len(positive) for part in positive.split(cells, dim=1)]
+    per_level = [math.prod(grid) * count for grid, count in zip(model.grids, model.prior_spec.per_cell, strict=True)]
+    levels = [part.sum() / len(positive) for part in positive.split(per_level, dim=1)]
     real = (batch.labels != PADDING_LABEL) & ~batch.ignore
     priors = torch.zeros_like(batch.labels)
     if priors.numel():
@@ -52,33 +51,30 @@ def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: floa
 
 @torch.no_grad()
 def compare_weights(
-    module: SSDModule, data: DetectionDataModule, averaged: Mapping[str, ImageResult], ids: Sequence[str]
+    module: SSDModule, data: DetectionDataModule, averaged: Mapping[str, ImageResult]
 ) -> dict[str, float]:
-    """mAP and mAP@0.5 on the validation images `ids`: of the averaged weights, and of the raw ones in `module` now.
+    """mAP and mAP@0.5 of the averaged weights and of the raw ones in `module`; empty if the images have no objects.
 
     Args:
-        averaged: results of the averaged weights by image id.
+        averaged: results of the averaged weights on some validation images, by id.
     """
     index = data.splits.val
     assert index is not None
-    wanted = set(ids)
-    positions = [position for position, id in enumerate(index.ids) if id in wanted]
+    if not any((~result.ignore).any() for result in averaged.values()):
+        return {}
+    positions = [position for position, id in enumerate(index.ids) if id in averaged]
     dataset = DetectionDataset(index, data.eval_augmentation, seed=data.seed)
     raw: list[ImageResult] = []
     for start in range(0, len(positions), data.batch_size):
         batch = collate([dataset[0, position] for position in positions[start : start + data.batch_size]])
         batch = batch.to(module.device)
         raw += image_results(module.postprocess(module.model(batch.images), module.model.priors), batch)
-    classes = len(index.class_names)
-    return {**_map("average", [averaged[name] for name in ids], classes), **_map("raw", raw, classes)}
-
-
-def _map(weights: str, results: Sequence[ImageResult], classes: int) -> dict[str, float]:
-    """Empty if the images have no objects."""
-    if not any((~result.ignore).any() for result in results):
-        return {}
-    ap = mean_over_classes(average_precision(match_coco(results, classes), points=COCO_POINTS)[0])
-    return {f"ema/map_{weights}": float(ap.mean()), f"ema/map_50_{weights}": float(ap[0])}
+    values: dict[str, float] = {}
+    for weights, results in (("average", list(averaged.values())), ("raw", raw)):
+        matches = match_coco(results, len(index.class_names))
+        ap = mean_over_classes(average_precision(matches, points=COCO_POINTS)[0])
+        values |= {f"ema/map_{weights}": float(ap.mean()), f"ema/map_50_{weights}": float(ap[0])}
+    return values
 
 
 def memory_use() -> dict[str, float]:

@@ -29,32 +29,24 @@ class EMA(pl.Callback):
         self.decay = decay
         self._average: dict[str, Tensor] = {}
         self._updates = 0
-        self._last_step = 0
         self._swapped = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._average:
-            self._average = _copy(pl_module.state_dict())
+            self._average = {name: value.clone() for name, value in pl_module.state_dict().items()}
         self._average = {name: value.to(pl_module.device) for name, value in self._average.items()}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._last_step = trainer.global_step  # in on_fit_start the step of a resumed run is not known yet
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if trainer.global_step == self._last_step:  # gradients are being accumulated
+        if trainer.fit_loop._should_accumulate():
             return
-        self._last_step = trainer.global_step
         self._updates += 1
         decay = min(self.decay, (1 + self._updates) / (10 + self._updates))
-        current = pl_module.state_dict()
-        moving = [name for name, value in current.items() if value.is_floating_point()]
-        torch._foreach_lerp_(
-            [self._average[name] for name in moving], [current[name] for name in moving], weight=1 - decay
-        )
-        for name, value in current.items():
-            if not value.is_floating_point():
-                self._average[name].copy_(value)
+        average, current = self._average, pl_module.state_dict()
+        floats = [name for name, value in current.items() if value.is_floating_point()]
+        torch._foreach_lerp_([average[name] for name in floats], [current[name] for name in floats], weight=1 - decay)
+        for name in current.keys() - floats:
+            average[name].copy_(current[name])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._average and trainer.state.fn == "fit":
@@ -65,21 +57,19 @@ class EMA(pl.Callback):
             self._swap(pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if self._swapped:
-            self._swap(pl_module)
+        self.on_validation_end(trainer, pl_module)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        if self._average:
-            average, raw = _copy(self._average), checkpoint["state_dict"]
-            checkpoint["state_dict"], checkpoint[RAW_STATE_DICT] = (raw, average) if self._swapped else (average, raw)
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        if self._swapped:
+            checkpoint[RAW_STATE_DICT] = self._average
+        elif self._average:
+            checkpoint[RAW_STATE_DICT], checkpoint["state_dict"] = checkpoint["state_dict"], self._average
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if RAW_STATE_DICT in checkpoint:
-            self._average = _copy(checkpoint["state_dict"])
+            self._average = checkpoint["state_dict"]
             pl_module.load_state_dict(checkpoint[RAW_STATE_DICT])
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,7 +85,3 @@ class EMA(pl.Callback):
             value.copy_(self._average[name])
             self._average[name].copy_(current)
         self._swapped = not self._swapped
-
-
-def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in state.items()}

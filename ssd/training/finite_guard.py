@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,14 +11,6 @@ from torch.optim import Optimizer
 from ssd.common.errors import NonFiniteLossError
 
 _MAX_PENDING = 8
-
-
-@dataclass(frozen=True, slots=True)
-class _Check:
-    bad: Tensor
-    copied: torch.cuda.Event | None
-    step: int
-    ids: tuple[str, ...]
 
 
 class FiniteGuard:
@@ -31,7 +22,8 @@ class FiniteGuard:
     """
 
     def __init__(self) -> None:
-        self._pending: deque[_Check] = deque()
+        # of each step: whether it is bad, the end of the copy from the GPU, number, image ids
+        self._pending: deque[tuple[Tensor, torch.cuda.Event | None, int, tuple[str, ...]]] = deque()
 
     def check(self, optimizer: Optimizer, values: list[Tensor], *, step: int, ids: tuple[str, ...]) -> None:
         """Call between backward and the optimizer's step.
@@ -40,14 +32,13 @@ class FiniteGuard:
             NonFiniteLossError: one of `values` is not finite.
         """
         bad = ~torch.stack([value.detach().float() for value in values]).isfinite().all()
+        copied = None
         if bad.device.type == "cuda" and optimizer.defaults.get("fused"):
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
-            host = bad.to("cpu", non_blocking=True)
+            bad = bad.to("cpu", non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
-            self._pending.append(_Check(host, copied, step, ids))
-        else:
-            self._pending.append(_Check(bad, None, step, ids))
+        self._pending.append((bad, copied, step, ids))
         self.settle(max_pending=_MAX_PENDING)
 
     def settle(self, *, max_pending: int = 0) -> None:
@@ -57,15 +48,15 @@ class FiniteGuard:
             NonFiniteLossError: a step was not finite.
         """
         while self._pending:
-            first = self._pending[0]
-            if first.copied is not None and not first.copied.query():
+            bad, copied, step, ids = self._pending[0]
+            if copied is not None and not copied.query():
                 if len(self._pending) <= max_pending:
                     return
-                first.copied.synchronize()
+                copied.synchronize()
             self._pending.popleft()
-            if bool(first.bad):
+            if bad:
                 raise NonFiniteLossError(
-                    f"step {first.step}: the loss or a gradient is not finite; images {', '.join(first.ids)}. "
+                    f"step {step}: the loss or a gradient is not finite; images {', '.join(ids)}. "
                     "The weights were not updated. Lower optimizer.lr, lengthen scheduler.warmup, or set "
                     "trainer.gradient_clip_val"
                 )

@@ -52,16 +52,14 @@ class SSDModule(pl.LightningModule):
         self._base_lr_multiplier = base_lr_multiplier
         self._head_lr_multiplier = head_lr_multiplier
         self._guard = FiniteGuard()
-        self.step_losses: Losses  # of the last training step, as its ids
+        self.step_losses: Losses  # of the last training step
         self._step_ids: tuple[str, ...]
         self._group_settings: list[dict[str, Any]] = []  # of each parameter group, as configured
         self._skipped = torch.zeros((), dtype=torch.int64)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        losses = self._losses(self.model(batch.images), batch)
-        self.step_losses, self._step_ids = losses, batch.ids
-        self._log_losses("train", losses, batch)
-        return losses.total
+        self.step_losses, self._step_ids = self._losses("train", self.model(batch.images), batch), batch.ids
+        return self.step_losses.total
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._evaluate("val", batch)
@@ -76,17 +74,13 @@ class SSDModule(pl.LightningModule):
         self._log_metrics("test")
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips by norm; a loss or gradient that is not finite never reaches the weights."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = clip_grad_norm_(parameters, gradient_clip_val or float("inf"), foreach=True)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it skips steps with infinite gradients itself
-        loss = self.step_losses.total
-        values = [loss, norm] if scaler is None else [loss]
+        values = [self.step_losses.total, *([norm] if scaler is None else [])]
         self._guard.check(optimizer, values, step=self.global_step + 1, ids=self._step_ids)
         self.log("train/gradient_norm", norm)
         self._skipped = self._skipped.to(norm.device)  # stays on the device: nothing waits for it
@@ -114,43 +108,36 @@ class SSDModule(pl.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] *= group.pop("lr_multiplier")
         scheduler = self._scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
-        changing = ("params", "lr")
         self._group_settings = [
-            {name: value for name, value in group.items() if name not in changing} for group in optimizer.param_groups
+            {name: value for name, value in group.items() if name not in ("params", "lr")}
+            for group in optimizer.param_groups
         ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of base net, extra levels and heads, each with and without weight decay (none on norms, biases)."""
         base = set(getattr(self.model.backbone, "base", nn.Module()).parameters())
-        heads = {
-            *self.model.classification_heads.parameters(),
-            *self.model.localization_heads.parameters(),
-        }
-        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        heads = {*self.model.classification_heads.parameters(), *self.model.localization_heads.parameters()}
+        multipliers = {"base": self._base_lr_multiplier, "extras": 1.0, "heads": self._head_lr_multiplier}
+        groups: dict[str, dict[str, Any]] = {}
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 part = "base" if parameter in base else "heads" if parameter in heads else "extras"
-                groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
-        multipliers = {"base": self._base_lr_multiplier, "extras": 1.0, "heads": self._head_lr_multiplier}
-        return [
-            {"params": parameters, "name": part, "lr_multiplier": multipliers[part]}
-            | ({} if decays else {"weight_decay": 0.0, "name": f"{part}_no_decay"})
-            for (part, decays), parameters in groups.items()
-        ]
-
-    def _losses(self, predictions: Predictions, batch: Batch) -> Losses:
-        losses: Losses = self.loss(
-            predictions, boxes=batch.boxes, labels=batch.labels, ignore=batch.ignore, priors=self.model.priors
-        )
-        return losses
+                name, decay = (part, {}) if parameter.ndim > 1 else (f"{part}_no_decay", {"weight_decay": 0.0})
+                group = {"params": [], "name": name, "lr_multiplier": multipliers[part], **decay}
+                groups.setdefault(name, group)["params"].append(parameter)
+        return list(groups.values())
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         predictions = self.model(batch.images)
-        self._log_losses(stage, self._losses(predictions, batch), batch)
+        self._losses(stage, predictions, batch)
         self.metrics[stage].add(self.postprocess(predictions, self.model.priors), batch)
 
-    def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> None:
+    def _losses(self, stage: str, predictions: Predictions, batch: Batch) -> Losses:
+        """Computes and logs them."""
+        losses: Losses = self.loss(
+            predictions, boxes=batch.boxes, labels=batch.labels, ignore=batch.ignore, priors=self.model.priors
+        )
         values = {
             f"{stage}/loss": losses.total,
             f"{stage}/loss_classification": losses.classification,
@@ -162,6 +149,7 @@ class SSDModule(pl.LightningModule):
         self.log_dict(
             values, batch_size=len(batch.ids), on_step=training, on_epoch=not training, sync_dist=not training
         )
+        return losses
 
     def _log_metrics(self, stage: str) -> None:
         self.log_dict({f"{stage}/{name}": value for name, value in self.metrics[stage].results().items()})

@@ -19,11 +19,7 @@ def multistep(
     gamma: float = 0.1,
     warmup: float = 0.005,
 ) -> LambdaLR:
-    """Multiplies the learning rate by `gamma` at each of `milestones`.
-
-    Args:
-        milestones: fractions of `total_steps`.
-        warmup: fraction of `total_steps`.
+    """Multiplies the learning rate by `gamma` at each of `milestones`, fractions of `total_steps` like `warmup`.
 
     Source: SSD paper, section 3.1: 120,000 steps, a tenth at 80,000 and at 100,000.
     """
@@ -33,10 +29,9 @@ def multistep(
 
 
 def cosine(optimizer: Optimizer, *, total_steps: int, final: float = 0.01, warmup: float = 0.05) -> LambdaLR:
-    """Half a cosine from the full learning rate to `final` times it. Source: SGDR (arXiv 1608.03983), one cycle.
+    """Half a cosine from the full learning rate to `final` times it, after a `warmup` (fraction of `total_steps`).
 
-    Args:
-        warmup: fraction of `total_steps`.
+    Source: SGDR (arXiv 1608.03983), one cycle.
     """
 
     def factor(done: float) -> float:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import ProgressBar
 
 from ssd.common.progress import ProgressDisplay
@@ -30,13 +29,13 @@ class Throughput(pl.Callback):
 
     def __init__(self) -> None:
         self.images_per_second = self.data_wait_share = 0.0
-        self._steps = 0
+        self.steps = 0  # of this process
         self._started = self._step_ended = time.perf_counter()
         self._waited = self._visualized = 0.0
 
     @classmethod
     def of(cls, trainer: pl.Trainer) -> Throughput:
-        """The one of a run; in a run without one, one that measures nothing."""
+        """The callback of a run, or an idle one if the run has none."""
         return next((callback for callback in trainer.callbacks if isinstance(callback, cls)), cls())  # type: ignore
 
     @property
@@ -59,33 +58,31 @@ class Throughput(pl.Callback):
             self._visualized += time.perf_counter() - start
 
     def advice(self, trainer: pl.Trainer, *, cores: int) -> str | None:
-        """Which setting to change if the network waits for images; None if it does not."""
+        """Which setting to change if the network waits for images, else None."""
         if self.data_wait_share < _HIGH_WAIT_SHARE:
             return None
         workers = getattr(trainer.train_dataloader, "num_workers", 0)
         remedy = (
-            f"try num_workers={max(1, cores - 1)} (now {workers})"
+            f"try num_workers={cores - 1} (now {workers})"
             if workers < cores - 1
             else "store them smaller (the network sees image_size), or try augmentation=light"
         )
         return f"waiting for images takes {self.data_wait_share:.0%} of the time: {remedy}"
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._started = self._step_ended = time.perf_counter()
         self._waited = _seconds_waited(trainer)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *_: Any) -> None:
         now, waited = time.perf_counter(), _seconds_waited(trainer)
         seconds = max(1e-9, now - self._step_ended)
-        weight = 1.0 if self._steps == 0 else max(_SMOOTHING, 1 / (1 + self._steps))
-        self._steps += 1
+        self.steps += 1
+        weight = max(_SMOOTHING, 1 / self.steps)
         self.images_per_second += weight * (len(batch.ids) * trainer.world_size / seconds - self.images_per_second)
         self.data_wait_share += weight * (min(1.0, (waited - self._waited) / seconds) - self.data_wait_share)
         self._step_ended, self._waited = now, waited
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._step_ended, self._waited = time.perf_counter(), _seconds_waited(trainer)
 
 
@@ -116,7 +113,6 @@ class TrainingProgress(ProgressBar):
         self._quiet = False
         self._display = ProgressDisplay("training", total=None, quiet=True)
         self._throughput = Throughput()
-        self._steps = 0  # of this process
         self._map: float | None = None
         self._rows = 0
         self._advised = False
@@ -124,61 +120,50 @@ class TrainingProgress(ProgressBar):
     def disable(self) -> None:
         self._quiet = True
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._throughput = Throughput.of(trainer)
         total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
         self._display = ProgressDisplay("training", total=total, start=_batches_done(trainer), quiet=self._quiet)
         self._display.__enter__()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        self._steps += 1
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
         if self._display.due:  # reading the loss makes the host wait for the device
             title = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            self._display.show(title, self._status(outputs), done=_batches_done(trainer))
+            quality = "" if self._map is None else f"  mAP {_cell(self._map)}"
+            speed = f"{self._throughput.images_per_second:.0f} img/s  wait {self._throughput.data_wait_share:.0%}"
+            status = f"loss {float(outputs['loss']):.2f}{quality}  {speed}"
+            self._display.show(title, status, done=_batches_done(trainer))
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self._map = metrics.get("val/map")
         self._print_row(trainer, metrics)
-        advises = self._steps >= _MIN_STEPS_FOR_ADVICE and not self._advised
-        advice = self._throughput.advice(trainer, cores=os.cpu_count() or 1) if advises else None
-        if advice is not None:
+        advice = self._throughput.advice(trainer, cores=os.cpu_count() or 1)
+        if advice is not None and self._throughput.steps >= _MIN_STEPS_FOR_ADVICE and not self._advised:
             self._advised = True
             self._display.print(advice)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, *_: Any) -> None:
         self._display.__exit__(None, None, None)
         self._display.print(f"TensorBoard took {self._throughput.visualization_share:.1%} of the time")
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, *_: Any) -> None:
         self._display.__exit__(None, None, None)
-
-    def _status(self, outputs: Any) -> str:
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        value = float(loss) if isinstance(loss, torch.Tensor) else float("nan")
-        quality = "" if self._map is None else f"  mAP {_cell(self._map)}"
-        throughput = f"{self._throughput.images_per_second:.0f} img/s  wait {self._throughput.data_wait_share:.0%}"
-        return f"loss {value:.2f}{quality}  {throughput}"
 
     def _print_row(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
         """Prints the metrics, with the AP of each class if the terminal is wide enough for all of them."""
-        columns = {title: (key, 5) for title, key in _COLUMNS.items()}
-        classes = {
-            key.removeprefix(_CLASS_PREFIX)[:_MAX_NAME_LENGTH]: key for key in metrics if key.startswith(_CLASS_PREFIX)
-        }
-        wide = columns | {name: (key, max(5, len(name) + 1)) for name, key in classes.items()}
+        classes = [key for key in metrics if key.startswith(_CLASS_PREFIX)]
+        columns = _COLUMNS | {key.removeprefix(_CLASS_PREFIX)[:_MAX_NAME_LENGTH]: key for key in classes}
         start = f"{trainer.current_epoch + 1:6} {trainer.global_step:6} {metrics['val/loss']:6.3f}"
-        if len(start) + sum(width for _, width in wide.values()) <= shutil.get_terminal_size().columns:
-            columns = wide
+        if len(start) + sum(max(5, 1 + len(title)) for title in columns) > shutil.get_terminal_size().columns:
+            columns = _COLUMNS
         if self._rows % _HEADER_EVERY == 0:
-            titles = "".join(f"{title:>{width}}" for title, (_, width) in columns.items())
+            titles = "".join(f" {title:>4}" for title in columns)
             self._display.print(f"{'epoch':>6} {'step':>6} {'loss':>6}{titles}")
         self._rows += 1
-        cells = "".join(f"{_cell(metrics.get(key)):>{width}}" for key, width in columns.values())
+        cells = "".join(f" {_cell(metrics.get(key)):>{max(4, len(title))}}" for title, key in columns.items())
         self._display.print(start + cells)
 
 

@@ -1,4 +1,4 @@
-"""What a resumed run takes from the stopped one: its recovery point, and its configuration with the user's changes."""
+"""Checks of a resume: the recovery point, the classes, and the settings that changed."""
 
 from __future__ import annotations
 
@@ -67,38 +67,34 @@ def check_classes(state: RecoveryState, model: SSD) -> None:
 
 
 def check_changes(saved: Any, now: Any) -> None:
-    """Logs each setting that a resume changes.
-
-    Args:
-        saved: the run's saved configuration, as plain containers; that of an older version, too.
-        now: the configuration of the resumed run, resolved, as plain containers.
+    """Logs each setting that a resume changes; for the arguments see `changes`.
 
     Raises:
         ConfigError: a setting that must not change differs.
     """
     differing = changes(saved, now)
     texts = {key: tuple(shorten(str(value), _MAX_VALUE_LENGTH) for value in pair) for key, pair in differing.items()}
-    for fixed in _FIXED:
-        for key, (old, new) in texts.items():
-            if key.startswith(fixed):
-                raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run")
+    for key, (old, new) in texts.items():
+        if key.startswith(_FIXED):
+            raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run")
     for key, (old, new) in texts.items():
         log(f"changed on resume: {key}: {old} -> {new}")
 
 
 def changes(saved: Any, now: Any) -> dict[str, tuple[Any, Any]]:
-    """The settings whose values differ, as (saved, now); renamed keys and classes are compared by their new names."""
-    before = {current_key(key): _current_target(value) for key, value in _flatten(saved).items()}
+    """The settings whose values differ, as (saved, now), by key.
+
+    Args:
+        saved: the run's saved configuration, as plain containers; keys and classes of version 0.1 get their new names.
+        now: the configuration of the resumed run, resolved, as plain containers.
+    """
+    before = {current_key(key): RENAMED_TARGETS.get(str(value), value) for key, value in _flatten(saved).items()}
     after = _flatten(now)
     return {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not key.startswith(_FREE)
     }
-
-
-def _current_target(value: Any) -> Any:
-    return RENAMED_TARGETS.get(value, value) if isinstance(value, str) else value
 
 
 def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:

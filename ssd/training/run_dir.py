@@ -50,6 +50,11 @@ def best_checkpoint(folder: Path) -> Path:
     return best if best.exists() else folder / LAST
 
 
+def task_overrides() -> list[str]:
+    """The overrides of this run or job, without `resume`."""
+    return [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
+
+
 def _open(folder: Path, config: DictConfig) -> None:
     if config.resume is None:
         if (folder / OVERRIDES_FILE).exists() or any((folder / "checkpoints").glob("*.ckpt")):
@@ -75,7 +80,6 @@ def _lock(folder: Path) -> None:
 
 def _save_config(folder: Path, config: DictConfig) -> None:
     resolved = OmegaConf.to_container(config, resolve=True)
-    overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
-    for name, content in ((CONFIG_FILE, resolved), (OVERRIDES_FILE, overrides)):
+    for name, content in ((CONFIG_FILE, resolved), (OVERRIDES_FILE, task_overrides())):
         write_atomically(folder / name, partial(OmegaConf.save, OmegaConf.create(content)))
     slurm.save_run_dir(folder)

@@ -6,6 +6,7 @@ import hashlib
 import shlex
 import subprocess
 from pathlib import Path
+from textwrap import indent
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,6 +17,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # typ
 from torch.utils.tensorboard.summary import hparams
 
 from ssd.data.splits import Splits
+from ssd.training.run_dir import task_overrides
 from ssd.training.tensorboard_writer import add_scalars, tensorboard_writer
 
 _GROUPS = ("backbone", "dataset", "augmentation", "optimizer", "scheduler")
@@ -33,15 +35,15 @@ def log_start(trainer: pl.Trainer, config: DictConfig, splits: Splits, *, step: 
         logger.log_hyperparams(hyperparameters(config))
     if (writer := tensorboard_writer(trainer)) is None:
         return
+    sizes = [f"{name}: {len(index)} images, {len(index.boxes)} boxes" for name, index in splits.items()]
     texts = {
-        "command": f"python train.py {shlex.join(_overrides())}",
+        "command": f"python train.py {shlex.join(task_overrides())}",
         "code": git_state(Path(__file__).parent),
-        "data": "\n".join([f"fingerprint {fingerprint(splits)}", *_sizes(splits)]),
+        "data": "\n".join([f"fingerprint {fingerprint(splits)}", *sizes]),
         "configuration": OmegaConf.to_yaml(config, resolve=True),
     }
     for name, text in texts.items():
-        markdown = "\n".join(f"    {line}" for line in text.splitlines())  # a block of code
-        writer.add_text(f"run/{name}", markdown, step)
+        writer.add_text(f"run/{name}", indent(text, "    "), step)  # in Markdown a block of code
     for summary in _hparams(config)[:2]:
         writer._get_file_writer().add_summary(summary, step)
 
@@ -58,7 +60,7 @@ def hyperparameters(config: DictConfig) -> dict[str, int | float | str]:
     """The chosen options, the usual settings, and every override."""
     choices = HydraConfig.get().runtime.choices
     values = {name: choices[name] for name in _GROUPS}
-    keys = [override.lstrip("+~").partition("=")[0] for override in _overrides()]
+    keys = [override.lstrip("+~").partition("=")[0] for override in task_overrides()]
     for key in dict.fromkeys([*_SETTINGS, *keys]):
         value = OmegaConf.select(config, key) if "/" not in key and key not in choices else None
         if value is not None and not isinstance(value, DictConfig):
@@ -105,14 +107,6 @@ def _hparams(config: DictConfig) -> tuple[Summary, Summary, Summary]:
 def _swept() -> set[str]:
     """The keys that a sweep varies: overrides of this job that the sweep's command line does not hold as they are."""
     sweep = Path(HydraConfig.get().runtime.output_dir).parent / "multirun.yaml"
-    given = OmegaConf.load(sweep).hydra.overrides.task if sweep.exists() else _overrides()
+    given = OmegaConf.load(sweep).hydra.overrides.task if sweep.exists() else task_overrides()
     unchanged = {item.lower() for item in given}  # Hydra passes `false` to a job as False
-    return {item.partition("=")[0] for item in _overrides() if item.lower() not in unchanged}
-
-
-def _overrides() -> list[str]:
-    return [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
-
-
-def _sizes(splits: Splits) -> list[str]:
-    return [f"{name}: {len(index)} images, {len(index.boxes)} boxes" for name, index in splits.items()]
+    return {item.partition("=")[0] for item in task_overrides() if item.lower() not in unchanged}

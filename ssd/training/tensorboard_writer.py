@@ -1,4 +1,4 @@
-"""Writes scalars, bounded images, charts and curves to TensorBoard, and lays out its overview page."""
+"""Writes scalars, bounded images and curves to TensorBoard, and lays out its overview page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
-from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
@@ -21,11 +20,8 @@ from ssd.evaluation.tide import ERRORS
 MAX_IMAGE_BYTES = 100_000
 _JPEG_QUALITY = 85
 _SHRINK_FACTOR = 0.8
-_DPI = 100
 _THRESHOLDS = 127  # the maximum of the PR curves plugin
 _MAX_CLASSES = 12  # lines in a chart
-
-Layout = dict[str, dict[str, list[str | list[str]]]]
 
 
 def tensorboard_writer(trainer: pl.Trainer) -> SummaryWriter | None:
@@ -41,23 +37,21 @@ def add_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -
 
 
 def add_image(writer: SummaryWriter, tag: str, pixels: ImageArray, step: int) -> None:
-    """Writes a JPEG of at most MAX_IMAGE_BYTES; the image is shrunk until it fits."""
-    image, data = Image.fromarray(pixels), b""
-    while not data or len(data) > MAX_IMAGE_BYTES:
-        if data:
-            image = image.resize([max(1, int(side * _SHRINK_FACTOR)) for side in image.size])
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
-        data = buffer.getvalue()
-    _add_encoded(writer, tag, data, image.size, step)
+    """Writes a JPEG of at most MAX_IMAGE_BYTES; the image is shrunk until it fits.
+
+    SummaryWriter.add_image encodes PNG only, five times the bytes of a photo's JPEG.
+    """
+    image = Image.fromarray(pixels)
+    while len(data := _jpeg(image)) > MAX_IMAGE_BYTES:
+        image = image.resize([max(1, int(side * _SHRINK_FACTOR)) for side in image.size])
+    summary = Summary.Image(width=image.width, height=image.height, colorspace=3, encoded_image_string=data)
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=summary)]), step)
 
 
-def add_figure(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
-    """Writes a chart as PNG."""
+def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
-    width, height = (figure.get_size_inches() * _DPI).astype(int)
-    _add_encoded(writer, tag, buffer.getvalue(), (int(width), int(height)), step)
+    image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()
 
 
 def add_curve(writer: SummaryWriter, tag: str, curve: ScoreCurve, step: int) -> None:
@@ -77,7 +71,7 @@ def add_curve(writer: SummaryWriter, tag: str, curve: ScoreCurve, step: int) -> 
     )
 
 
-def overview(class_names: Sequence[str], *, levels: int) -> Layout:
+def overview(class_names: Sequence[str], *, levels: int) -> dict[str, dict[str, list[str | list[str]]]]:
     """The charts of the custom scalars tab; `levels` is the number of feature maps."""
     charts = {
         "mAP": ["val/map", "val/map_50", "val/map_75"],
@@ -88,9 +82,7 @@ def overview(class_names: Sequence[str], *, levels: int) -> Layout:
         "AP@0.5 lost by type of error": [f"errors/{error.title}" for error in ERRORS],
         "loss": ["train/loss", "val/loss"],
         "parts of the training loss": [
-            "train/loss_localization",
-            "train/loss_classification_positive",
-            "train/loss_classification_negative",
+            f"train/loss_{part}" for part in ("localization", "classification_positive", "classification_negative")
         ],
         "gradient norm": ["train/gradient_norm"],
         "steps skipped because gradients overflowed 16 bits": ["train/skipped_steps"],
@@ -100,11 +92,9 @@ def overview(class_names: Sequence[str], *, levels: int) -> Layout:
         "fraction of time: waiting for data, visualization": ["time/data_wait_share", "time/visualization_share"],
         "memory in GB": ["memory/process_gb", "memory/gpu_gb"],
     }
-    exact = {title: [f"^{re.escape(tag)}$" for tag in tags] for title, tags in charts.items()}
-    return {"Overview": {title: ["Multiline", tags] for title, tags in exact.items()}}
-
-
-def _add_encoded(writer: SummaryWriter, tag: str, data: bytes, size: tuple[int, int], step: int) -> None:
-    """Writes an encoded image: SummaryWriter.add_image encodes PNG only, five times the bytes of a photo's JPEG."""
-    image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=data)
-    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+    return {
+        "Overview": {
+            title: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]  # exactly this tag
+            for title, tags in charts.items()
+        }
+    }
