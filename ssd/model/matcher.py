@@ -47,7 +47,7 @@ def match(
     """Assigns ground-truth boxes to priors.
 
     First, bipartite matching gives each box one prior of its own: pairs are matched greedily in order of decreasing
-    IoU, so that overlapping boxes do not steal each other's prior (Caffe's rule; in a chain of more than 8 boxes that
+    IoU, so that no box loses its prior to an overlapping one (Caffe's rule; in a chain of more than 8 boxes that
     compete for the same priors, the last ones get none). Then every other prior is positive for the box that it
     overlaps most, if their IoU is at least `match_threshold`. A prior whose area is covered by an ignored box to
     `match_threshold` or more is neither positive nor negative.

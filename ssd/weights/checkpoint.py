@@ -62,9 +62,6 @@ def restore(recipe: Any, state: dict[str, Any], *, name: str) -> SSD:
     """
     if not isinstance(recipe, dict):
         raise CheckpointError(f"{name}: has no recipe, so it is not a checkpoint of this program")
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"{name}: {key} is {type(value).__name__}, not a tensor; use another checkpoint")
     try:
         with torch.device("meta"):  # a hostile recipe must not allocate memory before its shapes match the weights
             outline = build(recipe)
@@ -107,6 +104,9 @@ def load_strict(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
 
 def _check_shapes(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
     """Raises CheckpointError where names, shapes or types of weights differ from those of a network."""
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{name}: {key} is {type(value).__name__}, not a tensor; use another checkpoint")
     own = model.state_dict()
     needed, found = ({key: tuple(value.shape) for key, value in table.items()} for table in (own, state))
     differing = {key for key, _ in needed.items() ^ found.items()}

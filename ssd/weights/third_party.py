@@ -75,7 +75,7 @@ def convert(
         raise ConfigError(f"image_size={image_size}: {layout.name} has a fixed input side; leave it null")
     columns, levels = _count_outputs(layout, state)
     num_classes = columns - num_columns(0)
-    if num_classes > _MAX_CLASSES:  # a small file can claim any shape
+    if num_classes > _MAX_CLASSES:  # a small file can declare any shape
         raise CheckpointError(f"{source}: has outputs for {num_classes} classes; the limit is {_MAX_CLASSES}")
     names, names_source = _find_class_names(layout, num_classes, source=source, given=class_names, labels=labels)
     coco = layout.category_ids or columns in COCO_COLUMNS
@@ -103,7 +103,7 @@ def find_tensors(content: Any, *, source: Path | str) -> dict[str, Tensor]:
         if table and all(isinstance(value, Tensor) for value in table.values()):
             parallel = all(key.startswith("module.") for key in table)  # saved from DataParallel
             return {key.removeprefix("module.") if parallel else key: value for key, value in table.items()}
-    raise CheckpointError(f"{source}: has no recipe and is no table of tensors; give the weights of a network")
+    raise CheckpointError(f"{source}: has no recipe and is not a table of tensors; give the weights of a network")
 
 
 def find_base_net(state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]] | None:

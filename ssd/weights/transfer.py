@@ -105,10 +105,10 @@ def _copy_weights(model: SSD, source: SSD) -> tuple[str, str]:
     for key in copied:
         own[key].copy_(theirs[key])
     labels = {name: class_index(name, source.class_names) for name in model.class_names}
-    kept = {name: source.class_names[label] for name, label in labels.items() if label is not None}
-    heads = _copy_class_rows(model, source, kept)
+    matches = {name: source.class_names[label] for name, label in labels.items() if label is not None}
+    heads = _copy_class_rows(model, source, matches)
     copied |= heads
-    kept = kept if heads else {}
+    kept = matches if heads else {}
     return (
         f"tensors: {len(copied)} of {len(own)} copied (classification heads class by class); "
         + _report_rest(own, theirs, copied, copied),

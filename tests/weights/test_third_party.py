@@ -206,10 +206,10 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({"base_net.0.0.weight": torch.zeros(32, 3, 3, 3), "base_net.1.conv.0.weight": torch.zeros(3)}, "no known"),
-        ({"model": {"a": 1}}, "no table of tensors"),
-        ({}, "no table of tensors"),
-        ([torch.zeros(3)], "no table of tensors"),
-        (torch.zeros(3), "no table of tensors"),
+        ({"model": {"a": 1}}, "not a table of tensors"),
+        ({}, "not a table of tensors"),
+        ([torch.zeros(3)], "not a table of tensors"),
+        (torch.zeros(3), "not a table of tensors"),
     ],
 )
 def test_other_networks_are_refused(content: Any, message: str, tmp_path: Path) -> None:
