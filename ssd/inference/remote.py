@@ -38,12 +38,9 @@ def fetch(url: str, folder: Path, *, max_bytes: int = _MAX_BYTES, read_timeout_s
             if response.status != 200:
                 status = f"{response.status} {responses.get(response.status, '')}".strip()
                 raise DataError(f"{url}: the server responded {status}; check the URL")
-            expected = response.length_remaining
-            size = _save_body(response, path, url, max_bytes=max_bytes)
+            _save_body(response, path, url, max_bytes=max_bytes)
     except exceptions.HTTPError as error:  # includes a redirect to an unknown scheme
         raise MachineError(f"{url}: cannot be downloaded: {explain(error)}; check the network") from error
-    if expected is not None and size != expected:
-        raise DataError(f"{url}: received {size} of {expected} bytes; try again")
     return path
 
 
@@ -63,9 +60,9 @@ def safe_name(url: str) -> str:
     return re.sub(r"[^\w.-]+", "_", last).strip("._")[-_MAX_NAME_LENGTH:] or "download"
 
 
-def _save_body(response: BaseHTTPResponse, path: Path, url: str, *, max_bytes: int) -> int:
-    """Writes the body to `path`; returns its size in bytes."""
-    deadline, size = time.monotonic() + _TOTAL_TIMEOUT_S, 0
+def _save_body(response: BaseHTTPResponse, path: Path, url: str, *, max_bytes: int) -> None:
+    expected, size = response.length_remaining, 0
+    deadline = time.monotonic() + _TOTAL_TIMEOUT_S
     with path.open("wb") as file:
         for chunk in response.stream(_CHUNK_BYTES, decode_content=False):
             size += len(chunk)
@@ -76,4 +73,5 @@ def _save_body(response: BaseHTTPResponse, path: Path, url: str, *, max_bytes: i
                     f"{url}: not complete after {_TOTAL_TIMEOUT_S:g} s; download it yourself and give the file"
                 )
             file.write(chunk)
-    return size
+    if expected not in (None, size):
+        raise DataError(f"{url}: received {size} of {expected} bytes; try again")

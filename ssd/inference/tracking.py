@@ -14,11 +14,9 @@ _MAX_HIDDEN_S = 1.0  # a track ends when its object has been out of sight for lo
 
 
 class Tracker:
-    """Assigns track ids to the objects of one video.
+    """Assigns track ids to the objects of one video with `rate` frames per second.
 
-    Args:
-        rate: frames per second.
-        start_score: a box above it can start a track; a lower one can only continue a track.
+    A box with a score above `start_score` can start a track; a lower one can only continue a track.
 
     Raises:
         ConfigError: supervision is not installed.

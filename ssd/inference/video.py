@@ -36,13 +36,10 @@ _open_lock = Lock()
 
 
 class VideoReader:
-    """Iterates once over the frames of a video, upright; skips damaged frames.
+    """Iterates once over the frames of a file or camera number, upright; skips damaged frames.
 
     `rate` is in frames per second. `frame_count` is the number of frames by the container's header; None if unknown.
-
-    Args:
-        source: a file, or a camera number (a camera has no end).
-        name: for error messages.
+    Error messages use `name`.
 
     Raises:
         DataError: not a video, no index, or a codec that OpenCV lacks.
@@ -74,9 +71,7 @@ class VideoReader:
             PartialError: at the end, if the file is truncated or damaged.
         """
         limit = 0 if self._path is None else self.frame_count or math.inf
-        count = damaged = failed = (
-            0  # reads; OpenCV fails once for each damaged packet, `failed` is the number in a row
-        )
+        count = damaged = failed = 0  # `failed`: reads in a row; OpenCV fails once for each damaged packet
         while failed <= max(0, min(limit - count - damaged, _MAX_FAILED_READS)):
             success, frame = self._capture.read()
             if success:
@@ -140,14 +135,9 @@ def is_video(path: Path) -> bool:
 
 
 class VideoWriter:
-    """Writes an MP4, as `NAME.partial.mp4` until `finish` has checked it.
+    """Writes an MP4 of `size` (H, W) at `rate` frames per second, as `NAME.partial.mp4` until `finish` has checked it.
 
     Uses H.264 if OpenCV can write it, else MPEG-4. Both need even sides: an odd side repeats its last row or column.
-
-    Args:
-        path: the final name.
-        rate: frames per second.
-        size: (H, W) of the frames.
 
     Raises:
         MachineError: the file cannot be written.
@@ -211,6 +201,6 @@ class Window:
             ) from None
 
     def show(self, image: ImageArray) -> bool:
-        """Shows an RGB image; returns False once the user has closed the window by key."""
+        """Shows an RGB image; returns False once the user has pressed q or Esc."""
         cv2.imshow(_WINDOW_TITLE, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         return cv2.waitKey(1) not in _QUIT_KEYS

@@ -63,7 +63,7 @@ class PredictionWriter:
 
     Args:
         folder: created if missing.
-        media: everything that will be written about.
+        media: all media of the run, to check their output names before it starts.
         save: some of SAVE_KINDS; None: images with boxes for images, a video for a video, and json.
 
     Raises:
