@@ -64,7 +64,7 @@ def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMo
     metrics = {name.removeprefix(f"{stage}/"): score for name, score in scores.items()}
     metric_table(metrics, model.class_names, title=f"{stage} results").log()
     _log_files(folder, best)
-    run_metadata.log_end(trainer, config, best=best_map)
+    run_metadata.log_end(trainer, best=best_map)
     return objective
 
 

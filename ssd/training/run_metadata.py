@@ -44,15 +44,15 @@ def log_start(trainer: pl.Trainer, config: DictConfig, splits: Splits, *, step: 
     }
     for name, text in texts.items():
         writer.add_text(f"run/{name}", indent(text, "    "), step)  # in Markdown a block of code
-    for summary in _hparams(config)[:2]:
+    for summary in _hparams(config):
         writer._get_file_writer().add_summary(summary, step)
 
 
-def log_end(trainer: pl.Trainer, config: DictConfig, *, best: float | None) -> None:
+def log_end(trainer: pl.Trainer, *, best: float | None) -> None:
     """Logs the best val/map, and marks the run as complete in HPARAMS."""
     if (writer := tensorboard_writer(trainer)) is not None:
         add_scalars(writer, {} if best is None else {"best/map": best}, trainer.global_step)
-        writer._get_file_writer().add_summary(_hparams(config)[2])
+        writer._get_file_writer().add_summary(hparams({}, {})[2])
         writer.flush()
 
 
@@ -93,15 +93,16 @@ def git_state(folder: Path) -> str:
         return "not in a git repository"
 
 
-def _hparams(config: DictConfig) -> tuple[Summary, Summary, Summary]:
-    """The experiment with its columns, and the start and the end of the session."""
+def _hparams(config: DictConfig) -> tuple[Summary, Summary]:
+    """The experiment with its columns, and the start of the session."""
     metrics = dict.fromkeys([*_METRICS, config.objective], 0.0)  # only their names are written
-    experiment, start, end = hparams(hyperparameters(config), metrics)
-    content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
+    experiment, start, _ = hparams(hyperparameters(config), metrics)
+    data = experiment.value[0].metadata.plugin_data
+    content, swept = HParamsPluginData.FromString(data.content), _swept()
     for info in content.experiment.hparam_infos:
-        info.differs = info.name in _swept()  # TensorBoard shows these columns first
-    experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
-    return experiment, start, end
+        info.differs = info.name in swept  # TensorBoard shows these columns first
+    data.content = content.SerializeToString()
+    return experiment, start
 
 
 def _swept() -> set[str]:

@@ -15,9 +15,9 @@ from ssd.training.diagnostics import match_rates
 def rates(priors: PriorSpec, labels: list[int]) -> dict[str, float]:
     """One image: the first prior is matched to object 0, the last to object 1; objects 0 and 2 have a high best IoU."""
     model = network(("cat", "dog"), priors)
-    columns, objects = torch.zeros(2, 1, len(model.priors), dtype=torch.int64)
+    class_targets, matched_gt = torch.zeros(2, 1, len(model.priors), dtype=torch.int64)
     positives = min(2, sum(label >= 0 for label in labels))
-    columns[0, 0], columns[0, -1], objects[0, -1] = positives > 0, 2 * (positives > 0), 1
+    class_targets[0, 0], class_targets[0, -1], matched_gt[0, -1] = positives > 0, 2 * (positives > 0), 1
     none = torch.zeros(())
     losses = Losses(
         total=none,
@@ -26,7 +26,7 @@ def rates(priors: PriorSpec, labels: list[int]) -> dict[str, float]:
         localization=none,
         positives=torch.tensor(positives),
         negatives=torch.tensor(5 if positives else 0),
-        targets=Targets(columns, objects, torch.tensor([[0.9, 0.3, 0.6, 0.8]])),
+        targets=Targets(class_targets, matched_gt, torch.tensor([[0.9, 0.3, 0.6, 0.8]])),
     )
     batch = Batch(
         images=torch.zeros(1, 3, 1, 1, dtype=torch.uint8),

@@ -1,4 +1,4 @@
-"""Curves of a known answer, images of bounded size, an overview that matches its tags exactly."""
+"""Curves with a known result, the size limit of images, and the tags of the overview."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def written(writer: SummaryWriter) -> EventAccumulator:
     return EventAccumulator(writer.log_dir).Reload()
 
 
-def test_a_curve_of_a_known_answer(tmp_path: Path) -> None:
+def test_a_curve_with_a_known_result(tmp_path: Path) -> None:
     image = scene([(PLACE, 0), (FAR, 0)], [(PLACE, 0, 0.9), ((0, 200, 50, 250), 0, 0.6)])
     writer = SummaryWriter(str(tmp_path))
     add_curve(writer, "cat", score_curve(match_coco([image], 1)), step=7)
