@@ -136,7 +136,7 @@ def _load(path: Path, fingerprint: str, load: Callable[[str], ImageArray]) -> Sp
             return None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError):
         return None
-    indexes: dict[str, DetectionIndex | None] = {"train": None, "val": None, "test": None}
+    indexes = {}
     for split in header["splits"]:
         paths, ids = (
             PackedStrings(arrays[f"{split}.{name}.data"], arrays[f"{split}.{name}.offsets"]) for name in _STRINGS

@@ -68,7 +68,7 @@ def read_coco(
     if not folder.is_dir():
         raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
     chosen = {"train": train_json, "val": val_json, "test": test_json}
-    report = Report() if report is None else report
+    report = report or Report()
     categories: set[str] = set()
     files: dict[str, _CocoFile] = {}
     for split, path in choose_files(folder, chosen).items():
@@ -90,7 +90,7 @@ def read_coco(
                 report.add(root, f"{others.total()} objects of classes not in dataset.classes left out: {first}")
     if not indexes:
         raise DataError(f"dataset.root={root}: no image in any JSON. {DOWNLOAD_HELP}")
-    return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
+    return Splits(**indexes, report=report)
 
 
 def _split(files: dict[str, _CocoFile], chosen: dict[str, str | None], *, seed: int) -> dict[str, list[str]]:
