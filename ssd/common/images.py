@@ -90,7 +90,8 @@ def decode_image(data: bytes, *, name: str, accept_damage: bool = False) -> Imag
                 f"{name}: damaged inside, part of it is gray or wrong ({warning}); replace the file"
             )
         if pixels is not None and header.mode in ("RGB", "L"):
-            to_upright = _TO_UPRIGHT.get(_orientation(header, name))
+            with _errors_named(name):  # Pillow finds EXIF and XMP; OpenCV reads fewer places
+                to_upright = _TO_UPRIGHT.get(header.getexif().get(_EXIF_ORIENTATION))
             return pixels if to_upright is None else np.ascontiguousarray(to_upright(pixels))
     return from_pillow(header, name=name)
 
@@ -273,12 +274,6 @@ def _check_complete(data: bytes, name: str) -> None:
         segment += 2 + int.from_bytes(data[segment + 2 : segment + 4], "big")
     if _JPEG_END not in data[segment:]:
         raise DataError(f"{name}: JPEG is cut short; replace or delete the file")
-
-
-def _orientation(header: Image.Image, name: str) -> int | None:
-    """From EXIF or XMP, as Pillow finds it; OpenCV reads fewer places."""
-    with _errors_named(name):
-        return header.getexif().get(_EXIF_ORIENTATION)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""From the annotations of images, as a reader parses them, to a validated index."""
+"""Builds a validated index from the annotations that a reader has parsed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class AnnotatedImage:
 
 
 def images_by_stem(folder: Path) -> dict[str, str]:
-    """The names of the images in a folder, if there is one, by name without suffix."""
+    """The names of the images in a folder, by name without suffix; empty if there is no such folder."""
     names = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208  Paths take seconds for each million
     return {name.rpartition(".")[0]: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
 

@@ -1,4 +1,4 @@
-"""Augmentation with Albumentations: geometry as one warp to the input size, then colours of the small image."""
+"""Augmentation with Albumentations: geometry as one warp to the input size, then colour changes of the small image."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def accepts_crop(
 
 
 class Augmentation:
-    """A list of Albumentations transforms with an own random seed for each sample.
+    """A list of Albumentations transforms with its own random seed for each sample.
 
     The first must resize the image to the input size. A sample is a function of (seed, epoch, position) alone: the
     same with any number of workers and after a resume. (Without this, Albumentations replays the same random stream

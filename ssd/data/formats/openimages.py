@@ -59,7 +59,6 @@ def read_openimages(
             box of Man counts for Person, and for both if both are chosen.
         include_depictions: keeps drawings, photographs and statues of objects.
         strict: a box that would have to be dropped or clipped is an error.
-        report: collects the problems found.
 
     Raises:
         ConfigError: a class listed twice.

@@ -45,14 +45,12 @@ def read_voc(
     """Reads a folder in VOC format.
 
     Args:
-        root: the folder.
         classes: the class list; all classes of the files if None. Objects of other classes are left out and reported.
         train_splits, val_splits, test_splits: lists in ImageSets/Main, such as `trainval` or `VOC2007/trainval`; an
             empty list means no such split; None takes the lists that exist, and holds out a seeded tenth of the
             training images for validation if there is none.
         strict: a box that would have to be dropped or clipped is an error.
         seed: selects the held-out images.
-        report: collects the problems found.
 
     Raises:
         ConfigError: a split list that does not exist.
