@@ -90,7 +90,8 @@ def decode_image(data: bytes, *, name: str, accept_damage: bool = False) -> Imag
                 f"{name}: damaged inside, part of it is gray or wrong ({warning}); replace the file"
             )
         if pixels is not None and header.mode in ("RGB", "L"):
-            to_upright = _TO_UPRIGHT.get(_orientation(header, name))
+            with _errors_named(name):  # Pillow finds EXIF and XMP; OpenCV reads fewer places
+                to_upright = _TO_UPRIGHT.get(header.getexif().get(_EXIF_ORIENTATION))
             return pixels if to_upright is None else np.ascontiguousarray(to_upright(pixels))
     return from_pillow(header, name=name)
 
@@ -219,15 +220,13 @@ def _size_by_pillow(file: _File, name: str) -> tuple[int, int]:
 def _is_plain_png(file: _File) -> bool:
     """True for a complete PNG without chunks after its pixels."""
     file.seek(0)
-    plain, pixels = file.read(len(_PNG_START)) == _PNG_START, False
-    while plain:
+    plain, kind, pixels = file.read(len(_PNG_START)) == _PNG_START, b"", False
+    while plain and kind != b"IEND":
         head = file.read(8)
         length, kind = struct.unpack(">I4s", head) if len(head) == 8 else (0, b"")
         file.seek(length, io.SEEK_CUR)
         plain = len(file.read(4)) == 4 and (not pixels or kind in (b"IDAT", b"IEND"))
         pixels = pixels or kind == b"IDAT"
-        if kind == b"IEND":
-            break
     return plain
 
 
@@ -237,21 +236,22 @@ def _open_image(file: _File, name: str) -> Image.Image:
         header = Image.open(file)
     except UnidentifiedImageError:
         file.seek(0)
-        start = file.read(_HEADER_BYTES)
-        if not start:
-            raise DataError(f"{name}: empty file; replace or delete it") from None
-        if start.startswith(_TIFF_STARTS):
-            raise DataError(
-                f"{name}: damaged TIFF, or its pixels are neither 8 nor 16 bits; convert to 8 bits"
-            ) from None
-        looks_like = " (it looks like a web page)" if start.lstrip().startswith(b"<") else ""
-        raise DataError(f"{name}: not an image{looks_like}; replace or delete the file") from None
+        raise DataError(f"{name}: {_unidentified(file.read(_HEADER_BYTES))}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: {error}") from error
     if header.width * header.height > MAX_PIXELS:
         raise DataError(f"{name}: {header.width}x{header.height} is over the limit of {MAX_PIXELS} pixels; resize it")
     _check_mode(header, name)
     return header
+
+
+def _unidentified(start: bytes) -> str:
+    if not start:
+        return "empty file; replace or delete it"
+    if start.startswith(_TIFF_STARTS):
+        return "damaged TIFF, or its pixels are neither 8 nor 16 bits; convert to 8 bits"
+    looks_like = " (it looks like a web page)" if start.lstrip().startswith(b"<") else ""
+    return f"not an image{looks_like}; replace or delete the file"
 
 
 def _check_mode(image: Image.Image, name: str) -> None:
@@ -274,12 +274,6 @@ def _check_complete(data: bytes, name: str) -> None:
         segment += 2 + int.from_bytes(data[segment + 2 : segment + 4], "big")
     if _JPEG_END not in data[segment:]:
         raise DataError(f"{name}: JPEG is cut short; replace or delete the file")
-
-
-def _orientation(header: Image.Image, name: str) -> int | None:
-    """From EXIF or XMP, as Pillow finds it; OpenCV reads fewer places."""
-    with _errors_named(name):
-        return header.getexif().get(_EXIF_ORIENTATION)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Datasets: annotation folders to an index, samples and batches."""
+"""Datasets: from annotation folders to an index, samples and batches."""

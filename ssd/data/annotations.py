@@ -1,7 +1,8 @@
-"""From the annotations of images, as a reader parses them, to a validated index."""
+"""Builds a validated index from the annotations that a reader has parsed."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssd.common.errors import DataError
-from ssd.common.images import read_below, read_size
+from ssd.common.images import IMAGE_SUFFIXES, read_below, read_size
 from ssd.data.index import DetectionIndex, ImageRecord, build_index
 from ssd.data.validation import Report, check_unreadable, validate
 
@@ -32,6 +33,12 @@ class AnnotatedImage:
     source: str
     written_size: tuple[object, object] | None
     objects: list[AnnotatedObject] = field(default_factory=list)
+
+
+def images_by_stem(folder: Path) -> dict[str, str]:
+    """The names of the images in a folder, by name without suffix; empty if there is no such folder."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208  Paths take seconds for each million
+    return {name.rpartition(".")[0]: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
 
 
 def index_annotations(

@@ -1,4 +1,4 @@
-"""Augmentation with Albumentations: geometry as one warp to the input size, then colours of the small image."""
+"""Augmentation with Albumentations: geometry as one warp to the input size, then colour changes of the small image."""
 
 from __future__ import annotations
 
@@ -82,10 +82,7 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
         boxes = np.asarray(data["bboxes"])[:, :4]
         canvas = self._zoom_out()
         crop = self._crop(_to_window(boxes, canvas))
-        return {
-            "window": _compose(canvas, crop),
-            "flip": self.py_random.random() < self.flip_probability,
-        }
+        return {"window": _compose(canvas, crop), "flip": self.py_random.random() < self.flip_probability}
 
     def apply(self, img: ImageArray, *, window: Window, flip: bool, **_: Any) -> UInt8[np.ndarray, "S S 3"]:
         return warp(img, window=window, size=self.image_size, flip=flip, fill=self.fill)
@@ -95,7 +92,8 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
     ) -> Shaped[np.ndarray, "N K"]:
         """Boxes whose centre is inside the window, clipped to it; further columns stay unchanged."""
         boxes = _to_window(bboxes[:, :4], window)
-        keep = _centre_inside(boxes)
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        keep = ((centres > 0) & (centres < 1)).all(axis=1)
         boxes = boxes[keep].clip(0, 1)
         if flip:
             boxes = np.column_stack((1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]))
@@ -144,7 +142,7 @@ def accepts_crop(
 
 
 class Augmentation:
-    """A list of Albumentations transforms with an own random seed for each sample.
+    """A list of Albumentations transforms with its own random seed for each sample.
 
     The first must resize the image to the input size. A sample is a function of (seed, epoch, position) alone: the
     same with any number of workers and after a resume. (Without this, Albumentations replays the same random stream
@@ -183,24 +181,15 @@ class Augmentation:
 
 def _to_window(boxes: np.ndarray, window: Window) -> np.ndarray:
     """From fractions of the image to fractions of the window."""
-    x1, y1, x2, y2 = window
-    return (boxes - np.array([x1, y1, x1, y1])) / np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
+    corners = np.array(window)
+    return (boxes - np.tile(corners[:2], 2)) / np.tile(corners[2:] - corners[:2], 2)
 
 
 def _compose(outer: Window, inner: Window) -> Window:
     """`inner`, in fractions of `outer`, converted to the coordinates of `outer`."""
     x1, y1, x2, y2 = outer
-    return (
-        x1 + inner[0] * (x2 - x1),
-        y1 + inner[1] * (y2 - y1),
-        x1 + inner[2] * (x2 - x1),
-        y1 + inner[3] * (y2 - y1),
-    )
-
-
-def _centre_inside(boxes: np.ndarray) -> np.ndarray:
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return ((centres > 0) & (centres < 1)).all(axis=1)
+    width, height = x2 - x1, y2 - y1
+    return (x1 + inner[0] * width, y1 + inner[1] * height, x1 + inner[2] * width, y1 + inner[3] * height)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""A cache for every reader of a folder: the next start parses no annotation and opens no image.
+"""A cache for the readers of folders: on the next start, no annotation is parsed and no image is opened.
 
-Each choice of settings has one safetensors file in <root>/.ssd_cache, which is memory-mapped, so processes share its
-pages. It may be deleted at any time; no file is written if the folder is marked as read-only or cannot be written.
+Each combination of settings has one safetensors file in <root>/.ssd_cache, which is memory-mapped, so processes share
+its pages. It may be deleted at any time. No file is written to a read-only folder or a full disk.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import astuple
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,15 @@ from ssd.data.validation import Problem, Report
 
 FOLDER = ".ssd_cache"
 _WRITE_BITS = 0o222
-_MAX_FILES = 8  # choices of settings
+_MAX_FILES = 8  # combinations of settings
 
 
 def read_cached(read: partial[Splits]) -> Splits:
     """The result of `read`, from the cache as long as its sources do not change.
 
-    Sources are the settings of `read`; size and time of the files below its `root` (or below a path in another
-    setting) that are neither images nor hidden; the times of the folders of images; and the code of the readers. An
-    image that is overwritten in place is not noticed.
+    Sources are the settings of `read`; size and modification time of the files below its `root` (or below a path in
+    another setting) that are neither images nor hidden; the modification times of the folders of images; and the code
+    of the readers. An image that is overwritten in place is not noticed.
     """
     root = read.keywords.get("root")
     if root is None or not Path(root).is_dir():
@@ -45,7 +46,7 @@ def read_cached(read: partial[Splits]) -> Splits:
     splits = _load(path, fingerprint, partial(read_below, str(root)))
     if splits is None:
         splits = read()
-        writable = Path(root).stat().st_mode & _WRITE_BITS  # root can write even where nobody should
+        writable = Path(root).stat().st_mode & _WRITE_BITS  # the root user can write to read-only folders
         if writable and all(getattr(index.load, "func", None) is read_below for _, index in splits.items()):
             with suppress(OSError, SafetensorError):  # a folder that cannot be written, a full disk
                 write_atomically(path, partial(_save, splits, fingerprint))
@@ -98,16 +99,13 @@ def _sources(path: Path, seen: set[tuple[int, int]]) -> Iterator[str]:
 
 _COLUMNS = ("sizes", "box_offsets", "boxes", "labels", "ignore", "source_lines")
 _STRINGS = ("paths", "ids")
+_PARTS = ("data", "offsets")  # of PackedStrings
+_ARRAYS = (*_COLUMNS, *(f"{name}.{part}" for name in _STRINGS for part in _PARTS))
 _HEADER = "header"  # one entry only: safetensors writes several in random order
 
 
 def _save(splits: Splits, fingerprint: str, path: Path) -> None:
-    arrays: dict[str, np.ndarray] = {}
-    for split, index in splits.items():
-        arrays |= {f"{split}.{name}": getattr(index, name) for name in _COLUMNS}
-        for name in _STRINGS:
-            strings = getattr(index, name)
-            arrays |= {f"{split}.{name}.data": strings.data, f"{split}.{name}.offsets": strings.offsets}
+    arrays = {f"{split}.{name}": attrgetter(name)(index) for split, index in splits.items() for name in _ARRAYS}
     problems = [astuple(problem) for problem in splits.report.problems]
     header = {"fingerprint": fingerprint, "class_names": splits.class_names, "problems": problems}
     text = json.dumps(header | {"splits": [split for split, _ in splits.items()]})
@@ -136,11 +134,9 @@ def _load(path: Path, fingerprint: str, load: Callable[[str], ImageArray]) -> Sp
             return None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError):
         return None
-    indexes: dict[str, DetectionIndex | None] = {"train": None, "val": None, "test": None}
+    indexes = {}
     for split in header["splits"]:
-        paths, ids = (
-            PackedStrings(arrays[f"{split}.{name}.data"], arrays[f"{split}.{name}.offsets"]) for name in _STRINGS
-        )
+        paths, ids = (PackedStrings(*(arrays[f"{split}.{name}.{part}"] for part in _PARTS)) for name in _STRINGS)
         columns = {name: arrays[f"{split}.{name}"] for name in _COLUMNS}
         indexes[split] = DetectionIndex(tuple(header["class_names"]), load, paths, ids, **columns)
     return Splits(**indexes, report=Report([Problem(*problem) for problem in header["problems"]]))

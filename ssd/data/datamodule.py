@@ -39,7 +39,6 @@ class DetectionDataModule(pl.LightningDataModule):
 
     Args:
         read: reads the dataset, like `ssd.data.formats.voc.read_voc`.
-        train_augmentation: for training.
         eval_augmentation: for validation and test.
         batch_size: images per step and device.
         num_workers: loader processes; None is one less than the number of cores, at most 8.

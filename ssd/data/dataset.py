@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float64
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ssd.common.errors import DataError
@@ -127,19 +129,12 @@ class EpochSampler(Sampler[Key]):
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stacks samples and pads their boxes to the largest number. Pixels stay uint8, channels-last in memory."""
-    most = max(len(sample.labels) for sample in samples)
-    boxes = np.zeros((len(samples), most, 4), dtype=np.float32)
-    labels = np.full((len(samples), most), PADDING_LABEL, dtype=np.int64)
-    ignore = np.zeros((len(samples), most), dtype=bool)
-    for row, sample in enumerate(samples):
-        count = len(sample.labels)
-        boxes[row, :count], labels[row, :count], ignore[row, :count] = sample.boxes, sample.labels, sample.ignore
-    images = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    pad = partial(pad_sequence, batch_first=True)
     batch = Batch(
-        images=images.permute(0, 3, 1, 2),
-        boxes=torch.from_numpy(boxes),
-        labels=torch.from_numpy(labels),
-        ignore=torch.from_numpy(ignore),
+        images=torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2),
+        boxes=pad([torch.from_numpy(sample.boxes) for sample in samples]),
+        labels=pad([torch.from_numpy(sample.labels) for sample in samples], padding_value=PADDING_LABEL).long(),
+        ignore=pad([torch.from_numpy(sample.ignore) for sample in samples]),
         sizes=torch.tensor([sample.size for sample in samples], dtype=torch.int64),
         ids=tuple(sample.id for sample in samples),
     )

@@ -1,4 +1,4 @@
-"""Class balance: images of rare classes come more often, while the epoch keeps its length.
+"""Class balance: images of rare classes are repeated more often, while the epoch keeps its length.
 
 Source: repeat-factor sampling of LVIS, arXiv 1908.03195, appendix B.2.
 """
@@ -12,10 +12,10 @@ from ssd.data.index import DetectionIndex
 
 
 def repeat_factors(index: DetectionIndex, threshold: float) -> Float64[np.ndarray, "N"]:
-    """How often each of N images comes in an epoch, on average; the sum is N.
+    """How often each of N images is used in an epoch, on average; the sum is N.
 
     A class in a share f of the images has the factor max(1, sqrt(threshold / f)); an image has the largest factor of
-    its classes. Ignored boxes do not count. A class in at least `threshold` of the images is not favoured.
+    its classes. Ignored boxes do not count. A class in at least `threshold` of the images is not repeated.
     """
     classes = len(index.class_names)
     counted = ~index.ignore
@@ -37,7 +37,7 @@ def boxes_per_epoch(index: DetectionIndex, factors: Float64[np.ndarray, "N"]) ->
 
 
 def balanced_order(factors: Float64[np.ndarray, "N"], rng: np.random.Generator) -> Int64[np.ndarray, "N"]:
-    """An epoch of N images in random order: each as often as its factor, rounded up or down at random.
+    """An epoch of N images in random order: each is used as often as its factor, rounded up or down at random.
 
     The first repetition of an image has its position plus N, the next one its position plus 2 N, and so on.
     """

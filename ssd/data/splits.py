@@ -15,8 +15,7 @@ from ssd.data.index import DetectionIndex
 from ssd.data.sampler import boxes_per_epoch, repeat_factors
 from ssd.data.validation import Report
 
-VALIDATION_SHARE = 0.1
-TEST_SHARE = 0.1
+VALIDATION_SHARE = TEST_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +26,9 @@ class Splits:
         DataError: an image is in two splits.
     """
 
-    train: DetectionIndex | None
-    val: DetectionIndex | None
-    test: DetectionIndex | None
+    train: DetectionIndex | None = None
+    val: DetectionIndex | None = None
+    test: DetectionIndex | None = None
     report: Report = field(default_factory=Report)
 
     def __post_init__(self) -> None:
@@ -37,9 +36,7 @@ class Splits:
         by_size = sorted(self.items(), key=lambda item: len(item[1]))  # the largest may have millions: it is not stored
         for (name, index), (other, larger) in pairwise(by_size):
             owner |= dict.fromkeys(index.ids, name)
-            if owner.keys().isdisjoint(larger.ids):
-                continue
-            for image_id in sorted(owner.keys() & set(larger.ids)):
+            for image_id in sorted({image_id for image_id in larger.ids if image_id in owner}):
                 first, second = (split for split, _ in self.items() if split in (owner[image_id], other))
                 rule = f"is in the {first} and in the {second} split, so scores would be too high; remove it from one"
                 self.report.add(image_id, rule, fatal=True)
@@ -93,11 +90,9 @@ def hold_out(names: Sequence[str], *, share: float, seed: int) -> tuple[list[str
     """Draws a seeded share of `names`: (the rest, the drawn ones), both sorted."""
     ordered = sorted(names)
     count = min(max(1, round(share * len(ordered))), max(0, len(ordered) - 1))
-    drawn = set(np.random.default_rng(seed).permutation(len(ordered))[:count].tolist())
-    return (
-        [name for position, name in enumerate(ordered) if position not in drawn],
-        [name for position, name in enumerate(ordered) if position in drawn],
-    )
+    order = np.random.default_rng(seed).permutation(len(ordered))
+    rest, drawn = np.sort(order[count:]), np.sort(order[:count])
+    return [ordered[position] for position in rest], [ordered[position] for position in drawn]
 
 
 def class_list(

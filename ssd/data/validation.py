@@ -67,11 +67,12 @@ class Report:
 
     def summary_lines(self) -> list[str]:
         """One line for each rule: number of problems and the first files."""
-        counts = Counter(problem.rule for problem in self.problems)
-        return [f"{count} x {rule}: {_first(self._files(rule))}" for rule, count in counts.most_common()]
-
-    def _files(self, rule: str) -> list[str]:
-        return list(dict.fromkeys(problem.file for problem in self.problems if problem.rule == rule))
+        lines = []
+        for rule, count in Counter(problem.rule for problem in self.problems).most_common():
+            files = list(dict.fromkeys(problem.file for problem in self.problems if problem.rule == rule))
+            more = f" and {len(files) - _MAX_NAMED} more" if len(files) > _MAX_NAMED else ""
+            lines.append(f"{count} x {rule}: {', '.join(files[:_MAX_NAMED])}{more}")
+        return lines
 
 
 def validate(
@@ -123,19 +124,14 @@ def _reaches_outside(index: DetectionIndex, images: np.ndarray, clipped: np.ndar
 
 
 def _duplicates(images: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """True for all but the first of equal rows; a sum with random factors finds the few that may be equal."""
+    """True for all but the first of equal rows; a hash of 64 bits sorts five times as fast as the six columns."""
     columns = (images, labels, *boxes.view(np.int32).T)
-    sums = np.zeros(len(boxes), dtype=np.uint64)
-    for column, factor in zip(columns, np.random.default_rng(0).integers(2**63, size=6, dtype=np.uint64), strict=True):
-        sums += column.astype(np.uint64) * factor
-    order = np.argsort(sums)
-    same = np.diff(sums[order]) == 0
-    candidates = np.union1d(order[1:][same], order[:-1][same])
-    rows = np.column_stack([column[candidates] for column in columns])
-    _, first = np.unique(rows, axis=0, return_index=True)
+    factors = np.random.default_rng(0).integers(2**63, size=len(columns), dtype=np.uint64)
+    hashes = sum(column.astype(np.uint64) * factor for column, factor in zip(columns, factors, strict=True))
+    order = np.argsort(hashes, kind="stable")
+    same = np.logical_and.reduce([np.diff(column[order]) == 0 for column in columns])
     duplicate = np.zeros(len(boxes), dtype=bool)
-    duplicate[candidates] = True
-    duplicate[candidates[first]] = False
+    duplicate[order[1:][same]] = True
     return duplicate
 
 
@@ -166,7 +162,3 @@ def too_many_unreadable(count: int, images: int, messages: list[str]) -> DataErr
         + "; ".join(messages[:_MAX_NAMED])
         + (" ..." if len(messages) > _MAX_NAMED else "")
     )
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:_MAX_NAMED]) + (f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else "")

@@ -47,7 +47,7 @@ def from_conf(name: str) -> Augmentation:
 def augment(
     augmentation: Augmentation, image: np.ndarray, boxes: list[Box], *, seed: tuple[int, ...] = (0, 0, 0)
 ) -> Sample:
-    """Label and flag say which box it was."""
+    """Label and flag identify each box."""
     return augmentation(
         image,
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),

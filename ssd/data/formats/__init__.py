@@ -1,1 +1,1 @@
-"""Dataset formats: a source folder in, a DetectionIndex out."""
+"""Dataset formats: each reader turns a source folder into the indexes of its splits."""

@@ -29,7 +29,7 @@ class _CocoFile:
     """The content of a JSON file."""
 
     path: Path
-    images: dict[str, AnnotatedImage] = field(default_factory=dict)  # by path, which is the id of an image, too
+    images: dict[str, AnnotatedImage] = field(default_factory=dict)  # by path, which is also the id of the image
     annotation_ids: list[object] = field(default_factory=list)
 
     def locate(self, _image: str, number: int) -> str:
@@ -51,14 +51,12 @@ def read_coco(
     """Reads a folder in COCO format.
 
     Args:
-        root: the folder.
-        classes: the class list; all categories of the files if None. Objects of others are left out and counted.
+        classes: the class list; all categories of the files if None. Objects of other classes are left out and counted.
         train_json, val_json, test_json: paths below root; found by name if None, no such split if empty. A single
             JSON file is split by the seed; if only `val` is missing, a seeded tenth of `train` is held out.
         images: folder of the images, below root; searched for if None.
         strict: a box that would have to be dropped or clipped is an error.
         seed: selects the held-out images.
-        report: collects the problems found.
 
     Raises:
         ConfigError: a JSON file that does not exist, or several for one split.
@@ -68,7 +66,7 @@ def read_coco(
     if not folder.is_dir():
         raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
     chosen = {"train": train_json, "val": val_json, "test": test_json}
-    report = Report() if report is None else report
+    report = report or Report()
     categories: set[str] = set()
     files: dict[str, _CocoFile] = {}
     for split, path in choose_files(folder, chosen).items():
@@ -90,7 +88,7 @@ def read_coco(
                 report.add(root, f"{others.total()} objects of classes not in dataset.classes left out: {first}")
     if not indexes:
         raise DataError(f"dataset.root={root}: no image in any JSON. {DOWNLOAD_HELP}")
-    return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
+    return Splits(**indexes, report=report)
 
 
 def _split(files: dict[str, _CocoFile], chosen: dict[str, str | None], *, seed: int) -> dict[str, list[str]]:

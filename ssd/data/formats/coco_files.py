@@ -49,11 +49,8 @@ def _candidates(root: Path) -> list[Path]:
 
 def _split_of(root: Path, path: Path) -> str | None:
     """By the name of the file, or else of its folder."""
-    for name in (path.stem.lower(), path.parent.relative_to(root).as_posix().lower()):
-        split = next((split for split in ("train", "val", "test") if split in name), None)
-        if split is not None:
-            return split
-    return None
+    names = (path.stem.lower(), path.parent.relative_to(root).as_posix().lower())
+    return next((split for name in names for split in ("train", "val", "test") if split in name), None)
 
 
 def image_folders(root: Path, path: Path, split: str, images: str | None) -> list[Path]:

@@ -9,7 +9,6 @@ Only images with a box of the classes are used: in Open Images no image was anno
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,8 +21,9 @@ from rich.console import Console
 from rich.progress import track
 
 from ssd.common.errors import DataError
-from ssd.common.images import IMAGE_SUFFIXES, read_below, read_size
+from ssd.common.images import read_below, read_size
 from ssd.common.runtime import is_first_process
+from ssd.data.annotations import images_by_stem
 from ssd.data.formats.openimages_csv import (
     DOWNLOAD_HELP,
     SPLITS,
@@ -59,7 +59,6 @@ def read_openimages(
             box of Man counts for Person, and for both if both are chosen.
         include_depictions: keeps drawings, photographs and statues of objects.
         strict: a box that would have to be dropped or clipped is an error.
-        report: collects the problems found.
 
     Raises:
         ConfigError: a class listed twice.
@@ -69,7 +68,7 @@ def read_openimages(
     if not folder.is_dir():
         raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
     files = find_files(folder)
-    report = Report() if report is None else report
+    report = report or Report()
     names = read_class_names(folder, report)
     class_names = choose_classes(classes, names, where=root, report=report)
     labels = {mid: class_names.index(name) for mid, name in names.items() if name in class_names}
@@ -91,7 +90,7 @@ def read_openimages(
     if "train" not in indexes:
         reasons = "; ".join(report.summary_lines())
         raise DataError(f"dataset.root={root}: no image to train on: {reasons}. {DOWNLOAD_HELP}")
-    return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
+    return Splits(**indexes, report=report)
 
 
 def _locate(file: Path, _image: str, line: int) -> str:
@@ -121,19 +120,19 @@ def _index(
 ) -> DetectionIndex:
     """The images of a split that exist and can be read, with their boxes."""
     folder = next((path for path in (root / split, root / "images" / split) if path.is_dir()), root / split)
-    file_names = _find_images(folder, rows.ids)
-    used = np.bincount(rows.image, minlength=len(rows.ids)) > 0
-    exists = np.array([name is not None for name in file_names], dtype=bool)
-    present, missing = np.flatnonzero(used & exists), np.flatnonzero(used & ~exists)
     prefix = folder.relative_to(root).as_posix()
-    if not len(present) + len(missing):
+    file_names = images_by_stem(folder)
+    used = np.unique(rows.image).tolist()
+    present = [number for number in used if rows.ids[number] in file_names]
+    missing = [number for number in used if rows.ids[number] not in file_names]
+    if not used:
         report.add(file.name, "no box of the classes, so the split is left out")
     if report.collect_all:  # in training they are only counted, as millions may be missing on purpose
-        for number in missing.tolist():
+        for number in missing:
             report.add(f"{prefix}/{rows.ids[number]}", "no such image; left out")
-    elif len(missing):
-        report.add(file.name, f"{len(missing)} of {used.sum()} images left out: not in {folder}")
-    paths = PackedStrings.pack(f"{prefix}/{file_names[number]}" for number in present.tolist())
+    elif missing:
+        report.add(file.name, f"{len(missing)} of {len(used)} images left out: not in {folder}")
+    paths = PackedStrings.pack(f"{prefix}/{file_names[rows.ids[number]]}" for number in present)
     sizes = _sizes(root, paths, report)
     position = np.full(len(rows.ids), -1, dtype=np.int32)
     position[present] = np.arange(len(present))
@@ -143,7 +142,7 @@ def _index(
         class_names=class_names,
         load=partial(read_below, str(root)),
         paths=paths,
-        ids=PackedStrings.pack(rows.ids[number] for number in present.tolist()),
+        ids=PackedStrings.pack(rows.ids[number] for number in present),
         sizes=sizes,
         box_offsets=offsets_of(np.bincount(image[order], minlength=len(present))),
         boxes=rows.boxes[order],
@@ -153,13 +152,6 @@ def _index(
     )
     readable = sizes.any(axis=1)
     return index if readable.all() else index.take(np.flatnonzero(readable))
-
-
-def _find_images(folder: Path, ids: list[str]) -> list[str | None]:
-    """The file name of each image, or None; Path objects would take seconds for each million."""
-    names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
-    by_id = {name.rpartition(".")[0]: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
-    return [by_id.get(id) for id in ids]
 
 
 def _sizes(root: Path, paths: PackedStrings, report: Report) -> Int32[np.ndarray, "N 2"]:

@@ -19,7 +19,7 @@ from ssd.common.errors import ConfigError, DataError
 from ssd.data.splits import class_list
 from ssd.data.validation import Report
 
-SPLITS = {"train": "train", "val": "validation", "test": "test"}  # our name: that of Open Images
+SPLITS = {"train": "train", "val": "validation", "test": "test"}  # our name: name in Open Images
 _BOX_FILES = ("{}-annotations-bbox.csv", "oidv6-{}-annotations-bbox.csv", "sub-{}-annotations-bbox.csv")
 _CLASS_FILES = "*class-descriptions-boxable.csv"
 _EDGES = ("XMin", "YMin", "XMax", "YMax")  # in the files: XMin, XMax, YMin, YMax
@@ -225,7 +225,7 @@ def _valid_rows(
 
 
 def _check_row(row: list[str], header: list[str]) -> str | None:
-    """What is wrong with a row."""
+    """The first error in a row."""
     if len(row) != len(header):
         return f"{len(row)} columns, but {len(header)} in the header"
     for name, text in zip(header, row, strict=True):

@@ -67,7 +67,7 @@ def subclass_hint(root: Path, labels: dict[str, int], names: dict[str, str]) -> 
     path = find_hierarchy(root)
     try:
         lineage = read_lineage(path) if path else {}
-    except DataError:  # the hierarchy was not asked for
+    except DataError:  # the hierarchy is optional here
         lineage = {}
     left_out = [mid for mid, line in lineage.items() if mid not in labels and line & labels.keys()]
     if not left_out:

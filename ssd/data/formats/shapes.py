@@ -7,7 +7,6 @@ two thirds of the image, textured backgrounds, overlap, clutter, empty images.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,8 +22,6 @@ from ssd.data.index import ImageRecord, build_index
 from ssd.data.splits import Splits
 from ssd.data.validation import Report
 
-CLASS_NAMES = ("circle", "square", "triangle", "star", "ring")
-
 _SPLITS = {"train": 0, "val": 1, "test": 2}
 _SIDES = (0.15, 0.65)  # of the image's shorter side
 _MAX_OBJECTS = 5
@@ -35,6 +32,21 @@ _HUE_SPREAD = 0.06
 
 Outline = Float[np.ndarray, "K 2"]  # in pixels
 Colour = tuple[int, int, int]
+
+
+def _polar(angles: Float[np.ndarray, "K"], radius: Float[np.ndarray, "K 1"] | float = 1.0) -> Outline:
+    return np.column_stack((np.cos(angles), np.sin(angles))) * radius
+
+
+_CIRCLE = _polar(np.linspace(0, 2 * np.pi, 40, endpoint=False))
+_OUTLINES: dict[str, Outline] = {  # in -1..1
+    "circle": _CIRCLE,
+    "square": np.array([[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]]),
+    "triangle": np.array([[0, -1], [1, 0.9], [-1, 0.9]]),
+    "star": _polar(np.arange(10) * np.pi / 5 - np.pi / 2, np.where(np.arange(10) % 2, 0.42, 1.0)[:, None]),
+    "ring": _CIRCLE,
+}
+CLASS_NAMES = tuple(_OUTLINES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +76,15 @@ def read_shapes(
     Raises:
         DataError: no image to train on.
     """
+    if not train:
+        raise DataError("dataset.train=0: no image to train on; give at least 1")
+    load = partial(render, side_px=side_px, seed=seed)
     indexes = {}
     for split, count in (("train", train), ("val", val), ("test", test)):
-        paths = [f"{split}/{position:06d}" for position in range(count)]
-        records = [_record(path, side_px=side_px, seed=seed) for path in paths]
-        load = partial(render, side_px=side_px, seed=seed)
-        indexes[split] = build_index(records, class_names=CLASS_NAMES, load=load) if count else None
-    if indexes["train"] is None:
-        raise DataError("dataset.train=0: no image to train on; give at least 1")
-    return Splits(indexes["train"], indexes["val"], indexes["test"], Report() if report is None else report)
+        if count:
+            records = [_record(f"{split}/{position:06d}", side_px=side_px, seed=seed) for position in range(count)]
+            indexes[split] = build_index(records, class_names=CLASS_NAMES, load=load)
+    return Splits(**indexes, report=report or Report())
 
 
 def render(path: str, *, side_px: int, seed: int) -> ImageArray:
@@ -116,7 +128,7 @@ def _random_shape(rng: np.random.Generator, height: int, width: int) -> _Shape:
     label = int(rng.integers(len(CLASS_NAMES)))
     side = min(height, width) * float(np.exp(rng.uniform(*np.log(_SIDES))))
     stretch = float(np.exp(rng.uniform(-0.25, 0.25)))
-    outline = _OUTLINES[CLASS_NAMES[label]]() * (side / 2 * stretch, side / 2 / stretch)
+    outline = _OUTLINES[CLASS_NAMES[label]] * (side / 2 * stretch, side / 2 / stretch)
     angle = rng.uniform(-0.4, 0.4)
     outline = outline @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     reach = np.abs(outline).max(axis=0)
@@ -131,37 +143,6 @@ def _overlap(front: tuple[float, ...], back: tuple[float, ...]) -> float:
     height = min(front[3], back[3]) - max(front[1], back[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (front, back))
     return max(width, 0) * max(height, 0) / smaller
-
-
-# --- outlines in -1..1 -------------------------------------------------------------------------------------------
-
-
-def _circle() -> Outline:
-    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    return np.column_stack((np.cos(angles), np.sin(angles)))
-
-
-def _square() -> Outline:
-    return np.array([[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]])
-
-
-def _triangle() -> Outline:
-    return np.array([[0, -1], [1, 0.9], [-1, 0.9]])
-
-
-def _star() -> Outline:
-    angles = np.arange(10) * np.pi / 5 - np.pi / 2
-    radius = np.where(np.arange(10) % 2, 0.42, 1.0)
-    return np.column_stack((np.cos(angles), np.sin(angles))) * radius[:, None]
-
-
-_OUTLINES: dict[str, Callable[[], Outline]] = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "star": _star,
-    "ring": _circle,
-}
 
 
 # --- pixels ------------------------------------------------------------------------------------------------------
@@ -192,8 +173,7 @@ def _draw_clutter(image: ImageArray, rng: np.random.Generator) -> None:
 def _draw(image: ImageArray, shape: _Shape, rng: np.random.Generator) -> None:
     _fill(image, shape.outline, _typical_colour(shape.label, rng))
     if CLASS_NAMES[shape.label] == "ring":
-        inner = (shape.outline - shape.centre) * 0.55 + shape.centre
-        _fill(image, inner, _any_colour(rng))
+        _fill(image, (shape.outline - shape.centre) * 0.55 + shape.centre, _any_colour(rng))
     if rng.random() < 0.3:
         cv2.polylines(image, [_fixed_point(shape.outline)], True, _any_colour(rng), 1, cv2.LINE_AA, _ANTI_ALIAS_BITS)
 

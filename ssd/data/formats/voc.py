@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
@@ -19,8 +20,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
 from ssd.common.errors import DataError
-from ssd.common.images import IMAGE_SUFFIXES
-from ssd.data.annotations import AnnotatedImage, AnnotatedObject, index_annotations
+from ssd.data.annotations import AnnotatedImage, AnnotatedObject, images_by_stem, index_annotations
 from ssd.data.formats.voc_splits import DOWNLOAD_HELP, choose_splits
 from ssd.data.splits import Splits, class_list
 from ssd.data.validation import Report
@@ -45,14 +45,12 @@ def read_voc(
     """Reads a folder in VOC format.
 
     Args:
-        root: the folder.
         classes: the class list; all classes of the files if None. Objects of other classes are left out and reported.
         train_splits, val_splits, test_splits: lists in ImageSets/Main, such as `trainval` or `VOC2007/trainval`; an
             empty list means no such split; None takes the lists that exist, and holds out a seeded tenth of the
             training images for validation if there is none.
         strict: a box that would have to be dropped or clipped is an error.
         seed: selects the held-out images.
-        report: collects the problems found.
 
     Raises:
         ConfigError: a split list that does not exist.
@@ -61,14 +59,14 @@ def read_voc(
     folder = Path(root)
     if not folder.is_dir():
         raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
-    report = Report() if report is None else report
+    report = report or Report()
     chosen = {"train": train_splits, "val": val_splits, "test": test_splits}
     names = choose_splits(folder, seed=seed, chosen=chosen, report=report)
-    images = _ImageFinder(folder)
+    names_in = cache(images_by_stem)
     splits: dict[str, list[AnnotatedImage]] = {split: [] for split in names}
     for split, name in ((split, name) for split, split_names in names.items() for name in split_names):
         with report.collect_errors():
-            splits[split].append(_parse(folder, name, images, report))
+            splits[split].append(_parse(folder, name, names_in, report))
     found = (item.class_name for members in splits.values() for image in members for item in image.objects)
     class_names = class_list(classes, found, where=root, report=report)
 
@@ -85,31 +83,20 @@ def read_voc(
             indexes[split] = index_annotations(
                 folder, members, class_names=class_names, locate=locate, report=report, strict=strict
             )
-    return Splits(indexes.get("train"), indexes.get("val"), indexes.get("test"), report)
+    return Splits(**indexes, report=report)
 
 
-class _ImageFinder:
-    """Finds the image of an annotation by its stem, with any suffix in any case; <filename> is often wrong."""
+def _find_image(root: Path, annotation: str, names_in: Callable[[Path], dict[str, str]]) -> str:
+    """Path below the root of the image with the stem of the annotation (<filename> is often wrong).
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._folders: dict[Path, dict[str, str]] = {}
-
-    def find(self, annotation: str) -> str:
-        """Path below the root; if there is no image, that where VOC would have it."""
-        path = Path(annotation)
-        standard = path.parent.parent / "JPEGImages"
-        for folder in (standard, path.parent, path.parent.parent / "images"):
-            if name := self._names_by_stem(folder).get(path.name):
-                return (folder / name).as_posix()
-        return f"{standard / path.name}.jpg"
-
-    def _names_by_stem(self, folder: Path) -> dict[str, str]:
-        if folder not in self._folders:
-            directory = self._root / folder
-            names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
-            self._folders[folder] = {Path(name).stem: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
-        return self._folders[folder]
+    Any suffix is accepted, in any case. If there is no such image, it is the path where VOC would have it.
+    """
+    path = Path(annotation)
+    standard = path.parent.parent / "JPEGImages"
+    for folder in (standard, path.parent, path.parent.parent / "images"):
+        if name := names_in(root / folder).get(path.name):
+            return (folder / name).as_posix()
+    return f"{standard / path.name}.jpg"
 
 
 def _annotation_file(root: Path, name: str) -> Path:
@@ -118,7 +105,7 @@ def _annotation_file(root: Path, name: str) -> Path:
     return next((file for file in files if file.is_file()), files[0])
 
 
-def _parse(root: Path, name: str, images: _ImageFinder, report: Report) -> AnnotatedImage:
+def _parse(root: Path, name: str, names_in: Callable[[Path], dict[str, str]], report: Report) -> AnnotatedImage:
     path = _annotation_file(root, name)
     try:
         tree = _parse_xml(path.read_bytes())
@@ -130,7 +117,7 @@ def _parse(root: Path, name: str, images: _ImageFinder, report: Report) -> Annot
         raise DataError(f"{path}: refused: {error}") from error
     size = tree.find("size")
     source = f"{path}:{1 if size is None else size.get(_LINE)}"
-    image = AnnotatedImage(images.find(name), name, source, _written_size(tree))
+    image = AnnotatedImage(_find_image(root, name, names_in), name, source, _written_size(tree))
     for number, item in enumerate(tree.iter("object"), start=1):
         with report.collect_errors():
             image.objects.append(_object(path, number, item))

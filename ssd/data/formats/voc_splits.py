@@ -9,14 +9,7 @@ from ssd.common.errors import ConfigError, DataError
 from ssd.data.splits import VALIDATION_SHARE, hold_out, seeded_split
 from ssd.data.validation import Report
 
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
+_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 DOWNLOAD_HELP = (
     "Give dataset.root=<folder of images and XML files>; python -m ssd download dataset=voc dataset.root=DIR downloads "
     "PASCAL VOC 2007 and 2012"
@@ -91,10 +84,10 @@ def _read_list(root: Path, entry: str, lists: dict[str, Path], report: Report) -
         if not name or flag == "-1":
             continue
         name = name.strip()
-        if _is_plain_name(name):
-            yield (year / "Annotations" / name).as_posix()
-        else:
+        if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
             report.add(f"{lists[entry]}:{number}", f"{name!r} is not an image's name; correct the line", fatal=True)
+        else:
+            yield (year / "Annotations" / name).as_posix()
 
 
 def _read_text(path: Path) -> str:
@@ -102,10 +95,6 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
-
-
-def _is_plain_name(name: str) -> bool:
-    return "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _splits_without_lists(root: Path, *, seed: int) -> dict[str, list[str]]:
@@ -116,7 +105,8 @@ def _splits_without_lists(root: Path, *, seed: int) -> dict[str, list[str]]:
         raise DataError(f"dataset.root={root}: no XML file in it. {DOWNLOAD_HELP}")
     by_folder: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for name in names:
-        split = next((_SPLIT_FOLDERS[part] for part in Path(name.lower()).parts[:-1] if part in _SPLIT_FOLDERS), None)
+        parts = Path(name.lower()).parts[:-1]
+        split = next((split for part in parts for split, folders in _FOLDERS.items() if part in folders), None)
         if split is None:
             return seeded_split(names, seed=seed)
         by_folder[split].append(name)

@@ -351,8 +351,8 @@ def refused(root: Path, text: str | bytes, message: str) -> None:
 
 
 def test_configuration_names_the_arguments() -> None:
-    config = OmegaConf.load(Path(__file__).parents[3] / "conf" / "dataset" / "coco.yaml").dataset
-    assert set(config) - {"_target_"} == set(inspect.signature(read_coco).parameters) - {"report"}
+    config = OmegaConf.load(Path(__file__).parents[3] / "conf" / "dataset" / "coco.yaml")
+    assert set(config) - {"_target_", "_partial_"} == set(inspect.signature(read_coco).parameters) - {"report"}
 
 
 # The real thing
