@@ -75,10 +75,13 @@ def _explain_config(error: BaseException, config_name: str, arguments: list[str]
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: YAML: {error.problem}"
     if not isinstance(error, InstantiationException):
-        for override in _parse(arguments):
-            problem = _problem(override, config_name, arguments)
-            if problem is not None:
-                return problem
+        overrides = list(_parse(arguments))
+        problems = [_option_problem(override, arguments) for override in overrides]
+        if not any(problems):
+            known = _known_keys(config_name, arguments)
+            problems = [_key_problem(override, known) for override in overrides]
+        if any(problems):
+            return next(filter(None, problems))
     omegaconf = [cause for cause in causes(error) if isinstance(cause, OmegaConfBaseException)]
     if omegaconf and omegaconf[-1].full_key:
         return f"{omegaconf[-1].full_key}: {_one_line(str(omegaconf[-1].msg or omegaconf[-1]).splitlines()[0])}"
@@ -96,8 +99,8 @@ def _parse(arguments: list[str]) -> Iterator[Override]:
                 continue
 
 
-def _problem(override: Override, config_name: str, arguments: list[str]) -> str | None:
-    """What is wrong with one override, if anything: a list without brackets, an unknown option, an unknown key."""
+def _option_problem(override: Override, arguments: list[str]) -> str | None:
+    """A list without brackets, or an option that its group does not have."""
     key, text = override.key_or_group, override.input_line or ""
     if override.is_sweep_override() and not {"-m", "--multirun"} & set(arguments):
         name, _, values = text.partition("=")
@@ -107,9 +110,14 @@ def _problem(override: Override, config_name: str, arguments: list[str]) -> str 
         has_own_configs = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)
         if option not in options and not has_own_configs:
             return f"{key}={option}: no such option{nearest(option, options)}; there are {', '.join(options)}"
+    return None
+
+
+def _key_problem(override: Override, known: list[str]) -> str | None:
+    """A key that the configuration does not have."""
+    key = override.key_or_group
     if current_key(key) != key:
         return f"{key}: now called {current_key(key)}"
-    known = _known_keys(config_name, arguments)
     if known and key not in known and not override.is_add() and not _is_group(key) and not key.startswith("hydra"):
         return f"{key}: no such setting{_in_other_options(key) or nearest(key, known)}"
     return None

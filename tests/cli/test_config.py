@@ -100,7 +100,7 @@ def error_line(*overrides: str, name: str = "train") -> tuple[int, str]:
         ("postprocess.candidates=50", "postprocess.candidates: now called postprocess.topk_candidates"),
         ("loss.iou_threshold=0.4", "loss.match_threshold"),
         ("callbacks.watch.pictures=4", "callbacks.visualizer.images"),
-        ("dataset.root=DIR", "give dataset=coco or dataset=openimages or dataset=voc"),
+        ("dataset.root=DIR", " or dataset=voc"),
         ("postprocess.score_threshold=2", "postprocess.score_threshold"),
         ("scheduler.warmup=1", "scheduler.warmup"),
         ("num_workers=-1", "num_workers=-1"),
@@ -116,6 +116,11 @@ def error_line(*overrides: str, name: str = "train") -> tuple[int, str]:
 def test_a_wrong_setting_gets_one_line_and_exit_code_2(override: str, expected: str) -> None:
     code, line = error_line(override)
     assert (code, expected in line) == (2, True), line
+
+
+def test_an_unknown_option_is_named_before_the_keys_of_other_options() -> None:
+    code, line = error_line("dataset=voc", "dataset.root=DIR", "callbacks=none")
+    assert (code, "callbacks=none: no such option" in line) == (2, True), line
 
 
 def test_a_missing_mandatory_value_is_named() -> None:
