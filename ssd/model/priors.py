@@ -98,8 +98,8 @@ class PriorSpec:
         """
         if len(grids) != self.levels:
             raise ConfigError(
-                f"{self.levels} levels of priors, {len(grids)} feature maps: give priors of as many levels, or those of "
-                "the backbone (priors=auto)"
+                f"{self.levels} levels of priors, {len(grids)} feature maps: give priors of as many levels, or "
+                "priors=auto for those of the backbone"
             )
         steps_px = self.steps_px.get(image_size) or [math.ceil(image_size / rows) for rows, _ in grids]
         priors = torch.cat(
