@@ -64,6 +64,18 @@ def test_nothing_unsafe_is_called_and_only_the_command_line_instantiates(path: P
         assert "instantiate(" not in text
 
 
+# Words of an earlier dialect; the plain terms are image, source, resume, skip, print, explicit, correct.
+DIALECT = re.compile(
+    r"\b(pictures?|whence|go(es)? on|set aside|put up with|told|asked for|wish(es)?|mended)\b", re.IGNORECASE
+)
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *sorted((ROOT / "conf").rglob("*.yaml")), ROOT / "README.md"], ids=str)
+def test_the_language_is_plain(path: Path) -> None:
+    if path.name != "saved_config.py":  # it has the names of earlier versions
+        assert DIALECT.findall(path.read_text()) == []
+
+
 def test_files_hold_one_concept() -> None:
     assert {str(path): lines for path in SOURCES if (lines := len(path.read_text().splitlines())) > 300} == {}
 

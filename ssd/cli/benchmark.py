@@ -62,7 +62,7 @@ def benchmark(config: DictConfig) -> None:
         console.log("for mAP, and int8 calibrated on your images: dataset=voc dataset.root=DIR")
     if config.output is not None:
         text = json.dumps(rows, indent=2) + "\n"
-        atomic_files.write_atomically(Path(config.output), lambda temporary: temporary.write_text(text))
+        atomic_files.write_atomically(Path(config.output), text)
 
 
 def build_runtimes(model: SSD, postprocess: PostProcess, folder: Path, calibration: Iterable[ImageArray]) -> Runtimes:

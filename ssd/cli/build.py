@@ -130,7 +130,7 @@ def has_dataset(config: DictConfig) -> bool:
 
 
 def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bool = False) -> SSD:
-    """The network; with the initial weights that were asked for, unless those of a stopped run will be loaded.
+    """The network; with initial weights, unless those of a resumed run will be loaded.
 
     Raises:
         CheckpointError: the weights cannot be used.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from itertools import count
-from operator import methodcaller
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -53,7 +52,7 @@ def evaluate(config: DictConfig) -> None:
     metadata = {"checkpoints": paths, "dataset": dataset, "split": config.split, "images": len(index)}
     numbers = report.as_json(evaluations, comparisons, metadata)
     for path, text in ((folder / "report.html", page), (folder / "evaluation.json", numbers)):
-        write_atomically(path, methodcaller("write_text", text, encoding="utf-8"))
+        write_atomically(path, text)
         log(f"written: {path}")
 
 

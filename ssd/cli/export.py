@@ -53,7 +53,7 @@ def export(config: DictConfig) -> None:
     atomic_files.write_atomically(output, write)
     report_file = output.with_name(f"{output.name}.json")
     text = json.dumps(report, indent=2) + "\n"
-    atomic_files.write_atomically(report_file, lambda temporary: temporary.write_text(text))
+    atomic_files.write_atomically(report_file, text)
     console.log(f"{output}: {output.stat().st_size / 1e6:.1f} MB; report: {report_file}")
 
 

@@ -9,19 +9,23 @@ from pathlib import Path
 _TEMPORARY = ".partial"
 
 
-def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
+def write_atomically(path: Path, content: str | bytes | Callable[[Path], object], *, durable: bool = True) -> None:
     """Replaces `path` in one step, so that a reader sees either the old file or the complete new one.
 
     Args:
         path: its folder is created if missing.
-        write: fills the temporary file whose path it gets. That name has another suffix than `path`.
+        content: text (UTF-8), bytes, or a function that fills the temporary file whose path it gets. That name has
+            another suffix than `path`.
         durable: flush file and folder, so that the file also survives a power failure. Without it (for many small
             files that can be made again: a flush may take 10 ms) only a crash of this process is covered.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
-        write(temporary)
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         if durable:
             flush(temporary)
         temporary.replace(path)

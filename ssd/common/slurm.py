@@ -22,7 +22,7 @@ def job_id() -> str | None:
 def save_run_dir(folder: Path) -> None:
     """Records the run folder of this job, if this is a job."""
     if (name := job_id()) is not None:
-        write_atomically(_JOBS / name, lambda path: path.write_text(str(folder.resolve())))
+        write_atomically(_JOBS / name, str(folder.resolve()))
 
 
 def requeued_run() -> str | None:

@@ -147,7 +147,7 @@ def _report_errors(status: ReadStatus, output: Path) -> str:
         path.unlink(missing_ok=True)
         return "".join(errors)
     text = "".join(f"{' '.join(error.split())}\n" for error in errors)
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(path, text)
     more = f"; and {len(errors) - _MAX_LISTED} more" if len(errors) > _MAX_LISTED else ""
     listed = "; ".join(errors[:_MAX_LISTED]) + more
     return f"{len(errors)} of {status.opened} files could not be read completely (see {path}): {listed}"

@@ -138,7 +138,7 @@ def save_release(model: SSD, path: Path) -> None:
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     recipe = json.dumps(model.recipe())
     data = save(state, metadata={_RECIPE: recipe} | _checksums(state, recipe))
-    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    write_atomically(path, data)
 
 
 class AtomicCheckpointIO(CheckpointIO):

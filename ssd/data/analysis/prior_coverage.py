@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from operator import itemgetter, methodcaller
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -188,4 +188,4 @@ def write_priors(spec: PriorSpec, path: Path, *, comments: Sequence[str]) -> Non
     """Writes the arguments of `spec` as YAML, below `comments`."""
     head = "".join(f"# {' '.join(line.split())}\n" for line in comments)
     values = yaml.safe_dump(spec.as_dict(), sort_keys=False, default_flow_style=None, width=120)
-    write_atomically(path, methodcaller("write_text", head + values, encoding="utf-8"))
+    write_atomically(path, head + values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +102,7 @@ def write_report(
     page = report_page.page(title, subtitle=summary, sections=[_problems_section(problems), *sections])
     lines = "".join(f"{_severity(problem)}: {one_line(str(problem))}\n" for problem in problems)
     for name, text in (("report.html", page), ("problems.txt", lines)):
-        write_atomically(folder / name, methodcaller("write_bytes", text.encode(errors="replace")))
+        write_atomically(folder / name, text.encode(errors="replace"))
     log(f"{summary}; see {folder / 'report.html'} and problems.txt")
 
 

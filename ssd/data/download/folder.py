@@ -37,7 +37,7 @@ class DownloadFolder:
 
     def write_marker(self, *, finished: bool) -> None:
         """Records the selection and whether its download has finished."""
-        write_atomically(self.root / _MARKER, lambda path: path.write_text(self._marker(finished=finished)))
+        write_atomically(self.root / _MARKER, self._marker(finished=finished))
 
     def _marker(self, *, finished: bool) -> str:
         return json.dumps({"finished": finished, **self.selection}, indent=1)

@@ -210,7 +210,7 @@ class OpenImagesDownload:
         text = io.StringIO()
         rows = [(file.relative_to(self.root).as_posix(), reason) for file, reason in sorted(failed.items())]
         csv.writer(text).writerows([("file", "reason"), *rows])
-        write_atomically(path, lambda temporary: temporary.write_text(text.getvalue()))
+        write_atomically(path, text.getvalue())
 
 
 def _statistics_table(selections: dict[str, Selection], class_names: Sequence[str]) -> Table:
