@@ -36,7 +36,7 @@ def check_fit(config: DictConfig) -> tuple[PriorSpec, list[Grid]]:
         ConfigError: they do not fit together.
         CheckpointError: `init_from` does not exist.
     """
-    weights, init_from = config.backbone.weights, config.get("init_from")
+    weights, init_from = config.backbone.get("weights"), config.get("init_from")
     if weights is not None and init_from is not None:
         raise ConfigError(f"init_from={init_from} and backbone.weights={weights}: give one of the two")
     if init_from is not None and config.resume is None and not Path(init_from).exists():
@@ -136,7 +136,7 @@ def build_model(config: DictConfig, class_names: tuple[str, ...], *, resumes: bo
         CheckpointError: the weights cannot be used.
     """
     backbone = build_backbone(config)
-    if config.backbone.weights is not None and not resumes:
+    if config.backbone.get("weights") is not None and not resumes:
         console.log(transfer.load_base(backbone, config.backbone.weights))
     model = SSD(backbone, build_priors(config), class_names=class_names, image_size=config.image_size)
     if config.init_from is not None and not resumes:
