@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssd.cli.config import CONF, check, nearest
 from ssd.cli.explain import causes, explain
-from ssd.cli.overrides import key_of, quoted, texts, with_quickstart, with_saved_overrides
+from ssd.cli.overrides import quoted, texts, with_quickstart, with_saved_overrides, without_null
 from ssd.common.errors import ConfigError
 
 COMMANDS = {
@@ -94,7 +94,7 @@ def run(name: str, *, argv: list[str]) -> None:
     checked.__module__ = "__main__"
     arguments: list[str] = []
     try:
-        arguments[:] = map(quoted, sys.argv[1:])
+        arguments[:] = [without_null(quoted(argument)) for argument in sys.argv[1:]]
         if name == "train":
             arguments[:] = map(quoted, with_quickstart(with_saved_overrides(arguments)))
         sys.argv = [argv[0], *arguments]
@@ -113,14 +113,6 @@ def _command(name: str) -> Callable[[DictConfig], object]:
     module = importlib.import_module(f"ssd.cli.{_MODULES.get(name, name)}")
     command: Callable[[DictConfig], object] = getattr(module, name)
     return command
-
-
-def explicit_overrides(group: str) -> list[str]:
-    """The settings of `group` that the command line names."""
-    if not HydraConfig.initialized():
-        return []
-    keys = map(key_of, HydraConfig.get().overrides.task)
-    return [key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}.")]
 
 
 def free_folder(path: str) -> str:

@@ -74,11 +74,10 @@ def build_runtimes(model: SSD, postprocess: PostProcess, folder: Path, calibrati
     try:
         yield from _onnx_runtimes(model, postprocess, folder, calibration)
     except ImportError as error:
-        console.log(
-            f"ONNX Runtime, OpenVINO: not measured: {error.name} is missing: pip install 'ssd-detector[export]'"
-        )
-    except ConfigError as error:
-        console.log(f"OpenVINO: not measured: {error}")
+        package = (error.name or "").partition(".")[0]
+        console.log(f"ONNX Runtime, OpenVINO: not measured: {package} is missing: pip install 'ssd-detector[export]'")
+    except ConfigError:
+        console.log("OpenVINO: not measured: openvino is missing: pip install 'ssd-detector[openvino]'")
 
 
 def _torch_runtimes(model: SSD, postprocess: PostProcess) -> Runtimes:

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import LearningRateMonitor
 
 from ssd.common import console, runtime
 from ssd.common.errors import CheckpointError, ConfigError
@@ -21,10 +22,9 @@ from ssd.data.datamodule import DetectionDataModule
 from ssd.data.splits import Splits
 from ssd.model.priors import Grid, PriorSpec
 from ssd.model.ssd import SSD, measure
-from ssd.training.checkpoint_callbacks import checkpoint_callbacks
+from ssd.training.checkpoint_callbacks import AtomicCheckpointIO, checkpoint_callbacks
 from ssd.training.lightning_module import SSDModule
 from ssd.weights import transfer
-from ssd.weights.checkpoint import AtomicCheckpointIO
 
 _NOT_OF_READER = ("cache", "balance")
 
@@ -163,7 +163,9 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool, first_st
     """Lightning's Trainer with our checkpoints; a run that is resumed at `first_step` logs nothing twice."""
     precision = config.trainer.precision
     without_validation = {} if validates else {"limit_val_batches": 0}
-    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    loggers = [build_logger(logger, first_step) for logger in (config.get("logger") or {}).values()]
+    callbacks = [instantiate(callback) for callback in (config.get("callbacks") or {}).values()]
+    callbacks = [item for item in callbacks if loggers or not isinstance(item, LearningRateMonitor)]  # it needs one
     callbacks += checkpoint_callbacks(
         folder, validates=validates, minutes=config.save_every_minutes, steps=config.save_every_steps
     )
@@ -172,7 +174,7 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool, first_st
         _convert_="all",
         precision=runtime.auto_precision() if precision == "auto" else precision,
         callbacks=callbacks,
-        logger=[build_logger(logger, first_step) for logger in config.logger.values()],
+        logger=loggers,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
         use_distributed_sampler=False,

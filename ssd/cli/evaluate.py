@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from ssd.cli import build
-from ssd.cli.app import explicit_overrides
+from ssd.cli.overrides import explicit_overrides
 from ssd.common import runtime
 from ssd.common.atomic_files import write_atomically
 from ssd.common.class_names import class_index

@@ -45,12 +45,14 @@ def explain(error: BaseException, *, config_name: str, arguments: list[str] | No
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return MachineError.exit_code, f"{cause.filename or 'output'}: the disk is full; free some space"
         if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return MachineError.exit_code, f"{cause.filename}: no permission to write here ({cause.strerror})"
+            return MachineError.exit_code, f"{cause.filename}: permission denied ({cause.strerror})"
         for signs, remedy in _MACHINE.items():
             if re.search(signs, f"{type(cause).__name__} {cause}", re.IGNORECASE | re.DOTALL):
                 return MachineError.exit_code, remedy
     if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
         return ConfigError.exit_code, _explain_config(error, config_name, arguments or [])
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's, which is not imported for this
+        return ConfigError.exit_code, f"trainer: {_one_line(str(error))}"
     if isinstance(error, OSError) and error.filename is not None:
         return MachineError.exit_code, f"{error.filename}: {error.strerror}; give another path"
     return 1, None

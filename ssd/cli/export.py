@@ -33,20 +33,23 @@ def export(config: DictConfig) -> None:
     if output.suffix != ".onnx":
         raise ConfigError(f"output={output}: must end in .onnx")
     try:
+        import onnxruntime
+
         from ssd.export.onnx_graph import to_onnx
     except ImportError as error:
-        raise ConfigError(f"ssd export needs {error.name}: pip install 'ssd-detector[export]'") from None
+        raise ConfigError(f"ssd export needs {_package(error)}: pip install 'ssd-detector[export]'") from None
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
     needs_data = config.quantize is not None or build.has_dataset(config)
     data = read_evaluation_data(config, model.class_names) if needs_data else None
     predictor = TorchPredictor(model, instantiate(config.postprocess), device="cpu")
-    report: dict[str, Any] = {"checkpoint": config.checkpoint}
+    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    report: dict[str, Any] = {"checkpoint": config.checkpoint, "versions": versions}
 
     def write(temporary: Path) -> None:
         graph = to_onnx(model, predictor.postprocess)
         temporary.write_bytes(graph.SerializeToString())
-        report.update(_check_parity(predictor, temporary, config, data[0] if data else None))
+        report["parity"] = _check_parity(predictor, temporary, config, data[0] if data else None, versions)
         if config.quantize and data is not None:
             report["int8"] = _quantize(graph, temporary, *data, config)
 
@@ -57,19 +60,20 @@ def export(config: DictConfig) -> None:
     console.log(f"{output}: {output.stat().st_size / 1e6:.1f} MB; report: {report_file}")
 
 
+def _package(error: ImportError) -> str:
+    return (error.name or "").partition(".")[0]
+
+
 def _check_parity(
-    predictor: TorchPredictor, file: Path, config: DictConfig, index: DetectionIndex | None = None
+    predictor: TorchPredictor, file: Path, config: DictConfig, index: DetectionIndex | None, versions: dict[str, str]
 ) -> dict[str, Any]:
     """Compares the file with PyTorch on the images of `_comparison_images`; returns that part of the report.
 
     Raises:
         MachineError: they disagree.
     """
-    import onnxruntime
-
     images, source = _comparison_images(config, index)
     result = parity.compare(predictor, OnnxPredictor(file), images)
-    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     if not result.agrees:
         raise MachineError(
             f"output={config.output}: not written: onnxruntime {versions['onnxruntime']} and torch {versions['torch']} "
@@ -82,8 +86,8 @@ def _check_parity(
     )
     if source == _RENDERED:
         console.log("to compare on your own images: images=FOLDER")
-    details = {"graph": "float32", "source": source, **asdict(result), "agrees": result.agrees}
-    return {"versions": versions, "parity": details}
+    details: dict[str, Any] = {"graph": "float32", "source": source, **asdict(result), "agrees": result.agrees}
+    return details
 
 
 def _comparison_images(config: DictConfig, index: DetectionIndex | None) -> tuple[list[ImageArray], str]:
@@ -109,8 +113,7 @@ def _quantize(
     quantize_int8(graph, file, images=images_of(calibration, config.calibration_images))
     predictors = {"float32": before, "int8": OnnxPredictor(file)}
     scores = {
-        name: evaluator.mean_ap(each, evaluation, class_names=each.class_names, num_workers=config.num_workers)
-        for name, each in predictors.items()
+        name: evaluator.mean_ap(each, evaluation, class_names=each.class_names) for name, each in predictors.items()
     }
     shown = (f"{name} {'undefined' if value is None else round(value, 3)}" for name, value in scores.items())
     console.log(f"mAP on {config.split}: {', '.join(shown)}")

@@ -37,7 +37,9 @@ def inspect(config: DictConfig) -> None:
     priors_file = _priors_file(config)
     build.fill_auto(config)
     spec, grids = build.check_fit(config)
-    layout = PriorLayout(spec, grids, image_size=config.image_size, match_threshold=config.loss.match_threshold)
+    layout = PriorLayout(
+        spec, grids, image_size=config.image_size, match_threshold=config.loss.get("match_threshold", 0.5)
+    )
     found = Report(collect_all=True)
     splits: Splits | None = None
     with found.collect_errors():

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
@@ -23,6 +24,14 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
+def explicit_overrides(group: str) -> list[str]:
+    """The settings of `group` that the command line names."""
+    if not HydraConfig.initialized():
+        return []
+    keys = map(key_of, HydraConfig.get().overrides.task)
+    return [key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}.")]
+
+
 def texts(overrides: list[str]) -> dict[str, str]:
     """What each override gives, as typed."""
     return {key_of(override): override.partition("=")[2].strip("'\"") for override in overrides if "=" in override}
@@ -36,6 +45,14 @@ def quoted(argument: str) -> str:
     if value.startswith("[") and value.endswith("]"):
         return f"{key}=[{','.join(map(_quote, value[1:-1].split(',')))}]"
     return f"{key}={_quote(value)}"
+
+
+def without_null(argument: str) -> str:
+    """`~GROUP` for `GROUP=null`, which Hydra refuses."""
+    key, _, value = argument.partition("=")
+    if value != "null" or not re.fullmatch(r"\w+", key) or not (CONF / key).is_dir():
+        return argument
+    return "dataset=none" if key == "dataset" else f"~{key}"
 
 
 def with_quickstart(arguments: list[str]) -> list[str]:

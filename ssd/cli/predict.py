@@ -11,7 +11,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from ssd.cli.app import explicit_overrides
+from ssd.cli.overrides import explicit_overrides
 from ssd.common import runtime
 from ssd.inference.detector import open_predictor
 from ssd.inference.predict_media import PredictOptions, predict_media

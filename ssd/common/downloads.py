@@ -19,7 +19,7 @@ from urllib3 import BaseHTTPResponse, PoolManager, exceptions
 
 from ssd.common.atomic_files import flush
 from ssd.common.errors import ConfigError, DataError, MachineError
-from ssd.common.http import (
+from ssd.common.http_client import (
     HEADERS,
     Network,
     RefusedError,

@@ -29,7 +29,7 @@ RENAMED_TARGETS = {
     "ssd.data.openimages.read_openimages": "ssd.data.formats.openimages.read_openimages",
     "ssd.data.shapes.read_shapes": "ssd.data.formats.shapes.read_shapes",
     "ssd.data.voc.read_voc": "ssd.data.formats.voc.read_voc",
-    "ssd.downloads.fetch.Network": "ssd.common.http.Network",
+    "ssd.downloads.fetch.Network": "ssd.common.http_client.Network",
     "ssd.downloads.openimages.OpenImagesDownload": "ssd.data.download.openimages.OpenImagesDownload",
     "ssd.downloads.voc.Archive": "ssd.data.download.voc.Archive",
     "ssd.downloads.voc.VocDownload": "ssd.data.download.voc.VocDownload",

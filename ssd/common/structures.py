@@ -10,13 +10,15 @@ edges: files, drawing, the metric.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
+
+from ssd.common.images import ImageArray
 
 PADDING_LABEL = -1
 
@@ -84,3 +86,6 @@ class Detections:
     def first(self, count: int | None) -> Detections:
         """The `count` detections with the highest scores; None keeps all."""
         return Detections(self.boxes[:count], self.scores[:count], self.labels[:count])
+
+
+Predict = Callable[[Sequence[ImageArray]], list[Detections]]  # a predictor, or a plain function with its call

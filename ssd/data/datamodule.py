@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssd.common.structures import Batch
 from ssd.data.augmentation import Augmentation
-from ssd.data.dataset import DetectionDataset, EpochSampler, collate
-from ssd.data.sampler import repeat_factors
+from ssd.data.dataset import DetectionDataset, collate
+from ssd.data.sampler import EpochSampler, repeat_factors
 from ssd.data.splits import Splits
 
 

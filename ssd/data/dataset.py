@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float64
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from ssd.common.errors import DataError
 from ssd.common.images import ImageArray
 from ssd.common.structures import PADDING_LABEL, Batch
 from ssd.data.augmentation import Augmentation, Sample
 from ssd.data.index import DetectionIndex
-from ssd.data.sampler import balanced_order
+from ssd.data.sampler import Key
 from ssd.data.validation import MAX_UNREADABLE, too_many_unreadable
 
 _log = logging.getLogger("ssd")
-Key = tuple[int, int]  # epoch, position in the index (plus N each time that the epoch repeats the image)
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -66,65 +64,6 @@ class DetectionDataset(Dataset[Sample]):
                 if not reported:
                     _log.warning("warning: skipped image: %s", error)
                 position = (position + 1) % len(self.index)
-
-
-class EpochSampler(Sampler[Key]):
-    """Yields (epoch, position), shuffled by (seed, epoch); each of `world_size` ranks gets its share.
-
-    Args:
-        length: number of images.
-        factors: of `repeat_factors`, for a balanced order.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        *,
-        shuffle: bool,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        factors: Float64[np.ndarray, "N"] | None = None,
-    ) -> None:
-        self.length = length
-        self.factors = factors
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self._resume = (0, 0)
-
-    def resume_from(self, epoch: int, samples: int) -> None:
-        """Skips this rank's first `samples` of `epoch`, which an interrupted run has used."""
-        self.epoch = epoch
-        self._resume = epoch, samples
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls it at the start of each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(range(self.length)[self._share()])
-
-    def __iter__(self) -> Iterator[Key]:
-        order = np.arange(self.length)
-        if self.shuffle:
-            rng = np.random.default_rng((self.seed, self.epoch))
-            order = rng.permutation(self.length) if self.factors is None else balanced_order(self.factors, rng)
-        epoch, (resumed_epoch, used) = self.epoch, self._resume
-        for position in order[self._share()][used if epoch == resumed_epoch else 0 :]:
-            yield epoch, int(position)
-
-    def _share(self) -> slice:
-        """Training ranks must take the same number of steps; validation must not leave out an image.
-
-        A rank without an image would keep the others waiting, so it gets the first image again, which the metric
-        counts once.
-        """
-        usable = self.length - self.length % self.world_size if self.shuffle else self.length
-        rank = self.rank if self.rank < usable else 0
-        return slice(rank, usable, self.world_size)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

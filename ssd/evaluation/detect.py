@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -20,11 +20,9 @@ from ssd.common.class_names import class_index
 from ssd.common.console import log
 from ssd.common.errors import ConfigError
 from ssd.common.images import ImageArray
-from ssd.common.structures import Detections
+from ssd.common.structures import Detections, Predict
 from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
-
-Predict = Callable[[Sequence[ImageArray]], list[Detections]]
 
 _BATCHES_AHEAD = 2
 _MAX_THREADS = 8

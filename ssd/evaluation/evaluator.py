@@ -11,9 +11,9 @@ from statistics import fmean
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssd.common.structures import Detections
+from ssd.common.structures import Detections, Predict
 from ssd.data.index import DetectionIndex
-from ssd.evaluation.detect import Predict, Speed, detect
+from ssd.evaluation.detect import Speed, detect
 from ssd.evaluation.matching import (
     AREA,
     COCO_POINTS,

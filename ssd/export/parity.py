@@ -12,8 +12,7 @@ from torch.nn.functional import pad
 
 from ssd.common.errors import ConfigError
 from ssd.common.images import ImageArray
-from ssd.common.structures import Detections
-from ssd.inference.predictor import Predict
+from ssd.common.structures import Detections, Predict
 
 TOLERANCE = 1e-4  # of a score, and of a box edge as a fraction of the image
 MAX_MISMATCH_RATE = 0.01  # equal scores may come in any order, and NMS then keeps the other one

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssd.common.images import ImageArray
-from ssd.inference.predictor import Predict
+from ssd.common.structures import Predict
 
 _WARM_UP_ROUNDS = 3
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from ssd.common.images import ImageArray
 from ssd.common.structures import Detections
-
-Predict = Callable[[Sequence[ImageArray]], list[Detections]]  # a predictor, or a plain function with its call
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from urllib3 import BaseHTTPResponse, exceptions
 
 from ssd.common.errors import ConfigError, DataError, MachineError
-from ssd.common.http import HEADERS, Network, connection_pool, explain
+from ssd.common.http_client import HEADERS, Network, connection_pool, explain
 
 _MAX_BYTES = 2 * 2**30
 _READ_TIMEOUT_S = 20.0

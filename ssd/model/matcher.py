@@ -27,12 +27,13 @@ class Targets:
 
     `class_targets` are columns of the logits: BACKGROUND, 1..C for a positive, or IGNORED. `matched_gt` is the index
     of the ground-truth box that a positive predicts; undefined for other priors. `best_iou` is the highest IoU of each
-    ground-truth box with any prior: below the threshold, the box has only the prior that bipartite matching gave it.
+    ground-truth box with any prior: below `match_threshold`, the box has only the prior of the bipartite matching.
     """
 
     class_targets: Int64[Tensor, "B P"]
     matched_gt: Int64[Tensor, "B P"]
     best_iou: Float[Tensor, "B G"]
+    match_threshold: float
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def match(
     if not _known_empty(ignore):
         covered = _covered(_move_outside(boxes_xyxy, ~ignore), priors_xyxy, threshold=match_threshold)
         class_targets.masked_fill_(covered & ~positive, IGNORED)
-    return Targets(class_targets, best_gt, overlaps.best_prior_iou)
+    return Targets(class_targets, best_gt, overlaps.best_prior_iou, match_threshold)
 
 
 def _move_outside(boxes: Float[Tensor, "B G 4"], mask: Bool[Tensor, "B G"]) -> Float[Tensor, "B G 4"]:

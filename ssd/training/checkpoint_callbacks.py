@@ -20,11 +20,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 
 from ssd.common import slurm
+from ssd.common.atomic_files import write_atomically
 from ssd.common.console import log, relative_to_cwd
+from ssd.common.errors import MachineError
 from ssd.training.run_dir import BEST, LAST
+from ssd.weights.safe_load import safe_load
 
 _RNG = "rng"
 
@@ -171,3 +175,27 @@ class RecoveryPoint(Checkpoint):
         if number in slurm.requeue_signals() and trainer.is_global_zero:
             slurm.requeue()
         raise SystemExit(128 + number)
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints, written atomically and read without unpickling objects."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        path = Path(path)
+        try:
+            write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
+            if "DataLoader worker" in str(error):  # a worker's death is raised wherever the main process is
+                raise
+            reason = error.strerror or str(error) if isinstance(error, OSError) else "the disk is full"
+            raise MachineError(f"{path}: cannot be written: {reason}; the previous checkpoint is intact") from error
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return dict(safe_load(Path(path)))
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        Path(path).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ssd.common.errors import ConfigError
 from ssd.common.structures import Batch, Predictions
 from ssd.evaluation.metrics import DetectionMetrics
 from ssd.model.loss import Losses, MultiBoxLoss
@@ -104,7 +105,10 @@ class SSDModule(pl.LightningModule):
         self._guard.settle()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = self._optimizer(self.parameter_groups())
+        try:
+            optimizer = self._optimizer(self.parameter_groups())
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"optimizer: {error}") from error
         for group in optimizer.param_groups:
             group["lr"] *= group.pop("lr_multiplier")
         scheduler = self._scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))

@@ -147,7 +147,8 @@ class TrainingProgress(ProgressBar):
 
     def on_train_end(self, *_: Any) -> None:
         self._display.__exit__(None, None, None)
-        self._display.print(f"TensorBoard took {self._throughput.visualization_share:.1%} of the time")
+        if (share := self._throughput.visualization_share) > 0:
+            self._display.print(f"TensorBoard took {share:.1%} of the time")
 
     def on_exception(self, *_: Any) -> None:
         self._display.__exit__(None, None, None)

@@ -59,6 +59,8 @@ def _open(folder: Path, config: DictConfig) -> None:
     if config.resume is None:
         if (folder / OVERRIDES_FILE).exists() or any((folder / "checkpoints").glob("*.ckpt")):
             raise ConfigError(f"{folder} holds a run; choose another hydra.run.dir, or resume it with resume={folder}")
+    elif not (folder / CONFIG_FILE).is_file():
+        raise ConfigError(f"resume={folder}: {CONFIG_FILE} is missing; restore it, or start a new run")
     else:
         saved = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
         check_changes(saved, OmegaConf.to_container(config, resolve=True))

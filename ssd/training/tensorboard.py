@@ -79,7 +79,7 @@ class ValidationVisualizer(pl.Callback):
             return
         with self._throughput.visualizing():
             module = _ssd(pl_module)
-            rates = match_rates(module.step_losses, batch, module.model, iou_threshold=module.loss.match_threshold)
+            rates = match_rates(module.step_losses, batch, module.model)
             times = {
                 "time/images_per_second": self._throughput.images_per_second,
                 "time/data_wait_share": self._throughput.data_wait_share,

@@ -10,18 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from ssd.common.atomic_files import write_atomically
-from ssd.common.errors import CheckpointError, MachineError
+from ssd.common.errors import CheckpointError
 from ssd.model.ssd import SSD, build
 from ssd.weights import third_party
 from ssd.weights.safe_load import check_size, first_line, safe_load
@@ -139,30 +137,6 @@ def save_release(model: SSD, path: Path) -> None:
     recipe = json.dumps(model.recipe())
     data = save(state, metadata={_RECIPE: recipe} | _checksums(state, recipe))
     write_atomically(path, data)
-
-
-class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's checkpoints, written atomically and read without unpickling objects."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
-    ) -> None:
-        path = Path(path)
-        try:
-            write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
-            if "DataLoader worker" in str(error):  # a worker's death is raised wherever the main process is
-                raise
-            reason = error.strerror or str(error) if isinstance(error, OSError) else "the disk is full"
-            raise MachineError(f"{path}: cannot be written: {reason}; the previous checkpoint is intact") from error
-
-    def load_checkpoint(
-        self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        return dict(safe_load(Path(path)))
-
-    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        Path(path).unlink(missing_ok=True)
 
 
 def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:

@@ -118,7 +118,8 @@ def worker(root: str, classes: str) -> None:
     from torch.utils.data import DataLoader
 
     from ssd.data.augmentation import Augmentation, SSDWindow
-    from ssd.data.dataset import DetectionDataset, EpochSampler, collate
+    from ssd.data.dataset import DetectionDataset, collate
+    from ssd.data.sampler import EpochSampler
 
     train = read(root, classes).train
     data = DetectionDataset(train, Augmentation([SSDWindow.resize(32)]), seed=0)

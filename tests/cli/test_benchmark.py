@@ -15,7 +15,7 @@ from ssd.cli.benchmark import benchmark, show
 from ssd.model.priors import PriorSpec
 from ssd.weights import checkpoint
 
-SHAPES = ["dataset=shapes", "dataset.train=2", "dataset.val=2", "dataset.side_px=120", "num_workers=0"]
+SHAPES = ["dataset=shapes", "dataset.train=2", "dataset.val=2", "dataset.side_px=120"]
 
 
 @pytest.mark.slow

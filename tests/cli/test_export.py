@@ -23,7 +23,7 @@ from ssd.model.priors import PriorSpec
 from ssd.model.ssd import SSD
 from ssd.weights import checkpoint
 
-SHAPES = ["dataset=shapes", "dataset.train=3", "dataset.val=2", "dataset.side_px=120", "num_workers=0"]
+SHAPES = ["dataset=shapes", "dataset.train=3", "dataset.val=2", "dataset.side_px=120"]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from ssd.data.validation import Report
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SMALL = ["image_size=96", "backbone=mobilenet_v1_half", "backbone.width_multiplier=0.25", "num_workers=0"]
+SMALL = ["image_size=96", "backbone=mobilenet_v1_half", "backbone.width_multiplier=0.25"]
 
 
 def image(number: int) -> Image.Image:

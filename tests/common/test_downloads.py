@@ -21,7 +21,7 @@ from http_server import HTML, PASSING, FaultyServer, serve
 
 from ssd.common.downloads import HostDownError, download_files
 from ssd.common.errors import ConfigError, DataError, MachineError
-from ssd.common.http import Network
+from ssd.common.http_client import Network
 
 ROOT = Path(__file__).parents[2]
 MB = 10**6
@@ -105,7 +105,7 @@ def test_retry_after_is_obeyed(server: FaultyServer, tmp_path: Path, after: str)
 def test_an_excessive_or_invalid_retry_after_is_limited(
     server: FaultyServer, tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssd.common.http._MAX_RETRY_AFTER_S", 0.05)
+    monkeypatch.setattr("ssd.common.http_client._MAX_RETRY_AFTER_S", 0.05)
     server.retry_after = after
     server.fail("/a", repeat("429"))
     assert fetch(server, tmp_path, "a") == {"a": "429 Too Many Requests"}

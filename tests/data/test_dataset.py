@@ -18,9 +18,10 @@ from ssd.common.images import ImageArray, read_image
 from ssd.common.structures import PADDING_LABEL, Batch
 from ssd.data.augmentation import Augmentation, Sample, SSDWindow
 from ssd.data.datamodule import DetectionDataModule
-from ssd.data.dataset import EpochSampler, collate
+from ssd.data.dataset import collate
 from ssd.data.formats.shapes import read_shapes
 from ssd.data.index import DetectionIndex, ImageRecord, build_index
+from ssd.data.sampler import EpochSampler
 from ssd.data.splits import Splits
 
 SIZE = 32

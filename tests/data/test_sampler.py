@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_dataset import equal_images, module, striped, zooming
 
-from ssd.data.dataset import DetectionDataset, EpochSampler
+from ssd.data.dataset import DetectionDataset
 from ssd.data.formats.shapes import read_shapes
 from ssd.data.index import DetectionIndex, ImageRecord, PackedStrings, build_index
-from ssd.data.sampler import balanced_order, boxes_per_epoch, repeat_factors
+from ssd.data.sampler import EpochSampler, balanced_order, boxes_per_epoch, repeat_factors
 from ssd.data.splits import Splits, describe_data
 
 BOX = (0.1, 0.1, 0.9, 0.9)

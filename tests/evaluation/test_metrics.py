@@ -9,7 +9,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from ssd.common.structures import PADDING_LABEL, Batch, Detections
-from ssd.data.dataset import EpochSampler
+from ssd.data.sampler import EpochSampler
 from ssd.evaluation.metrics import DetectionMetrics
 
 CLASSES = ("cat", "dog", "bus")

@@ -26,7 +26,7 @@ def rates(priors: PriorSpec, labels: list[int]) -> dict[str, float]:
         localization=none,
         positives=torch.tensor(positives),
         negatives=torch.tensor(5 if positives else 0),
-        targets=Targets(class_targets, matched_gt, torch.tensor([[0.9, 0.3, 0.6, 0.8]])),
+        targets=Targets(class_targets, matched_gt, torch.tensor([[0.9, 0.3, 0.6, 0.8]]), match_threshold=0.5),
     )
     batch = Batch(
         images=torch.zeros(1, 3, 1, 1, dtype=torch.uint8),
@@ -36,7 +36,7 @@ def rates(priors: PriorSpec, labels: list[int]) -> dict[str, float]:
         sizes=torch.ones(1, 2, dtype=torch.int64),
         ids=("a",),
     )
-    return {name: round(value, 4) for name, value in match_rates(losses, batch, model, iou_threshold=0.5).items()}
+    return {name: round(value, 4) for name, value in match_rates(losses, batch, model).items()}
 
 
 def test_of_three_objects_one_has_no_prior_and_one_only_a_low_iou(mobilenet_v1: PriorSpec) -> None:

@@ -266,7 +266,7 @@ import os, sys, time
 from pathlib import Path
 import torch
 from ssd.common.atomic_files import sweep
-from ssd.weights.checkpoint import AtomicCheckpointIO
+from ssd.training.checkpoint_callbacks import AtomicCheckpointIO
 torch.set_num_threads(1)
 path, kills = Path(sys.argv[1]), int(sys.argv[2])
 content = {"weights": torch.arange(500_000.0)}

@@ -14,7 +14,7 @@ from ssd.common.atomic_files import write_atomically
 from ssd.common.console import log
 from ssd.common.downloads import download_files
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
-from ssd.common.http import DEFAULT_NETWORK, Network
+from ssd.common.http_client import DEFAULT_NETWORK, Network
 from ssd.common.images import decode_image
 from ssd.common.tables import Table
 from ssd.data.download.folder import DownloadFolder

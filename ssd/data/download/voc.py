@@ -16,7 +16,7 @@ from ssd.common.atomic_files import sweep, write_atomically
 from ssd.common.console import log
 from ssd.common.downloads import HostDownError, download_files
 from ssd.common.errors import DataError, MachineError
-from ssd.common.http import DEFAULT_NETWORK, Network, RefusedError
+from ssd.common.http_client import DEFAULT_NETWORK, Network, RefusedError
 from ssd.common.progress import ProgressDisplay
 from ssd.data.download.folder import DownloadFolder
 

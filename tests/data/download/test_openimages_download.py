@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from openimages_site import MIDS, OFFICIAL, image_id, publish, settings
 
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
-from ssd.common.http import Network
+from ssd.common.http_client import Network
 from ssd.data.download.openimages import OpenImagesDownload
 from ssd.data.formats.openimages import read_openimages
 from ssd.data.splits import Splits

@@ -21,7 +21,7 @@ from hydra.utils import instantiate
 from voc_files import read, write_voc
 
 from ssd.common.errors import DataError, MachineError
-from ssd.common.http import Network
+from ssd.common.http_client import Network
 from ssd.data.download.voc import Archive, VocDownload
 from ssd.data.splits import Splits
 
