@@ -23,7 +23,7 @@ _GB = 1e9
 
 
 @torch.no_grad()
-def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: float) -> dict[str, float]:
+def match_rates(losses: Losses, batch: Batch, model: SSD, *, match_threshold: float) -> dict[str, float]:
     """Statistics of the matching in one batch. Makes the host wait for the device: only for steps that are logged.
 
     Returns:
@@ -43,7 +43,7 @@ def match_rates(losses: Losses, batch: Batch, model: SSD, *, iou_threshold: floa
         **{f"positives_level_{level}": count for level, count in enumerate(levels, start=1)},
         "negatives_per_positive": losses.negatives / losses.positives,
         "objects_matched": (real & (priors > 0)).sum() / real.sum(),
-        "objects_over_iou": (real & (losses.targets.best_iou >= iou_threshold)).sum() / real.sum(),
+        "objects_over_iou": (real & (losses.targets.best_iou >= match_threshold)).sum() / real.sum(),
     }
     numbers = zip(values, torch.stack(list(values.values())).tolist(), strict=True)  # one transfer
     return {f"matching/{name}": value for name, value in numbers if value == value}  # NaN: no object

@@ -1,4 +1,4 @@
-"""Everything in TensorBoard beside the logged metrics: matching statistics, error analysis, curves and images.
+"""Everything in TensorBoard besides the logged metrics: matching statistics, error analysis, curves and images.
 
 Numbers are read from the device only in steps that are logged anyway. Curves, errors and charts are written about ten
 times a run, which is as many as TensorBoard keeps; sample images after each validation. What takes long is limited to a
@@ -79,7 +79,7 @@ class ValidationVisualizer(pl.Callback):
             return
         with self._throughput.visualizing():
             module = _ssd(pl_module)
-            rates = match_rates(module.step_losses, batch, module.model, iou_threshold=module.loss.match_threshold)
+            rates = match_rates(module.step_losses, batch, module.model, match_threshold=module.loss.match_threshold)
             times = {
                 "time/images_per_second": self._throughput.images_per_second,
                 "time/data_wait_share": self._throughput.data_wait_share,

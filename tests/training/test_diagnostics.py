@@ -36,7 +36,7 @@ def rates(priors: PriorSpec, labels: list[int]) -> dict[str, float]:
         sizes=torch.ones(1, 2, dtype=torch.int64),
         ids=("a",),
     )
-    return {name: round(value, 4) for name, value in match_rates(losses, batch, model, iou_threshold=0.5).items()}
+    return {name: round(value, 4) for name, value in match_rates(losses, batch, model, match_threshold=0.5).items()}
 
 
 def test_of_three_objects_one_has_no_prior_and_one_only_a_low_iou(mobilenet_v1: PriorSpec) -> None:
