@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "ssd").rglob("*.py"))
 
-# A room imports only from itself and from rooms below it.
+# A package imports only from itself and from packages below it.
 ROOMS = ["cli", "training", "export", "evaluation", "inference", "data", "weights", "visualization", "model", "common"]
 FORBIDDEN = re.compile(r"weights_only\s*=\s*False|pickle\.loads?\(|os\.system|shell\s*=\s*True|load_from_checkpoint")
 

@@ -1,4 +1,4 @@
-"""Runs a command: Hydra in front, one line and an exit code for a user's mistake at the end.
+"""Runs a command through Hydra; a user's mistake becomes one line and an exit code.
 
 Nothing heavy is imported here: `--help` answers in about a second.
 """
@@ -34,7 +34,7 @@ COMMANDS = {
     "import-weights": "convert the weights of another SSD program",
 }
 _MODULES = {"inspect": "inspect_data"}  # where the module has another name: `inspect` is in the standard library
-_INTERRUPTED, _READER_GONE = 130, 141
+_INTERRUPTED, _BROKEN_PIPE = 130, 141
 _folders: dict[str, str] = {}
 
 
@@ -76,7 +76,7 @@ eval "$(ssd --shell-completion install=bash)"  completes commands and settings i
 def run(name: str, *, argv: list[str]) -> None:
     """Composes the configuration `name` with the overrides of sys.argv and calls its command (for each job of a sweep).
 
-    Meanwhile sys.argv is `argv`: Lightning starts the other processes of a machine with it.
+    During the command sys.argv is `argv`, with which Lightning launches its other processes.
     """
     OmegaConf.register_new_resolver("free_folder", free_folder, replace=True)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own handler, which always exits with 1
@@ -99,7 +99,7 @@ def run(name: str, *, argv: list[str]) -> None:
             arguments[:] = map(quoted, with_quickstart(with_saved_overrides(arguments)))
         sys.argv = [argv[0], *arguments]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(checked)()
-        sys.stdout.flush()  # where nobody reads it, notice here
+        sys.stdout.flush()  # a closed pipe is noticed here
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except SystemExit as stop:
@@ -116,7 +116,7 @@ def _command(name: str) -> Callable[[DictConfig], object]:
 
 
 def free_folder(path: str) -> str:
-    """Creates the folder `path`, or path_2, path_3 ... where it exists: runs that start in the same second differ."""
+    """Creates the folder `path`, or path_2, path_3 ... if it exists: runs that start in the same second differ."""
     if path not in _folders:
         for number in range(1, 1000):
             candidate = Path(path if number == 1 else f"{path}_{number}")
@@ -130,16 +130,16 @@ def free_folder(path: str) -> str:
 
 
 def _exit_code(stop: SystemExit) -> str | int | None:
-    """Lightning turns Ctrl-C into exit code 1, and rich does so where nobody reads the output any more."""
+    """Lightning turns Ctrl-C into exit code 1, and rich does the same when the output pipe is closed."""
     if isinstance(stop.__context__, KeyboardInterrupt):
         return _INTERRUPTED
-    return _READER_GONE if isinstance(stop.__context__, BrokenPipeError) else stop.code
+    return _BROKEN_PIPE if isinstance(stop.__context__, BrokenPipeError) else stop.code
 
 
 def _exit(error: Exception, config_name: str, arguments: list[str]) -> NoReturn:
     if any(isinstance(cause, BrokenPipeError) for cause in causes(error)):  # `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_READER_GONE)
+        sys.exit(_BROKEN_PIPE)
     code, line = explain(error, config_name=config_name, arguments=arguments)
     if line is None:
         traceback.print_exception(error)

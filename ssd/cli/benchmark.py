@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from ssd.cli import build
 from ssd.cli.evaluate import read_evaluation_data
-from ssd.cli.sample_images import images_of, rendered_images
+from ssd.cli.sample_images import rendered_images, sample_images
 from ssd.common import atomic_files, console, runtime
 from ssd.common.errors import ConfigError
 from ssd.common.images import ImageArray
@@ -41,7 +41,7 @@ def benchmark(config: DictConfig) -> None:
     evaluation = None
     if build.has_dataset(config):
         train, evaluation = read_evaluation_data(config, model.class_names)
-        calibration = images_of(train, config.calibration_images)
+        calibration = sample_images(train, config.calibration_images)
     rows: dict[str, dict[str, Any]] = {}
     with TemporaryDirectory() as folder:
         runtimes = list(build_runtimes(model, instantiate(config.postprocess), Path(folder), calibration))

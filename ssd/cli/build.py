@@ -26,7 +26,7 @@ from ssd.training.checkpoint_callbacks import AtomicCheckpointIO, checkpoint_cal
 from ssd.training.lightning_module import SSDModule
 from ssd.weights import transfer
 
-_NOT_OF_READER = ("cache", "balance")
+_NOT_READER_ARGUMENTS = ("cache", "balance")
 
 
 def check_fit(config: DictConfig) -> tuple[PriorSpec, list[Grid]]:
@@ -54,10 +54,10 @@ def build_backbone(config: DictConfig) -> Any:
 
 
 def fill_auto(config: DictConfig) -> None:
-    """Replaces `auto` by the backbone's own image size and priors, after `priors.file` has replaced what it has.
+    """Replaces `auto` with the backbone's default image size and priors; values from `priors.file` take precedence.
 
     Raises:
-        ConfigError: the file cannot be read, or has other keys than priors.
+        ConfigError: the file cannot be read, or has a key that is not an argument of PriorSpec.
     """
     backbone = build_backbone(config)
     if config.image_size == "auto":
@@ -80,7 +80,7 @@ def _read_priors(path: str) -> dict[str, Any]:
 
 
 def build_priors(config: DictConfig) -> PriorSpec:
-    """How the priors are laid out."""
+    """The specification of the priors."""
     return instantiate(_without(config.priors, "file"), _convert_="all")
 
 
@@ -89,19 +89,21 @@ def _without(node: DictConfig, *names: str) -> dict[str, Any]:
 
 
 def build_reader(config: DictConfig, *, cached: bool = True) -> Callable[..., Splits]:
-    """What reads the dataset, from its cache where possible.
+    """The dataset reader; it uses the cache unless `cached` is false.
 
     Raises:
         ConfigError: there is no dataset.
     """
     if not has_dataset(config):
-        raise ConfigError("dataset is missing: give dataset=voc dataset.root=DIR, or another of conf/dataset")
-    read = instantiate(_without(config.dataset, *_NOT_OF_READER), _convert_="all")
+        raise ConfigError(
+            "dataset is missing: give dataset=voc dataset.root=DIR, or another option of the group dataset"
+        )
+    read = instantiate(_without(config.dataset, *_NOT_READER_ARGUMENTS), _convert_="all")
     return partial(read_cached, read) if cached and config.dataset.cache else read
 
 
 def read_dataset(config: DictConfig) -> Splits:
-    """The splits, downloaded first where they are missing."""
+    """The splits, downloaded first if they are missing."""
     download = instantiate(config.download, _convert_="all")
     read = build_reader(config)
     if download is not None:
@@ -110,7 +112,7 @@ def read_dataset(config: DictConfig) -> Splits:
 
 
 def build_datamodule(config: DictConfig) -> DetectionDataModule:
-    """The data, not yet fetched or read."""
+    """The LightningDataModule; nothing is downloaded or read yet."""
     download = instantiate(config.download, _convert_="all")
     return DetectionDataModule(
         build_reader(config),

@@ -44,13 +44,13 @@ def check(config: DictConfig, *, command: str = "train", texts: dict[str, str] |
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean X?` where a known name is close."""
+    """`; did you mean X?` if a known name is close."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def _leaves(node: DictConfig, prefix: str) -> Iterator[str]:
-    """Keys of the values: what is no node of settings of its own."""
+    """Dotted keys of the leaf values; a node with its own settings is not a leaf."""
     has_parameters = "_target_" in node
     for name in node:
         key = f"{prefix}{name!s}"
@@ -67,7 +67,7 @@ def _leaves(node: DictConfig, prefix: str) -> Iterator[str]:
 def _check_value(config: DictConfig, key: str, rule: Key | None, text: str | None) -> None:
     node = OmegaConf.select(config, key)
     value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    if value is None and rule is None:  # a part that is left out
+    if value is None and rule is None:  # an optional part that is null
         return
     prefix, _, name = key.rpartition(".")
     refers = OmegaConf.is_interpolation(OmegaConf.select(config, prefix) if prefix else config, name)
@@ -83,7 +83,7 @@ def _check_value(config: DictConfig, key: str, rule: Key | None, text: str | Non
 
 
 def _parameter_type(config: DictConfig, key: str) -> Any:
-    """The annotation of the constructor's parameter; Any where it has none or takes any keyword."""
+    """The annotation of the constructor's parameter; Any if it has none or takes any keyword."""
     prefix, _, name = key.rpartition(".")
     node = OmegaConf.select(config, prefix) if prefix else config
     if "_target_" not in node and key in KEYS:
@@ -101,7 +101,7 @@ def _parameter_type(config: DictConfig, key: str) -> Any:
 
 @cache
 def _parameters(target: str) -> dict[str | None, Any]:
-    """Annotations of the parameters of what `target` names; with the key None where it takes any keyword.
+    """Annotations of the parameters of what `target` names; with the key None if it takes any keyword.
 
     Raises:
         ConfigError: there is no such object.

@@ -1,4 +1,4 @@
-"""Downloads a dataset: python -m ssd download dataset=openimages [KEY=VALUE] ...; see --help."""
+"""Downloads a dataset: ssd download dataset=openimages [KEY=VALUE] ...; see --help."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ def explain(error: BaseException, *, config_name: str, arguments: list[str] | No
             return MachineError.exit_code, f"{cause.filename or 'output'}: the disk is full; free some space"
         if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return MachineError.exit_code, f"{cause.filename}: permission denied ({cause.strerror})"
-        for signs, remedy in _MACHINE.items():
-            if re.search(signs, f"{type(cause).__name__} {cause}", re.IGNORECASE | re.DOTALL):
+        for pattern, remedy in _MACHINE.items():
+            if re.search(pattern, f"{type(cause).__name__} {cause}", re.IGNORECASE | re.DOTALL):
                 return MachineError.exit_code, remedy
     if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
         return ConfigError.exit_code, _explain_config(error, config_name, arguments or [])

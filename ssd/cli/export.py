@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from ssd.cli import build
 from ssd.cli.evaluate import read_evaluation_data
-from ssd.cli.sample_images import MAX_IMAGES, images_from, images_of, rendered_images
+from ssd.cli.sample_images import MAX_IMAGES, read_images, rendered_images, sample_images
 from ssd.common import atomic_files, console, runtime
 from ssd.common.errors import ConfigError, DataError, MachineError
 from ssd.common.images import ImageArray
@@ -93,9 +93,9 @@ def _check_parity(
 def _comparison_images(config: DictConfig, index: DetectionIndex | None) -> tuple[list[ImageArray], str]:
     """(images, their source): those of `images=`, else of the dataset, else rendered ones."""
     if config.images is not None:
-        return images_from(config.images), config.images
+        return read_images(config.images), config.images
     if index is not None:
-        return list(images_of(index, MAX_IMAGES)), config.dataset.get("root", _RENDERED)
+        return list(sample_images(index, MAX_IMAGES)), config.dataset.get("root", _RENDERED)
     return rendered_images(), _RENDERED
 
 
@@ -110,7 +110,7 @@ def _quantize(
     from ssd.export.quantize import quantize_int8
 
     before = OnnxPredictor(file)
-    quantize_int8(graph, file, images=images_of(calibration, config.calibration_images))
+    quantize_int8(graph, file, images=sample_images(calibration, config.calibration_images))
     predictors = {"float32": before, "int8": OnnxPredictor(file)}
     scores = {
         name: evaluator.mean_ap(each, evaluation, class_names=each.class_names) for name, each in predictors.items()

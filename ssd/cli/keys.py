@@ -1,4 +1,4 @@
-"""Bounds and choices of settings, and the types of those that are no constructor's parameter: one table."""
+"""Bounds and choices of settings, and types of the settings that are not constructor parameters."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ KEYS: dict[str, Key] = {  # COMMAND:KEY where a command differs
     "trainer.check_val_every_n_epoch": _COUNT,
     "trainer.num_sanity_val_steps": Key(low=-1),
     "trainer.log_every_n_steps": _COUNT,
-    # of commands
+    # settings of single commands
     "checkpoint": Key(str),
     "evaluate:checkpoint": Key(str | list[str]),
     "source": Key(str),

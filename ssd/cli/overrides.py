@@ -16,7 +16,8 @@ from ssd.common.errors import ConfigError
 from ssd.common.saved_config import CONFIG_FILE, OVERRIDES_FILE, upgrade_overrides
 
 _SETTING = re.compile(r"[+~]{0,2}(?P<key>\w[\w./@]*)(?:=(?P<value>.*))?", re.DOTALL)  # and no flag such as --config-dir
-_UNSAFE = re.compile(r"_target_|\$\{|^[+~]*hydra|^[+~]*logger\.")  # calls, what may become one, files elsewhere
+# would call code, could resolve to a call, or would write elsewhere
+_UNSAFE = re.compile(r"_target_|\$\{|^[+~]*hydra|^[+~]*logger\.")
 
 
 def key_of(override: str) -> str:
@@ -56,7 +57,7 @@ def without_null(argument: str) -> str:
 
 
 def with_quickstart(arguments: list[str]) -> list[str]:
-    """Adds `experiment=quickstart` where neither a dataset nor an experiment is given."""
+    """Adds `experiment=quickstart` if neither a dataset nor an experiment is given."""
     chosen = {key_of(argument).partition("@")[0] for argument in arguments}
     return arguments if chosen & {"dataset", "experiment"} else [*arguments, "experiment=quickstart"]
 

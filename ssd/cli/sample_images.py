@@ -24,7 +24,7 @@ def rendered_images() -> list[ImageArray]:
     return [*(render(f"test/{number:06d}", side_px=320, seed=0) for number in range(10)), noise]
 
 
-def images_from(source: str) -> list[ImageArray]:
+def read_images(source: str) -> list[ImageArray]:
     """Up to MAX_IMAGES images of a file, folder or glob, evenly spread.
 
     Raises:
@@ -37,7 +37,7 @@ def images_from(source: str) -> list[ImageArray]:
     return [read_image(paths[position]) for position in _evenly_spread(len(paths), MAX_IMAGES)]
 
 
-def images_of(index: DetectionIndex, count: int) -> Iterator[ImageArray]:
+def sample_images(index: DetectionIndex, count: int) -> Iterator[ImageArray]:
     """Up to `count` images of a dataset, evenly spread, read one by one."""
     for position in _evenly_spread(len(index), count):
         yield index.load(index.paths[position])

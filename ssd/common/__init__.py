@@ -1,1 +1,1 @@
-"""What every room needs: errors, images, files, downloads, the terminal."""
+"""Shared by all packages: types, errors, images, files, HTTP, the terminal."""

@@ -17,7 +17,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[Path], object]
         content: text (UTF-8), bytes, or a function that fills the temporary file whose path it gets. That name has
             another suffix than `path`.
         durable: flush file and folder, so that the file also survives a power failure. Without it (for many small
-            files that can be made again: a flush may take 10 ms) only a crash of this process is covered.
+            files that can be recreated: a flush may take 10 ms) only a crash of this process is covered.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
@@ -36,8 +36,8 @@ def write_atomically(path: Path, content: str | bytes | Callable[[Path], object]
         flush(path.parent)
 
 
-def sweep(folder: Path) -> None:
-    """Removes temporary files of killed writers; nobody else may be writing to `folder`."""
+def remove_partial_files(folder: Path) -> None:
+    """Removes temporary files of killed writers; no other process may be writing to `folder`."""
     for temporary in folder.glob(f".*{_TEMPORARY}"):
         temporary.unlink(missing_ok=True)
 

@@ -46,12 +46,19 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """Settings of a download."""
+    """Settings of a download.
 
-    workers: int = 16  # parallel connections
-    tries: int = 5  # per file
-    connect_timeout_s: float = 5.0  # twice at most, for a host that has never answered
-    read_timeout_s: float = 30.0  # without a byte
+    Args:
+        workers: parallel connections.
+        tries: attempts for each file.
+        connect_timeout_s: seconds until a connection is given up; at most two attempts for a host that never answered.
+        read_timeout_s: seconds without a byte until a transfer is given up.
+    """
+
+    workers: int = 16
+    tries: int = 5
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 30.0
 
 
 DEFAULT_NETWORK = Network()
@@ -87,9 +94,9 @@ def explain(error: exceptions.HTTPError) -> RetryableError:
         case exceptions.SSLError():
             reason = f"TLS: {reason}"
         case exceptions.TimeoutError():
-            reason = "no answer in time"
+            reason = "timed out"
         case exceptions.ProtocolError():
-            reason = "cut short"
+            reason = "connection closed early"
     no_connection = isinstance(cause, exceptions.ConnectTimeoutError | exceptions.SSLError | exceptions.ProxyError)
     return RetryableError(reason, connected=not no_connection)
 

@@ -273,7 +273,7 @@ def _check_complete(data: bytes, name: str) -> None:
     while data[segment : segment + 1] == b"\xff" and data[segment : segment + 2] != _JPEG_SCAN:
         segment += 2 + int.from_bytes(data[segment + 2 : segment + 4], "big")
     if _JPEG_END not in data[segment:]:
-        raise DataError(f"{name}: JPEG is cut short; replace or delete the file")
+        raise DataError(f"{name}: truncated JPEG; replace or delete the file")
 
 
 @contextmanager

@@ -81,7 +81,7 @@ class ProgressDisplay:
                 self.print(f"{title}: {status}")
 
     def print(self, line: str) -> None:
-        """Prints a line of its own, above the bar."""
+        """Prints a separate line above the bar."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -108,7 +108,7 @@ class FrameProgress(ProgressDisplay):
 class DownloadProgress(ProgressDisplay):
     """Counts files and bytes; all methods are thread-safe.
 
-    An unfinished file counts by the share that has arrived, so that one large file moves the bar, too.
+    An unfinished file counts by the share that has arrived, so that one large file also moves the bar.
     """
 
     def __init__(self, title: str, *, total: int) -> None:

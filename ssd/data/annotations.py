@@ -53,6 +53,9 @@ def index_annotations(
     """Reads the size of every image and builds a validated index of the objects of `class_names`.
 
     Args:
+        root: folder that the paths of the images are relative to.
+        images: with their objects of all classes.
+        class_names: the classes to keep, in the order of the labels.
         locate: annotation file and line, from the id of an image and the line of an object.
         strict: the first box that would be changed is an error.
 

@@ -165,6 +165,15 @@ class Augmentation:
         id: str,
         seed: tuple[int, ...],
     ) -> Sample:
+        """The augmented sample.
+
+        Args:
+            image: RGB, at its original size.
+            boxes: xyxy fractions of the image; those of the sample are fractions of the result.
+            labels, ignore: of the boxes; removed together with their box.
+            id: of the image.
+            seed: of all randomness; the same seed gives the same sample.
+        """
         generator = np.random.default_rng(seed)
         self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         result = self._compose(image=image, bboxes=boxes, rows=np.arange(len(boxes)))

@@ -27,6 +27,7 @@ class PackedStrings:
 
     @classmethod
     def pack(cls, strings: Iterable[str]) -> PackedStrings:
+        """Packs strings in their order; file names that are not UTF-8 survive."""
         encoded = [string.encode(errors=_ERRORS) for string in strings]
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets_of([len(item) for item in encoded]))
 
@@ -41,6 +42,7 @@ class PackedStrings:
         return (data[start:end].decode(errors=_ERRORS) for start, end in pairwise(self.offsets.tolist()))
 
     def take(self, positions: Int64[np.ndarray, "M"]) -> PackedStrings:
+        """The strings at `positions`, in that order."""
         rows, offsets = gather(self.offsets, positions)
         return PackedStrings(self.data[rows], offsets)
 

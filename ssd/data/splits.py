@@ -87,7 +87,7 @@ def seeded_split(names: Sequence[str], *, seed: int) -> dict[str, list[str]]:
 
 
 def hold_out(names: Sequence[str], *, share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Draws a seeded share of `names`: (the rest, the drawn ones), both sorted."""
+    """Draws a seeded `share` (0..1) of `names`: (the rest, the drawn ones), both sorted."""
     ordered = sorted(names)
     count = min(max(1, round(share * len(ordered))), max(0, len(ordered) - 1))
     order = np.random.default_rng(seed).permutation(len(ordered))

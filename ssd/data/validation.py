@@ -37,7 +37,7 @@ class Problem:
 class Report:
     """The problems of a dataset, in the order in which they were found.
 
-    Reading stops at the first fatal one; with `collect_all` it skips the part concerned and lists all of them.
+    Reading stops at the first fatal one; with `collect_all` it skips the affected part and lists all of them.
     """
 
     problems: list[Problem] = field(default_factory=list)

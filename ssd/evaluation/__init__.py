@@ -1,1 +1,1 @@
-"""How good a detector is: matching, AP, error kinds, the report."""
+"""Evaluation: matching, AP, error types, the report."""

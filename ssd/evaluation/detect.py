@@ -40,7 +40,7 @@ class Speed:
 def select_split(splits: Splits, name: str, class_names: Sequence[str]) -> DetectionIndex:
     """The split `name` of a dataset, with the labels of a detector that knows `class_names`.
 
-    Classes are matched by name, in any case if that is unambiguous. Boxes of other classes are left out, which is
+    Classes are matched by name, in any case if that is unambiguous. Boxes of other classes are skipped, which is
     logged.
 
     Raises:
@@ -51,18 +51,18 @@ def select_split(splits: Splits, name: str, class_names: Sequence[str]) -> Detec
         raise ConfigError(f"split={name}: the dataset has no such split; choose from {', '.join(indexes)}")
     known = [label for label in splits.class_names if class_index(label, class_names) is not None]
     others = [label for label in splits.class_names if label not in known]
-    # readers that were given the classes leave other objects out themselves and report it
-    left_out = [line for line in splits.report.summary_lines() if "left out" in line]
-    if not known or (left_out and not any(len(index.boxes) for index in indexes.values())):
-        present = left_out[0] if left_out else f"the dataset has {', '.join(others)}"
+    # readers that were given the classes skip other objects themselves and report it
+    skipped = [line for line in splits.report.summary_lines() if "skipped" in line]
+    if not known or (skipped and not any(len(index.boxes) for index in indexes.values())):
+        present = skipped[0] if skipped else f"the dataset has {', '.join(others)}"
         raise ConfigError(f"no class in common: the checkpoint knows {', '.join(class_names)}; {present}")
     if others:
-        log(f"classes unknown to the checkpoint are left out: {', '.join(others)}")
+        log(f"classes unknown to the checkpoint are skipped: {', '.join(others)}")
     return with_classes(indexes[name], class_names)
 
 
 def with_classes(index: DetectionIndex, class_names: Sequence[str]) -> DetectionIndex:
-    """The index with labels that refer to `class_names`; boxes of other classes are left out."""
+    """The index with labels that refer to `class_names`; boxes of other classes are skipped."""
     labels = _label_map(index.class_names, class_names)[index.labels]
     return replace(index, class_names=tuple(class_names), labels=labels.astype(np.int32)).keep_boxes(labels >= 0)
 

@@ -100,7 +100,7 @@ def mean_ap(
 
 
 def evaluate(
-    name: str, detections: Sequence[Detections], index: DetectionIndex, *, speed: Speed, weights: Int[np.ndarray, "R P"]
+    name: str, detections: Sequence[Detections], index: DetectionIndex, *, speed: Speed, weights: Int[np.ndarray, "R I"]
 ) -> Evaluation:
     """All results of the detector `name` from its detections in each image of the index, see `detect`.
 

@@ -1,6 +1,6 @@
 """Matches detections to ground truth by the rules of COCO and PASCAL VOC; average precision from the matches.
 
-One letter per dimension: G ground-truth boxes and D detections of an image, P images, N detections of all images,
+One letter per dimension: G ground-truth boxes and D detections of an image, I images, N detections of all images,
 T IoU thresholds, C classes, R bootstrap samples. Plain numpy.
 """
 
@@ -59,7 +59,7 @@ class Matches:
     scores: Float[np.ndarray, "N"]
     true_positive: Bool[np.ndarray, "N T"]
     ignored: Bool[np.ndarray, "N T"]
-    objects: Int[np.ndarray, "P C"]
+    objects: Int[np.ndarray, "I C"]
 
 
 def match_coco(results: Sequence[ImageResult], num_classes: int, *, ious: Sequence[float] = COCO_IOUS) -> Matches:
@@ -161,7 +161,7 @@ def _collect(
 
 
 def average_precision(
-    matches: Matches, *, points: int, weights: Int[np.ndarray, "R P"] | None = None
+    matches: Matches, *, points: int, weights: Int[np.ndarray, "R I"] | None = None
 ) -> Float[np.ndarray, "R T C"]:
     """AP per IoU threshold and class, for each row of image weights (one row of ones if None).
 
@@ -181,7 +181,7 @@ def mean_over_classes(ap: Float[np.ndarray, "*N C"]) -> Float[np.ndarray, "*N"]:
     return np.divide(total, defined.sum(axis=-1), out=np.full(total.shape, np.nan), where=defined.any(axis=-1))
 
 
-def bootstrap_weights(images: int, *, samples: int, seed: int) -> Int[np.ndarray, "R P"]:
+def bootstrap_weights(images: int, *, samples: int, seed: int) -> Int[np.ndarray, "R I"]:
     """How often each image is drawn in each of `samples` samples with replacement."""
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=samples)
 

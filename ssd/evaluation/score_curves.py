@@ -40,7 +40,7 @@ class ScoreCurve:
 
     @property
     def suggested_threshold(self) -> float:
-        """The best threshold, or 0.5 where there is none."""
+        """The best threshold, or 0.5 if there is none."""
         best = self.best_threshold
         return _DEFAULT_THRESHOLD if math.isnan(best) else best
 

@@ -84,7 +84,7 @@ def draw_error_panel(views: tuple[ImageArray, ImageArray], *, title: str) -> Ima
 
 
 def resize_longer_side(image: ImageArray, side_px: int) -> ImageArray:
-    """A copy whose longer side is `side_px`, or the image itself where it already is."""
+    """A copy whose longer side is `side_px`, or the image itself if it already is."""
     height, width = image.shape[:2]
     scale = side_px / max(height, width)
     if scale == 1:

@@ -37,7 +37,7 @@ class FrameResult:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """The line of predictions.jsonl; with tracking, it has the number of tracked objects per class in addition."""
+        """The line of predictions.jsonl; with tracking, also the number of tracked objects per class."""
         record = to_record(
             self.detections,
             source=self.frame.medium.source,

@@ -24,7 +24,7 @@ _CODECS = ("avc1", "mp4v")  # H.264 plays everywhere, but the OpenCV of PyPI can
 _DEFAULT_RATE = 25.0
 _FRAME_COUNT_TOLERANCE = 0.02  # of the frames: most containers only estimate their number
 _MAX_FAILED_READS = 1000  # in a row, for damaged packets; a damaged header may claim billions of frames
-_WINDOW_TITLE = "ssd: q closes"
+_WINDOW_TITLE = "ssd (press q to close)"
 _QUIT_KEYS = (ord("q"), 27)  # 27 is Esc
 
 # A playlist from an unknown source could open other files and URLs. FFmpeg's own messages name no file.
@@ -56,7 +56,7 @@ class VideoReader:
             if self._path is None:
                 raise MachineError(f"source={source}: no camera with this number; check its connection")
             raise DataError(
-                f"{name}: not a video, or cut off before its index, or an unknown codec; convert it to .mp4"
+                f"{name}: not a video, or truncated before its index, or an unknown codec; convert it to .mp4"
             )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 0.1 < rate < 1000 else _DEFAULT_RATE

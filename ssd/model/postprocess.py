@@ -40,7 +40,15 @@ class PostProcess(nn.Module):
 
     @torch.no_grad()
     def forward(self, predictions: Predictions, priors: Float[Tensor, "P 4"]) -> list[Detections]:
-        """Detections of each image; boxes are clipped to the image."""
+        """Detections of each image.
+
+        Args:
+            predictions: logits and offsets of the network.
+            priors: cxcywh fractions of the image.
+
+        Returns:
+            Boxes as xyxy fractions, clipped to the image.
+        """
         return [self.nms(*image) for image in zip(*self.select_topk(predictions, priors), strict=True)]
 
     def select_topk(

@@ -71,7 +71,11 @@ class SSD(nn.Module):
         )
 
     def freeze(self, what: Freeze) -> None:
-        """Freezes weights and BatchNorm statistics of the base net, or of everything but the heads."""
+        """Freezes weights and BatchNorm statistics of the base net, or of everything but the heads.
+
+        Raises:
+            ConfigError: `what` is base, and the backbone has no module of that name.
+        """
         base: Any = getattr(self.backbone, "base", None)
         if what == "base" and base is None:
             raise ConfigError(

@@ -48,7 +48,7 @@ def best_score(trainer: pl.Trainer) -> float | None:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Resumes with a best.ckpt that was moved together with its run, or without the file."""
+    """Can resume after the run folder was moved, or when best.ckpt is missing."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best = self.format_checkpoint_name({})
@@ -146,11 +146,11 @@ class RecoveryPoint(Checkpoint):
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def _any_process(self, trainer: pl.Trainer, decision: bool) -> bool:
-        """Whether any process of the run decides so: all save together, or none."""
+        """Whether `decision` is true in any process, so that all save or none does."""
         return decision if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(decision, all=False)
 
     def _install_handlers(self) -> None:
-        """Call after Lightning has installed its own handlers; when it ends it restores those before them."""
+        """Call after Lightning has installed its handlers. On exit Lightning restores those that preceded its own."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, *slurm.requeue_signals()):
                 signal.signal(number, self._on_signal)

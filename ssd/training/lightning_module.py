@@ -26,6 +26,9 @@ class SSDModule(pl.LightningModule):
     """Trains an SSD.
 
     Args:
+        model: the network; it is converted to the channels-last memory format.
+        loss: from predictions and ground truth to the losses of a batch.
+        postprocess: from predictions to the detections that are evaluated.
         optimizer: makes the optimizer from parameter groups.
         scheduler: makes the learning-rate schedule from the optimizer and `total_steps`.
         base_lr_multiplier: factor on the learning rate of the backbone's base net (the part with ImageNet weights).

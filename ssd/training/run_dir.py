@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ssd.common import slurm
-from ssd.common.atomic_files import sweep, write_atomically
+from ssd.common.atomic_files import remove_partial_files, write_atomically
 from ssd.common.errors import ConfigError
 from ssd.common.runtime import is_first_process
 from ssd.common.saved_config import CONFIG_FILE, OVERRIDES_FILE
@@ -67,7 +67,7 @@ def _open(folder: Path, config: DictConfig) -> None:
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     _lock(folder)
     for part in (folder, folder / "checkpoints", folder / ".hydra"):
-        sweep(part)
+        remove_partial_files(part)
 
 
 def _lock(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Everything in TensorBoard beside the logged metrics: matching statistics, error analysis, curves and images.
+"""Everything in TensorBoard besides the logged metrics: matching statistics, error analysis, curves and images.
 
 Numbers are read from the device only in steps that are logged anyway. Curves, errors and charts are written about ten
 times a run, which is as many as TensorBoard keeps; sample images after each validation. What takes long is limited to a

@@ -51,7 +51,7 @@ def draw_boxes(
     """A copy of `image` with boxes (xyxy fractions of the image), each with its text and colour; the first are on top.
 
     Line width and text size follow the size of the image. Labels stay inside it and do not cover each other: a later
-    one moves to a free place, and is left out where there is none. An empty text has no label.
+    one moves to a free place, and is omitted if there is none. An empty text has no label.
     """
     height, width = image.shape[:2]
     canvas = image.copy()

@@ -120,7 +120,7 @@ def _check_shapes(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
 
 
 def check_finite(state: dict[str, Tensor], *, name: str) -> None:
-    """Raises CheckpointError where a value is NaN or infinite."""
+    """Raises CheckpointError if a value is NaN or infinite."""
     for key, value in state.items():
         if not bool(value.isfinite().all()):
             raise CheckpointError(f"{name}: {key} holds NaN or infinity; use another file or an earlier checkpoint")

@@ -154,7 +154,7 @@ def _count_outputs(layout: Layout, state: dict[str, Tensor]) -> tuple[int, int]:
 def _rename_tensors(
     layout: Layout, state: dict[str, Tensor], own: dict[str, Tensor], *, source: Path
 ) -> dict[str, Tensor]:
-    """The weights under our names; raises CheckpointError where a key is missing or unknown, or a shape differs."""
+    """The weights under our names; raises CheckpointError if a key is missing or unknown, or a shape differs."""
     renamed = {ours: value for key, value in state.items() if (ours := layout.to_ours(key)) in own}
     problems = {
         "missing": [layout.to_theirs(key) for key in own if key not in renamed and not _NOT_IN_THEIRS.search(key)],

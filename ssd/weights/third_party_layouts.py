@@ -32,7 +32,7 @@ VOC_NAMES = tuple(_VOC.split())
 class Layout:
     """How one program stores its network."""
 
-    name: str  # of the program, and of its network where it has several
+    name: str  # of the program, and of its network if it has several
     backbone: str  # name of our backbone
     # (levels, trained on COCO, input side) -> the backbone, priors and image_size of a recipe
     network: Callable[[int, bool, int | None], dict[str, Any]]

@@ -67,7 +67,7 @@ ERROR, WARNING = "error", "warning"
 BAD_IMAGES = {  # file: bytes, the rule reported
     "empty.jpg": (b"", "empty file"),
     "page.jpg": (b"<html>404</html>", "looks like a web page"),
-    "cut.jpg": (jpeg(1)[:2000], "cut short"),
+    "cut.jpg": (jpeg(1)[:2000], "truncated JPEG"),
     "huge.png": (huge_png(), "over the limit"),
     "float.tif": (float_tiff(), "floating-point"),
     "missing.jpg": (None, "no such image"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ssd.common import atomic_files
-from ssd.common.atomic_files import sweep, write_atomically
+from ssd.common.atomic_files import remove_partial_files, write_atomically
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary(tmp_path: Path) -> None:
@@ -34,8 +34,8 @@ def test_only_a_durable_write_is_flushed(tmp_path: Path, durable: bool, monkeypa
     assert [item.name for item in (tmp_path / "new").iterdir()] == ["a"]
 
 
-def test_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     for name in (".a.ckpt.123.partial", "a.ckpt", ".hidden", "b.partial.mp4"):
         (tmp_path / name).touch()
-    sweep(tmp_path)
+    remove_partial_files(tmp_path)
     assert {item.name for item in tmp_path.iterdir()} == {"a.ckpt", ".hidden", "b.partial.mp4"}

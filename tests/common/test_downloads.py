@@ -76,8 +76,8 @@ def test_a_temporary_fault_leaves_no_trace(server: FaultyServer, tmp_path: Path,
         ("503", "503 Service Unavailable", 5),
         ("429", "429 Too Many Requests", 5),
         ("html", "a web page", 5),
-        ("stall", "no answer in time", 5),
-        ("reset", "cut short", 5),
+        ("stall", "timed out", 5),
+        ("reset", "connection closed early", 5),
     ],
 )
 def test_a_permanent_fault_is_reported_and_other_files_arrive(
@@ -145,7 +145,7 @@ def test_a_truncated_file_is_resumed(server: FaultyServer, tmp_path: Path) -> No
 
 def test_a_file_that_changed_meanwhile_is_downloaded_again(server: FaultyServer, tmp_path: Path) -> None:
     server.fail("/a", ["truncated"])
-    assert fetch(server, tmp_path, "a", tries=1) == {"a": "cut short"}
+    assert fetch(server, tmp_path, "a", tries=1) == {"a": "connection closed early"}
     assert names(tmp_path) == [".a.part", ".a.validator"]
     server.files["/a"] = BODY[::-1]
     assert fetch(server, tmp_path, "a") == {}

@@ -242,7 +242,7 @@ def test_truncated_jpeg_is_named(read: Callable[[Path], object], progressive: bo
     data = encode(Image.fromarray(noise()).convert(mode), "JPEG", progressive=progressive)
     for length in (3, 10, 100, len(data) // 2, len(data) - 100, len(data) - 2, len(data) - 1):
         path.write_bytes(data[:length])
-        refused(path, "cut short|not an image|damaged|truncated", read=read)
+        refused(path, "not an image|damaged|truncated", read=read)
 
 
 def test_the_end_of_a_thumbnail_is_not_the_end_of_the_image(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_the_image(tmp_path: Path) -> N
     assert decode_image(data, name="whole").shape == noise().shape
     path = tmp_path / "cut.jpg"
     path.write_bytes(data[: len(data) // 2])
-    refused(path, "cut short")
+    refused(path, "truncated JPEG")
 
 
 def test_bytes_after_a_jpeg_do_not_matter() -> None:

@@ -196,7 +196,7 @@ def test_labels_are_mapped_by_name(index: DetectionIndex) -> None:
         batch_size=4,
         num_workers=1,
     )
-    assert [item.labels.tolist() for item in found] == [[1, 0]] * len(index)  # dog and star; a is left out
+    assert [item.labels.tolist() for item in found] == [[1, 0]] * len(index)  # dog and star; a is skipped
 
 
 def test_a_split_is_selected_for_the_classes_of_a_detector(
@@ -207,7 +207,7 @@ def test_a_split_is_selected_for_the_classes_of_a_detector(
         selected = select_split(splits, "test", ("Star", "dog"))
     assert selected.class_names == ("Star", "dog")
     assert len(selected.boxes) == (index.labels == CLASS_NAMES.index("star")).sum()
-    assert "left out: circle" in caplog.text
+    assert "skipped: circle" in caplog.text
     with pytest.raises(ConfigError, match=r"split=val: .* test"):
         select_split(splits, "val", CLASS_NAMES)
     with pytest.raises(ConfigError, match=r"no class in common: .* dog; .* circle"):

@@ -265,7 +265,7 @@ SAVER = """
 import os, sys, time
 from pathlib import Path
 import torch
-from ssd.common.atomic_files import sweep
+from ssd.common.atomic_files import remove_partial_files
 from ssd.training.checkpoint_callbacks import AtomicCheckpointIO
 torch.set_num_threads(1)
 path, kills = Path(sys.argv[1]), int(sys.argv[2])
@@ -274,7 +274,7 @@ import random
 chance = random.Random(0)
 files = set()
 for number in range(kills):
-    sweep(path.parent)  # as the next start does
+    remove_partial_files(path.parent)  # as the next start does
     child = os.fork()
     if child == 0:
         while True:

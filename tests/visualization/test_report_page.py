@@ -1,4 +1,4 @@
-"""Report pages: escaped, complete in themselves."""
+"""Report pages: escaped, self-contained."""
 
 from __future__ import annotations
 

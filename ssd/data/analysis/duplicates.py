@@ -42,7 +42,10 @@ class Fingerprints:
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """An image (split, position) that is nearly one of an earlier split; similarity 1 means the same pixels."""
+    """An image (split, position) that is the same or nearly the same as one in an earlier split.
+
+    Similarity 1 means the same pixels.
+    """
 
     image: tuple[str, int]
     other: tuple[str, int]

@@ -124,8 +124,8 @@ def coverage_warnings(
         return []
     shares = coverage.matched.sum(axis=1) / np.maximum(coverage.boxes.sum(axis=1), 1)
     worst = sorted(poor, key=lambda label: shares[label])[:_MAX_NAMED]
-    named = ", ".join(f"{100 * shares[label]:.0f} % of the {class_names[label]} boxes" for label in worst)
-    more = f"; so are {len(poor) - _MAX_NAMED} more classes" if len(poor) > _MAX_NAMED else ""
+    named = ", ".join(f"{class_names[label]} ({100 * shares[label]:.0f} %)" for label in worst)
+    more = f" and {len(poor) - _MAX_NAMED} more classes" if len(poor) > _MAX_NAMED else ""
     smallest = layout.spec.scales[0] * layout.image_size
     step = layout.image_size / len(layout.levels[0].centres[0])
     backbone = " or backbone=vgg16 (8 px)" if step > 8 else ""
@@ -133,7 +133,7 @@ def coverage_warnings(
         f"cells smaller than {step:.0f} px, by a larger image_size{backbone}, help boxes smaller than {2 * step:.0f} px"
     )
     remedy = finer if fitted else f"fit_priors=true (the smallest prior has {smallest:.0f} px now); {finer}"
-    return [f"classes that are hard to learn: the priors match only {named}{more}", f"remedy: {remedy}"]
+    return [f"priors match few boxes of: {named}{more}", f"remedy: {remedy}"]
 
 
 def fit_priors(

@@ -47,7 +47,10 @@ def leaks_section(leaks: Sequence[Leak], splits: Splits) -> Section:
         Markup("").join(_thumbnail(indexes[name], position, name) for name, position in (leak.image, leak.other))
         for leak in leaks[:_MAX_LEAKS]
     ]
-    text = "Results on a split are too good if its images were trained on: remove these from one of the splits."
+    text = (
+        "Scores on a split are too high if its images are also in the training set: "
+        "remove these from one of the splits."
+    )
     if len(leaks) > _MAX_LEAKS:
         text += f" {_MAX_LEAKS} of {len(leaks)} are shown; problems.txt lists all."
     intro = report_page.paragraph(text if leaks else "None found.", warning=bool(leaks))

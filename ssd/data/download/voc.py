@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ssd.common.atomic_files import sweep, write_atomically
+from ssd.common.atomic_files import remove_partial_files, write_atomically
 from ssd.common.console import log
 from ssd.common.downloads import HostDownError, download_files
 from ssd.common.errors import DataError, MachineError
@@ -118,7 +118,7 @@ class VocDownload:
         for archive in self.archives:
             self._download(archive)
         for folder in self._devkit.rglob("*/"):
-            sweep(folder)
+            remove_partial_files(folder)
         for archive in self.archives:
             self._extract(archive)
         self._folder.write_marker(finished=True)

@@ -51,7 +51,8 @@ def read_coco(
     """Reads a folder in COCO format.
 
     Args:
-        classes: the class list; all categories of the files if None. Objects of other classes are left out and counted.
+        root: the folder of the dataset.
+        classes: the class list; all categories of the files if None. Objects of other classes are skipped and counted.
         train_json, val_json, test_json: paths below root; found by name if None, no such split if empty. A single
             JSON file is split by the seed; if only `val` is missing, a seeded tenth of `train` is held out.
         images: folder of the images, below root; searched for if None.
@@ -85,7 +86,7 @@ def read_coco(
             others = Counter(name for image in members for name, *_ in image.objects if name not in class_names)
             if others:
                 first = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
-                report.add(root, f"{others.total()} objects of classes not in dataset.classes left out: {first}")
+                report.add(root, f"{others.total()} objects of classes not in dataset.classes skipped: {first}")
     if not indexes:
         raise DataError(f"dataset.root={root}: no image in any JSON. {DOWNLOAD_HELP}")
     return Splits(**indexes, report=report)

@@ -100,7 +100,7 @@ def _locate(file: Path, _image: str, line: int) -> str:
 def _rows(path: Path, labels_of: dict[str, list[int]], include_depictions: bool, report: Report) -> Rows:
     rows = read_rows(path, labels={mid: number for number, mid in enumerate(labels_of)}, report=report)
     if not include_depictions and rows.depiction.any():
-        report.add(path.name, f"{int(rows.depiction.sum())} depictions left out (dataset.include_depictions)")
+        report.add(path.name, f"{int(rows.depiction.sum())} depictions skipped (dataset.include_depictions)")
         rows = rows.take(np.flatnonzero(~rows.depiction))
     return expand(rows, list(labels_of.values()))
 
@@ -126,12 +126,12 @@ def _index(
     present = [number for number in used if rows.ids[number] in file_names]
     missing = [number for number in used if rows.ids[number] not in file_names]
     if not used:
-        report.add(file.name, "no box of the classes, so the split is left out")
+        report.add(file.name, "no box of the classes, so the split is skipped")
     if report.collect_all:  # in training they are only counted, as millions may be missing on purpose
         for number in missing:
-            report.add(f"{prefix}/{rows.ids[number]}", "no such image; left out")
+            report.add(f"{prefix}/{rows.ids[number]}", "no such image; skipped")
     elif missing:
-        report.add(file.name, f"{len(missing)} of {len(used)} images left out: not in {folder}")
+        report.add(file.name, f"{len(missing)} of {len(used)} images skipped: not in {folder}")
     paths = PackedStrings.pack(f"{prefix}/{file_names[rows.ids[number]]}" for number in present)
     sizes = _sizes(root, paths, report)
     position = np.full(len(rows.ids), -1, dtype=np.int32)

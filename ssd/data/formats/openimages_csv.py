@@ -31,7 +31,7 @@ _LINE = "line"  # our own column
 _ID = "[0-9A-Za-z_-]+"  # an id becomes a path
 _BLOCK = 1 << 22  # bytes read at a time
 DOWNLOAD_HELP = (
-    "python -m ssd download dataset=openimages downloads what is missing; or get 2018_04/<split>/<split>-annotations-"
+    "ssd download dataset=openimages downloads what is missing; or get 2018_04/<split>/<split>-annotations-"
     "bbox.csv and 2018_04/class-descriptions-boxable.csv from https://storage.googleapis.com/openimages/ and the "
     "images into <root>/<split>/<ImageID>.jpg"
 )

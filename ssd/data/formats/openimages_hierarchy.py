@@ -63,19 +63,19 @@ def read_lineage(path: Path) -> dict[str, set[str]]:
 
 
 def subclass_hint(root: Path, labels: dict[str, int], names: dict[str, str]) -> str | None:
-    """The subclasses of the chosen classes that are left out because the hierarchy is not used."""
+    """The subclasses of the chosen classes that are skipped because the hierarchy is not used."""
     path = find_hierarchy(root)
     try:
         lineage = read_lineage(path) if path else {}
     except DataError:  # the hierarchy is optional here
         lineage = {}
-    left_out = [mid for mid, line in lineage.items() if mid not in labels and line & labels.keys()]
-    if not left_out:
+    skipped = [mid for mid, line in lineage.items() if mid not in labels and line & labels.keys()]
+    if not skipped:
         return None
-    subclasses = sorted(names.get(mid, mid) for mid in left_out)
+    subclasses = sorted(names.get(mid, mid) for mid in skipped)
     more = f" and {len(subclasses) - _MAX_NAMED} more" if len(subclasses) > _MAX_NAMED else ""
     first = ", ".join(subclasses[:_MAX_NAMED])
-    return f"boxes of {first}{more} left out: subclasses of the chosen classes (dataset.expand_hierarchy)"
+    return f"boxes of {first}{more} skipped: subclasses of the chosen classes (dataset.expand_hierarchy)"
 
 
 def expand(rows: Rows, labels: list[list[int]]) -> Rows:

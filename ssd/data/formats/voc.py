@@ -45,7 +45,8 @@ def read_voc(
     """Reads a folder in VOC format.
 
     Args:
-        classes: the class list; all classes of the files if None. Objects of other classes are left out and reported.
+        root: the folder of the dataset.
+        classes: the class list; all classes of the files if None. Objects of other classes are skipped and reported.
         train_splits, val_splits, test_splits: lists in ImageSets/Main, such as `trainval` or `VOC2007/trainval`; an
             empty list means no such split; None takes the lists that exist, and holds out a seeded tenth of the
             training images for validation if there is none.
@@ -78,7 +79,7 @@ def read_voc(
         if members:
             for name, item in ((image.id, item) for image in members for item in image.objects):
                 if item.class_name not in class_names:
-                    rule = f"object of class {item.class_name!r} left out: not in dataset.classes"
+                    rule = f"object of class {item.class_name!r} skipped: not in dataset.classes"
                     report.add(locate(name, item.line), rule)
             indexes[split] = index_annotations(
                 folder, members, class_names=class_names, locate=locate, report=report, strict=strict

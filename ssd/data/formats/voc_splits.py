@@ -11,7 +11,7 @@ from ssd.data.validation import Report
 
 _FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 DOWNLOAD_HELP = (
-    "Give dataset.root=<folder of images and XML files>; python -m ssd download dataset=voc dataset.root=DIR downloads "
+    "Give dataset.root=<folder of images and XML files>; ssd download dataset=voc dataset.root=DIR downloads "
     "PASCAL VOC 2007 and 2012"
 )
 

@@ -46,7 +46,7 @@ class PretrainedBackbone(Protocol):
 
     @staticmethod
     def imagenet_weights() -> dict[str, Tensor]:
-        """Downloads them, under the names of their source. Raises ConfigError where a package is missing."""
+        """Downloads them, under the names of their source. Raises ConfigError if a package is missing."""
 
     @staticmethod
     def base_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -72,7 +72,7 @@ def test_boxes_are_counted_by_class_and_size(mobilenet_v1: PriorSpec) -> None:
     assert coverage.poor_classes() == [0]
     assert coverage_table(coverage, ["ant", "bee", "cat"], title="", counts=True).rows[2][-1] == "56% of 9"
     lines = coverage_warnings(layout_of(mobilenet_v1), coverage, ["ant", "bee", "cat"], fitted=False)
-    assert "0 % of the ant boxes" in lines[0]
+    assert "boxes of: ant (0 %)" in lines[0]
     assert "fit_priors=true" in lines[1]
 
 

@@ -99,7 +99,7 @@ def test_chosen_classes_keep_their_order_and_others_are_counted(tmp_path: Path) 
     splits = read_one(tmp_path, box(1, category_id=7), box(1), box(1, category_id=7), classes=["zebu", "cat"])
     assert splits.class_names == ("zebu", "cat")
     assert splits.train.labels.tolist() == [1]
-    assert rules(splits) == ["2 objects of classes not in dataset.classes left out: dog (2)"]
+    assert rules(splits) == ["2 objects of classes not in dataset.classes skipped: dog (2)"]
 
 
 def test_misspelt_class_gets_a_suggestion(tmp_path: Path) -> None:

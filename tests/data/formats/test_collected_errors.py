@@ -40,7 +40,7 @@ def test_all_wrong_rows_of_a_csv_are_reported_by_line(tmp_path: Path) -> None:
     assert [lines[line].split(" is ")[0] for line in ("5", "7", "8", "10")] == ["XMin", "YMin", "ImageID", "IsGroupOf"]
     assert "15 columns" in lines["6"] or "14 columns" in lines["6"]
     assert any("'Caar'" in item.rule and "'Car'" in item.rule for item in report.problems if item.fatal)
-    assert ("train/j", "no such image; left out") in [(item.file, item.rule) for item in report.problems]
+    assert ("train/j", "no such image; skipped") in [(item.file, item.rule) for item in report.problems]
     assert without_area(report) == [(f"{path}:11", "(5, 10, 2.5, 30) px; train/i.jpg, 50 x 40 px", False)]
 
 

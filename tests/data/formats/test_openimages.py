@@ -97,7 +97,7 @@ def test_depictions_are_left_out_unless_asked_for(tmp_path: Path) -> None:
     splits = read_one(tmp_path, row("a"), row("a", "Car", IsDepiction=1), row("b", IsDepiction=1))
     assert ids(splits) == {"train": ["a"]}
     assert splits.train.labels.tolist() == [0]
-    assert rules(splits) == ["2 depictions left out (dataset.include_depictions)"]
+    assert rules(splits) == ["2 depictions skipped (dataset.include_depictions)"]
     splits = read(tmp_path, include_depictions=True)
     assert (ids(splits), splits.train.labels.tolist()) == ({"train": ["a", "b"]}, [0, 1, 0])
 
@@ -233,14 +233,14 @@ def test_missing_images_are_dropped_and_counted(tmp_path: Path) -> None:
     assert ids(splits) == {"train": ["a", "c"]}
     assert splits.train.labels.tolist() == [0, 1]
     assert [str(problem) for problem in splits.report.problems] == [
-        f"train-annotations-bbox.csv: 1 of 3 images left out: not in {tmp_path}/train",
-        f"test-annotations-bbox.csv: 1 of 1 images left out: not in {tmp_path}/test",
+        f"train-annotations-bbox.csv: 1 of 3 images skipped: not in {tmp_path}/train",
+        f"test-annotations-bbox.csv: 1 of 1 images skipped: not in {tmp_path}/test",
     ]
 
 
 def test_no_image_at_all_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, "train", [row("a"), row("b")], images=False)
-    with pytest.raises(DataError, match=r"no image to train on: .*2 of 2 images left out: not in .*/train"):
+    with pytest.raises(DataError, match=r"no image to train on: .*2 of 2 images skipped: not in .*/train"):
         read(tmp_path)
 
 

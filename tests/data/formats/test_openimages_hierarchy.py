@@ -77,7 +77,7 @@ def test_left_out_subclasses_are_reported_once(tmp_path: Path) -> None:
     splits = read(root, ["Person", "Car"])
     assert splits.train.labels.tolist() == [0]
     (rule,) = rules(splits)
-    assert rule.startswith("boxes of Boy, Girl, Man, Woman left out")
+    assert rule.startswith("boxes of Boy, Girl, Man, Woman skipped")
     assert "dataset.expand_hierarchy" in rule
     assert rules(read(root, ["Car", "Person", "Man", "Boy", "Girl", "Woman"])) == []
     assert rules(read(root, ["Person"], expand_hierarchy=True)) == []

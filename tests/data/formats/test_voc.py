@@ -124,7 +124,7 @@ def test_given_classes_keep_their_order(tmp_path: Path) -> None:
 def test_objects_of_other_classes_are_left_out_and_counted(tmp_path: Path) -> None:
     splits = read_one(tmp_path, object_xml("cat"), object_xml("dog"), object_xml("dog"), classes=["cat"])
     assert splits.train.labels.tolist() == [0]
-    assert rules(splits) == ["object of class 'dog' left out: not in dataset.classes"] * 2
+    assert rules(splits) == ["object of class 'dog' skipped: not in dataset.classes"] * 2
 
 
 def test_class_without_objects_is_fine(tmp_path: Path) -> None:
