@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssd.cli.config import CONF, check, nearest
 from ssd.cli.explain import causes, explain
-from ssd.cli.overrides import quoted, texts, with_quickstart, with_saved_overrides, without_null
+from ssd.cli.overrides import check_form, quoted, texts, with_quickstart, with_saved_overrides, without_null
 from ssd.common.errors import ConfigError
 
 COMMANDS = {
@@ -87,6 +87,8 @@ def run(name: str, *, argv: list[str]) -> None:
             sys.argv = argv
             return _command(name)(config)
         except Exception as error:
+            if name == "train":
+                _remove_unused(Path(HydraConfig.get().runtime.output_dir))
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs still run; Hydra raises again at the end
                 raise
             _exit(error, name, arguments)
@@ -94,6 +96,7 @@ def run(name: str, *, argv: list[str]) -> None:
     checked.__module__ = "__main__"
     arguments: list[str] = []
     try:
+        check_form(sys.argv[1:])
         arguments[:] = [without_null(quoted(argument)) for argument in sys.argv[1:]]
         if name == "train":
             arguments[:] = map(quoted, with_quickstart(with_saved_overrides(arguments)))
@@ -127,6 +130,15 @@ def free_folder(path: str) -> str:
             _folders[path] = os.fspath(candidate)
             break
     return _folders[path]
+
+
+def _remove_unused(folder: Path) -> None:
+    """Removes the folder of a run that failed before it started: only Hydra's empty log is in it."""
+    names = {path.name for path in folder.iterdir()}
+    log = folder / "train.log"
+    if names == {log.name} and log.stat().st_size == 0:
+        log.unlink()
+        folder.rmdir()
 
 
 def _exit_code(stop: SystemExit) -> str | int | None:

@@ -162,6 +162,6 @@ def _plain(value: Any) -> Any:
 
 def _check_bounds(key: str, value: float, rule: Key) -> None:
     if not (rule.low < value <= rule.high if rule.above else rule.low <= value <= rule.high):
-        lower = f"{'over' if rule.above else 'from'} {rule.low:g}"
-        upper = "" if rule.high == float("inf") else f" up to {rule.high:g}"
+        lower = f"{'above' if rule.above else 'at least'} {rule.low:g}"
+        upper = "" if rule.high == float("inf") else f", at most {rule.high:g}"
         raise ConfigError(f"{key}={value}: must be {lower}{upper}")

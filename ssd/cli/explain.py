@@ -121,8 +121,15 @@ def _key_problem(override: Override, known: list[str]) -> str | None:
     if current_key(key) != key:
         return f"{key}: now called {current_key(key)}"
     if known and key not in known and not override.is_add() and not _is_group(key) and not key.startswith("hydra"):
-        return f"{key}: no such setting{_in_other_options(key) or nearest(key, known)}"
+        return f"{key}: no such setting{_in_other_options(key) or nearest(key, [*known, *_keys_of_options(key)])}"
     return None
+
+
+def _keys_of_options(key: str) -> list[str]:
+    """The settings of all options of the key's group."""
+    group = key.partition(".")[0]
+    files = (CONF / group).glob("*.yaml") if _is_group(group) else ()
+    return [f"{group}.{name!s}" for path in files for name in OmegaConf.load(path)]
 
 
 def _in_other_options(key: str) -> str:

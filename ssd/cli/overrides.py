@@ -56,6 +56,15 @@ def without_null(argument: str) -> str:
     return "dataset=none" if key == "dataset" else f"~{key}"
 
 
+def check_form(arguments: list[str]) -> None:
+    """Raises ConfigError for an argument that is no flag and sets nothing."""
+    flags = ("-", "~")
+    values = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--info", "-i"}
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if "=" not in argument and not argument.startswith(flags) and before not in {*values, "--cfg", "-c"}:
+            raise ConfigError(f"{argument}: give KEY=VALUE or GROUP=OPTION")
+
+
 def with_quickstart(arguments: list[str]) -> list[str]:
     """Adds `experiment=quickstart` if neither a dataset nor an experiment is given."""
     chosen = {key_of(argument).partition("@")[0] for argument in arguments}

@@ -73,7 +73,7 @@ def _log_files(folder: Path, best: Path) -> None:
     shown = relative_to_cwd(folder)
     log(f"saved in {shown}:")
     for name, what in (
-        (best.relative_to(folder), "best weights, with the state of the optimizer"),
+        (best.relative_to(folder), f"{best.stem} weights, with the state of the optimizer"),
         ("model.safetensors", "release file: weights and recipe"),
         ("metrics.csv", "all logged metrics"),
         ("tensorboard", "the same as curves, and images"),

@@ -45,6 +45,7 @@ def quiet_libraries() -> None:
         ".*smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*could not find the monitored key in the returned metrics.*",  # a run that ends before its first validation
+        r".*module\(s\) in eval mode.*",  # frozen ones
         ".*your dataloader is not resumable.*",  # it is, by DetectionDataModule.state_dict
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*It is recommended to use `self.log\\(.*sync_dist=True.*",  # every process computes the same metric

@@ -28,6 +28,7 @@ class Problem:
     rule: str
     value: str = ""
     fatal: bool = False  # training stops
+    skipped_classes: str = ""  # of objects that are skipped because their class was not chosen
 
     def __str__(self) -> str:
         return f"{self.file}: {self.rule}" + (f": {self.value}" if self.value else "")
@@ -43,13 +44,13 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     collect_all: bool = False
 
-    def add(self, file: str, rule: str, *, value: str = "", fatal: bool = False) -> None:
+    def add(self, file: str, rule: str, *, value: str = "", fatal: bool = False, skipped_classes: str = "") -> None:
         """Adds a problem.
 
         Raises:
             DataError: it is fatal, and the report does not collect all.
         """
-        problem = Problem(file, rule, value, fatal)
+        problem = Problem(file, rule, value, fatal, skipped_classes)
         if fatal and not self.collect_all:
             raise DataError(str(problem))
         self.problems.append(problem)

@@ -52,10 +52,12 @@ def select_split(splits: Splits, name: str, class_names: Sequence[str]) -> Detec
     known = [label for label in splits.class_names if class_index(label, class_names) is not None]
     others = [label for label in splits.class_names if label not in known]
     # readers that were given the classes skip other objects themselves and report it
-    skipped = [line for line in splits.report.summary_lines() if "skipped" in line]
+    skipped = sorted({problem.skipped_classes for problem in splits.report.problems} - {""})
     if not known or (skipped and not any(len(index.boxes) for index in indexes.values())):
-        present = skipped[0] if skipped else f"the dataset has {', '.join(others)}"
-        raise ConfigError(f"no class in common: the checkpoint knows {', '.join(class_names)}; {present}")
+        present = ", ".join(skipped or others)
+        raise ConfigError(
+            f"no class in common: the checkpoint knows {', '.join(class_names)}; the dataset has {present}"
+        )
     if others:
         log(f"classes unknown to the checkpoint are skipped: {', '.join(others)}")
     return with_classes(indexes[name], class_names)

@@ -142,7 +142,7 @@ class ImageDetections:
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
         listed = ", ".join(f"{item['label']} {item['score']:.2f}" for item in self.records()[:8])
-        return f"<{len(self)} detections in {self.source or 'an image'} of {width}x{height}: {listed}>"
+        return f"<{len(self)} detections in {self.source or 'an image'} of {width}x{height}{listed and f': {listed}'}>"
 
     @property
     def boxes(self) -> Float32[np.ndarray, "D 4"]:

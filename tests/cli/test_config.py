@@ -22,7 +22,7 @@ from ssd.cli.app import COMMANDS, free_folder
 from ssd.cli.config import check
 from ssd.cli.explain import explain
 from ssd.cli.keys import KEYS
-from ssd.cli.overrides import quoted, texts, with_quickstart
+from ssd.cli.overrides import check_form, quoted, texts, with_quickstart, without_null
 from ssd.common.errors import ConfigError
 
 GROUPS = {
@@ -83,12 +83,12 @@ def error_line(*overrides: str, name: str = "train") -> tuple[int, str]:
     ("override", "expected"),
     [
         ("optimizer.lr=abc", "optimizer.lr"),
-        ("optimizer.lr=0", "optimizer.lr=0.0: must be over 0"),
-        ("optimizer.lr=-1", "optimizer.lr=-1.0: must be over 0"),
-        ("batch_size=0", "batch_size=0: must be from 1"),
+        ("optimizer.lr=0", "optimizer.lr=0.0: must be above 0"),
+        ("optimizer.lr=-1", "optimizer.lr=-1.0: must be above 0"),
+        ("batch_size=0", "batch_size=0: must be at least 1"),
         ("batch_size=2.5", "batch_size"),
         ("epochs=0", "epochs=0"),
-        ("loss.match_threshold=1.5", "loss.match_threshold=1.5: must be over 0 up to 1"),
+        ("loss.match_threshold=1.5", "loss.match_threshold=1.5: must be above 0, at most 1"),
         ("module.freeze=heads", "module.freeze=heads: must be 'nothing', 'base' or 'all_but_heads'"),
         ("trainer.precision=half", "trainer.precision=half"),
         ("trainer.max_epochs=2.5", "trainer.max_epochs=2.5"),
@@ -233,7 +233,7 @@ def test_every_setting_in_the_readme_composes(command: tuple[str, ...]) -> None:
 
 def test_the_average_can_be_left_out_and_its_decay_is_checked() -> None:
     assert "ema" not in compose("~callbacks.ema").callbacks
-    assert error_line("callbacks.ema.decay=1.5") == (2, "callbacks.ema.decay=1.5: must be from 0 up to 1")
+    assert error_line("callbacks.ema.decay=1.5") == (2, "callbacks.ema.decay=1.5: must be at least 0, at most 1")
 
 
 def test_priors_and_size_follow_the_backbone() -> None:
@@ -318,3 +318,23 @@ def test_what_hydra_cannot_read_is_taken_as_text(argument: str, value: object) -
 def test_what_hydra_can_read_is_left_alone() -> None:
     for argument in ("--help", "-m", "~callbacks.ema", "lr=1e-3,1e-2", "+a.b=[1,2]", "source=a b.jpg", "x="):
         assert quoted(argument) == argument
+
+
+@pytest.mark.parametrize("argument", ["foo", "epochs"])
+def test_an_argument_without_a_value_is_named(argument: str) -> None:
+    with pytest.raises(ConfigError, match=f"{argument}: give KEY=VALUE"):
+        check_form(["-m", argument])
+    check_form(["--cfg", "job", "--config-dir", "mine", "~callbacks.ema", "epochs=3"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("logger=null", "~logger"),
+        ("dataset=null", "dataset=none"),
+        ("resume=null", "resume=null"),
+        ("a.b=null", "a.b=null"),
+    ],
+)
+def test_a_group_of_null_is_left_out(argument: str, expected: str) -> None:
+    assert without_null(argument) == expected

@@ -156,7 +156,7 @@ class VocDownload:
             reasons.append(f"{urlsplit(url).netloc}: {failed[path]}")
         raise MachineError(
             f"{archive.name}: no mirror has it ({', '.join(reasons)}); download it manually into {self.root} and run "
-            "the command again"
+            "the command again, or give dataset.root=DIR for a folder of your own"
         )
 
     def _extract(self, archive: Archive) -> None:

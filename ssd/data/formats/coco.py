@@ -86,7 +86,8 @@ def read_coco(
             others = Counter(name for image in members for name, *_ in image.objects if name not in class_names)
             if others:
                 first = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
-                report.add(root, f"{others.total()} objects of classes not in dataset.classes skipped: {first}")
+                rule = f"{others.total()} objects of classes not in dataset.classes skipped: {first}"
+                report.add(root, rule, skipped_classes=first)
     if not indexes:
         raise DataError(f"dataset.root={root}: no image in any JSON. {DOWNLOAD_HELP}")
     return Splits(**indexes, report=report)

@@ -80,7 +80,7 @@ def read_voc(
             for name, item in ((image.id, item) for image in members for item in image.objects):
                 if item.class_name not in class_names:
                     rule = f"object of class {item.class_name!r} skipped: not in dataset.classes"
-                    report.add(locate(name, item.line), rule)
+                    report.add(locate(name, item.line), rule, skipped_classes=item.class_name)
             indexes[split] = index_annotations(
                 folder, members, class_names=class_names, locate=locate, report=report, strict=strict
             )
