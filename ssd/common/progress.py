@@ -1,4 +1,4 @@
-"""The progress display of downloads, prediction and training.
+"""The progress display of everything that takes long.
 
 A terminal gets a bar with status and remaining time; any other output gets a plain line at most every 30 seconds.
 """
@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ssd.common.runtime import is_first_process
+
+T = TypeVar("T")
 D = TypeVar("D", bound="ProgressDisplay")  # the type checks of the tests do not know typing.Self
 
 _BAR_WIDTH = 12  # everything fits into 80 columns
@@ -83,6 +87,14 @@ class ProgressDisplay:
     def print(self, line: str) -> None:
         """Prints a separate line above the bar."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def tracked(items: Iterable[T], title: str, *, total: int) -> Iterator[T]:
+    """Yields the items, and displays how many of `total` were processed; only in the first process of a run."""
+    with ProgressDisplay(title, total=total, stderr=True, quiet=not is_first_process()) as display:
+        for done, item in enumerate(items, start=1):
+            yield item
+            display.show(title, f"{done}/{total}", done=done)
 
 
 class FrameProgress(ProgressDisplay):

@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Int
-from rich.console import Console
-from rich.progress import track
 
 from ssd.common.class_names import class_index
 from ssd.common.console import log
 from ssd.common.errors import ConfigError
 from ssd.common.images import ImageArray
+from ssd.common.progress import tracked
 from ssd.common.structures import Detections, Predict
 from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
@@ -88,14 +87,8 @@ def detect(
     detections: list[Detections] = []
     waiting = 0.0
     start = mark = time.perf_counter()
-    batches = track(
-        _read_ahead(index, batch_size, threads),
-        total=math.ceil(len(index) / batch_size),
-        description="detecting",
-        transient=True,
-        disable=not Console().is_terminal,
-    )
-    for images in batches:
+    batches = math.ceil(len(index) / batch_size)
+    for images in tracked(_read_ahead(index, batch_size, threads), "detecting", total=batches):
         waiting += time.perf_counter() - mark
         detections += predict(images)
         mark = time.perf_counter()

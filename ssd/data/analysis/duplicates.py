@@ -13,11 +13,10 @@ from itertools import combinations
 import cv2
 import numpy as np
 from jaxtyping import Float16, Float32, Int64
-from rich.console import Console
-from rich.progress import track
 
 from ssd.common.errors import DataError
 from ssd.common.images import ImageArray
+from ssd.common.progress import tracked
 from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
 from ssd.data.validation import Report, check_unreadable
@@ -55,11 +54,10 @@ class Leak:
 def fingerprint_images(split: str, index: DetectionIndex, report: Report) -> Fingerprints:
     """Decodes all images of a split; unreadable ones go to the report."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(partial(_fingerprint, index), range(len(index)))
-        quiet = not Console().is_terminal
-        tracked = list(track(results, f"images: {split}", len(index), transient=True, disable=quiet))
-    readable = [(position, *item) for position, item in enumerate(tracked) if not isinstance(item, str)]
-    unreadable = [(index.paths[position], item) for position, item in enumerate(tracked) if isinstance(item, str)]
+        found = pool.map(partial(_fingerprint, index), range(len(index)))
+        results = list(tracked(found, f"images: {split}", total=len(index)))
+    readable = [(position, *item) for position, item in enumerate(results) if not isinstance(item, str)]
+    unreadable = [(index.paths[position], item) for position, item in enumerate(results) if isinstance(item, str)]
     check_unreadable(unreadable, images=len(index), report=report)
     return Fingerprints(
         positions=np.array([position for position, _, _ in readable], dtype=np.int64),

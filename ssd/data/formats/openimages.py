@@ -17,12 +17,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32
-from rich.console import Console
-from rich.progress import track
 
 from ssd.common.errors import DataError
 from ssd.common.images import read_below, read_size
-from ssd.common.runtime import is_first_process
+from ssd.common.progress import tracked
 from ssd.data.annotations import images_by_stem
 from ssd.data.formats.openimages_csv import (
     DOWNLOAD_HELP,
@@ -167,9 +165,8 @@ def _sizes(root: Path, paths: PackedStrings, report: Report) -> Int32[np.ndarray
                 unreadable[position] = (paths[position], str(error))
 
     blocks = range(0, len(paths), _BLOCK)
-    quiet = not (Console().is_terminal and is_first_process())
     with ThreadPoolExecutor(_THREADS) as pool:  # a disk serves several requests at once
-        for _ in track(pool.map(read_block, blocks), "image sizes", len(blocks), transient=True, disable=quiet):
+        for _ in tracked(pool.map(read_block, blocks), "image sizes", total=len(blocks)):
             pass
     check_unreadable([item for _, item in sorted(unreadable.items())], images=len(paths), report=report)
     return sizes
