@@ -52,7 +52,7 @@ def inspect(config: DictConfig) -> None:
     report.write_report(Path(config.output), problems, sections, title=title, seconds=seconds)
     errors = [problem for problem in problems if problem.fatal]
     if errors:
-        raise DataError(f"training would fail on {len(errors)} problems (see problems.txt), the first: {errors[0]}")
+        raise DataError(f"training would fail (problems: {len(errors)}, see problems.txt), first on {errors[0]}")
 
 
 def _analyse(config: DictConfig, splits: Splits, layout: PriorLayout, priors_file: Path | None) -> list[report.Section]:

@@ -195,9 +195,7 @@ def test_the_error_names_the_first_problem(
     inspected: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     done = inspected[1]
-    assert re.fullmatch(
-        r"error: training would fail on \d+ problems \(see problems.txt\), the first: .*\n", done.stderr
-    )
+    assert re.fullmatch(r"error: training would fail \(problems: \d+, see problems.txt\), first on .*\n", done.stderr)
     assert "report.html" in done.stdout.splitlines()[-1]
     assert max(map(len, done.stdout.splitlines())) < 200
 
