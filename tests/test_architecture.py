@@ -67,6 +67,7 @@ def test_nothing_unsafe_is_called_and_only_the_command_line_instantiates(path: P
     assert not FORBIDDEN.search(text)
     if room(path) != "cli":
         assert "instantiate(" not in text
+        assert not {name for name in imported_modules(path) if re.match("(hydra|omegaconf)", name)}
 
 
 # Words of an earlier dialect; the plain terms are image, source, resume, skip, print, explicit, correct.

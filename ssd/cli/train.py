@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ssd.cli import build
 from ssd.common import runtime
@@ -17,7 +18,7 @@ from ssd.evaluation.report import metric_table
 from ssd.training import run_metadata
 from ssd.training.checkpoint_callbacks import best_score
 from ssd.training.resume import check_classes
-from ssd.training.run_dir import best_checkpoint, prepare
+from ssd.training.run_dir import RunConfig, best_checkpoint, prepare
 from ssd.weights import checkpoint
 
 
@@ -26,8 +27,8 @@ def train(config: DictConfig) -> float | None:
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
     build.fill_auto(config)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    resumed = prepare(folder, config)
+    run = run_config(config)
+    folder, resumed = run.folder, prepare(run)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     build.check_fit(config)
@@ -44,9 +45,27 @@ def train(config: DictConfig) -> float | None:
         config, folder, validates=datamodule.splits.val is not None, first_step=resumed.step if resumed else None
     )
 
-    run_metadata.log_start(trainer, config, datamodule.splits, step=resumed.step if resumed else 0)
+    run_metadata.log_start(trainer, run, datamodule.splits, step=resumed.step if resumed else 0)
     trainer.fit(module, datamodule, ckpt_path=resumed.checkpoint if resumed else None)
     return _finish(config, trainer, datamodule, folder)
+
+
+def run_config(config: DictConfig) -> RunConfig:
+    """What Hydra knows of this run or job of a sweep."""
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    overrides = tuple(item for item in hydra.overrides.task if not item.startswith("resume="))
+    sweep = folder.parent / "multirun.yaml"
+    common = OmegaConf.load(sweep).hydra.overrides.task if sweep.exists() else overrides
+    unchanged = {item.lower() for item in common}  # Hydra passes `false` to a job as False
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    return RunConfig(
+        folder=folder,
+        settings=settings,
+        overrides=overrides,
+        options=dict(hydra.runtime.choices),
+        swept=frozenset(item.partition("=")[0] for item in overrides if item.lower() not in unchanged),
+    )
 
 
 def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataModule, folder: Path) -> float | None:

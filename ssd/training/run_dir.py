@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
 from ssd.common import slurm
 from ssd.common.atomic_files import remove_partial_files, write_atomically
@@ -22,7 +22,34 @@ BEST = Path("checkpoints/best.ckpt")
 _locks: list[FileLock] = []
 
 
-def prepare(folder: Path, config: DictConfig) -> RecoveryState | None:
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """What a run was started with, as plain values.
+
+    `settings` is the resolved configuration; `overrides` are the command line's, without `resume`; `options` is the
+    chosen option of each group; `swept` are the keys that a sweep varies.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    overrides: tuple[str, ...]
+    options: dict[str, str | None]
+    swept: frozenset[str] = frozenset()
+
+    @property
+    def resumes(self) -> bool:
+        """Whether an interrupted run is continued."""
+        return self.settings["resume"] is not None
+
+    def get(self, key: str) -> Any:
+        """The setting with a dotted key; None if there is none."""
+        node: Any = self.settings
+        for name in key.split("."):
+            node = node.get(name) if isinstance(node, dict) else None
+        return node
+
+
+def prepare(run: RunConfig) -> RecoveryState | None:
     """Locks a run's folder for this process and saves the resolved configuration in it.
 
     On resume, logs the differences to the saved configuration and returns the recovery point. A run that was stopped
@@ -35,13 +62,19 @@ def prepare(folder: Path, config: DictConfig) -> RecoveryState | None:
         MachineError: the folder cannot be written.
     """
     if is_first_process():
-        _open(folder, config)
-    last = folder / LAST
-    resumes = config.resume is not None and last.exists()
-    state = read_recovery_point(last, epochs=config.epochs) if resumes else None
+        _open(run)
+    last = run.folder / LAST
+    state = read_recovery_point(last, epochs=run.settings["epochs"]) if run.resumes and last.exists() else None
     if is_first_process():  # only now: a refused resume leaves the saved configuration as it was
-        _save_config(folder, config)
+        for name, content in ((CONFIG_FILE, run.settings), (OVERRIDES_FILE, list(run.overrides))):
+            write_atomically(run.folder / name, as_yaml(content))
+        slurm.save_run_dir(run.folder)
     return state
+
+
+def as_yaml(content: Any) -> str:
+    """Plain values as YAML, in their order."""
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def best_checkpoint(folder: Path) -> Path:
@@ -50,20 +83,15 @@ def best_checkpoint(folder: Path) -> Path:
     return best if best.exists() else folder / LAST
 
 
-def task_overrides() -> list[str]:
-    """The overrides of this run or job, without `resume`."""
-    return [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
-
-
-def _open(folder: Path, config: DictConfig) -> None:
-    if config.resume is None:
+def _open(run: RunConfig) -> None:
+    folder = run.folder
+    if not run.resumes:
         if (folder / OVERRIDES_FILE).exists() or any((folder / "checkpoints").glob("*.ckpt")):
             raise ConfigError(f"{folder} holds a run; choose another hydra.run.dir, or resume it with resume={folder}")
     elif not (folder / CONFIG_FILE).is_file():
         raise ConfigError(f"resume={folder}: {CONFIG_FILE} is missing; restore it, or start a new run")
     else:
-        saved = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
-        check_changes(saved, OmegaConf.to_container(config, resolve=True))
+        check_changes(yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")), run.settings)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     _lock(folder)
     for part in (folder, folder / "checkpoints", folder / ".hydra"):
@@ -78,10 +106,3 @@ def _lock(folder: Path) -> None:
     except Timeout as error:
         raise ConfigError(f"{folder}: another process is training here; wait for it, or stop it") from error
     _locks.append(lock)
-
-
-def _save_config(folder: Path, config: DictConfig) -> None:
-    resolved = OmegaConf.to_container(config, resolve=True)
-    for name, content in ((CONFIG_FILE, resolved), (OVERRIDES_FILE, task_overrides())):
-        write_atomically(folder / name, partial(OmegaConf.save, OmegaConf.create(content)))
-    slurm.save_run_dir(folder)

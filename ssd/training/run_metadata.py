@@ -7,17 +7,16 @@ import shlex
 import subprocess
 from pathlib import Path
 from textwrap import indent
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 from torch.utils.tensorboard.summary import hparams
 
 from ssd.data.splits import Splits
-from ssd.training.run_dir import task_overrides
+from ssd.training.run_dir import RunConfig, as_yaml
 from ssd.training.tensorboard_writer import add_scalars, tensorboard_writer
 
 _GROUPS = ("backbone", "dataset", "augmentation", "optimizer", "scheduler")
@@ -25,26 +24,26 @@ _SETTINGS = ("optimizer.lr", "optimizer.weight_decay", "batch_size", "epochs", "
 _METRICS = ("best/map", "val/map", "val/map_50", "val/loss", "test/map", "test/map_50")
 
 
-def log_start(trainer: pl.Trainer, config: DictConfig, splits: Splits, *, step: int) -> None:
+def log_start(trainer: pl.Trainer, run: RunConfig, splits: Splits, *, step: int) -> None:
     """Logs the hyperparameters and the metadata; `step` is the first of this process.
 
     TensorBoardLogger.log_hyperparams would declare the metrics only together with values for them, so the row in
     HPARAMS is declared here: it exists from the start, and the metrics fill it when they are logged.
     """
     for logger in trainer.loggers:
-        logger.log_hyperparams(hyperparameters(config))
+        logger.log_hyperparams(hyperparameters(run))
     if (writer := tensorboard_writer(trainer)) is None:
         return
     sizes = [f"{name}: {len(index)} images, {len(index.boxes)} boxes" for name, index in splits.items()]
     texts = {
-        "command": f"python train.py {shlex.join(task_overrides())}",
+        "command": f"python train.py {shlex.join(run.overrides)}",
         "code": git_state(Path(__file__).parent),
         "data": "\n".join([f"fingerprint {fingerprint(splits)}", *sizes]),
-        "configuration": OmegaConf.to_yaml(config, resolve=True),
+        "configuration": as_yaml(run.settings),
     }
     for name, text in texts.items():
         writer.add_text(f"run/{name}", indent(text, "    "), step)  # in Markdown a block of code
-    for summary in _hparams(config):
+    for summary in _hparams(run):
         writer._get_file_writer().add_summary(summary, step)
 
 
@@ -56,14 +55,13 @@ def log_end(trainer: pl.Trainer, *, best: float | None) -> None:
         writer.flush()
 
 
-def hyperparameters(config: DictConfig) -> dict[str, int | float | str]:
+def hyperparameters(run: RunConfig) -> dict[str, int | float | str]:
     """The chosen options, the usual settings, and every override."""
-    choices = HydraConfig.get().runtime.choices
-    values = {name: choices[name] for name in _GROUPS}
-    keys = [override.lstrip("+~").partition("=")[0] for override in task_overrides()]
+    values: dict[str, Any] = {name: run.options[name] for name in _GROUPS}
+    keys = [override.lstrip("+~").partition("=")[0] for override in run.overrides]
     for key in dict.fromkeys([*_SETTINGS, *keys]):
-        value = OmegaConf.select(config, key) if "/" not in key and key not in choices else None
-        if value is not None and not isinstance(value, DictConfig):
+        value = None if key in run.options else run.get(key)
+        if value is not None and not isinstance(value, dict):
             values[key] = value if type(value) in (int, float, str) else str(value)  # HPARAMS shows False as 0.0000
     return values
 
@@ -93,21 +91,13 @@ def git_state(folder: Path) -> str:
         return "not in a git repository"
 
 
-def _hparams(config: DictConfig) -> tuple[Summary, Summary]:
+def _hparams(run: RunConfig) -> tuple[Summary, Summary]:
     """The experiment with its columns, and the start of the session."""
-    metrics = dict.fromkeys([*_METRICS, config.objective], 0.0)  # only their names are written
-    experiment, start, _ = hparams(hyperparameters(config), metrics)
+    metrics = dict.fromkeys([*_METRICS, run.settings["objective"]], 0.0)  # only their names are written
+    experiment, start, _ = hparams(hyperparameters(run), metrics)
     data = experiment.value[0].metadata.plugin_data
-    content, swept = HParamsPluginData.FromString(data.content), _swept()
+    content = HParamsPluginData.FromString(data.content)
     for info in content.experiment.hparam_infos:
-        info.differs = info.name in swept  # TensorBoard shows these columns first
+        info.differs = info.name in run.swept  # TensorBoard shows these columns first
     data.content = content.SerializeToString()
     return experiment, start
-
-
-def _swept() -> set[str]:
-    """The keys that a sweep varies: overrides of this job that the sweep's command line does not hold as they are."""
-    sweep = Path(HydraConfig.get().runtime.output_dir).parent / "multirun.yaml"
-    given = OmegaConf.load(sweep).hydra.overrides.task if sweep.exists() else task_overrides()
-    unchanged = {item.lower() for item in given}  # Hydra passes `false` to a job as False
-    return {item.partition("=")[0] for item in task_overrides() if item.lower() not in unchanged}

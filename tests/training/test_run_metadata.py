@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from ssd.cli.build import build_logger
+from ssd.cli.train import run_config
 from ssd.data.formats.shapes import read_shapes
 from ssd.training.csv_logger import CsvLogger
 from ssd.training.run_metadata import fingerprint, git_state, log_start
@@ -39,7 +40,7 @@ def test_every_logger_gets_the_hyperparameters(tmp_path: Path) -> None:
     config = compose("optimizer.lr=0.002", "loss.negative_ratio=2", "~callbacks.ema")
     recorder = Recorder()
     trainer = pl.Trainer(default_root_dir=tmp_path, logger=[recorder], accelerator="cpu")
-    log_start(trainer, config, read_shapes(train=2, val=1, test=0, side_px=64, seed=1), step=0)
+    log_start(trainer, run_config(config), read_shapes(train=2, val=1, test=0, side_px=64, seed=1), step=0)
     assert recorder.recorded["optimizer.lr"] == 0.002
     assert recorder.recorded["loss.negative_ratio"] == 2
     assert recorder.recorded["optimizer"] == "adamw"
