@@ -38,9 +38,6 @@ def peer() -> Callable[[Any], Any]:
 
 
 def main() -> None:
-    from omegaconf import OmegaConf
-
-    from ssd.cli.config import CONF
     from ssd.common.runtime import keep_freed_memory
     from ssd.export.onnx_graph import to_onnx
     from ssd.export.timing import time_interleaved
@@ -48,24 +45,18 @@ def main() -> None:
     from ssd.inference.torch_predictor import TorchPredictor
     from ssd.model.backbones import VGG16, MobileNetV1
     from ssd.model.postprocess import PostProcess
-    from ssd.model.priors import PriorSpec
     from ssd.model.ssd import SSD
 
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     torch.manual_seed(0)
-    post = PostProcess(score_threshold=0.01, nms_threshold=0.45, topk_candidates=2000, max_detections=200)
+    post = PostProcess()
     images = [np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)]
-    backbones = {
-        "mobilenet_v1": MobileNetV1(width_multiplier=1.0, mean=[127.0] * 3, std=[128.0] * 3),
-        "vgg16": VGG16(extras="300", mean=[123.0, 117.0, 104.0], std=[1.0] * 3),
-    }
+    backbones = {"mobilenet_v1": MobileNetV1(), "vgg16": VGG16()}
     predictors: dict[str, dict[str, Callable[[Any], Any]]] = {}
     with TemporaryDirectory() as folder:
         for name, backbone in backbones.items():
-            settings = OmegaConf.to_container(OmegaConf.load(CONF / "priors" / f"{name}.yaml"))
-            spec = {key: value for key, value in settings.items() if key not in ("_target_", "defaults")}
             classes = [f"class{number}" for number in range(CLASSES)]
-            model = SSD(backbone, PriorSpec(**spec), class_names=classes, image_size=300).eval()
+            model = SSD(backbone, backbone.default_priors, class_names=classes, image_size=300).eval()
             calm(model.classification_heads)
             file = Path(folder, f"{name}.onnx")
             file.write_bytes(to_onnx(model, post).SerializeToString())
