@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -97,9 +98,10 @@ def run(name: str, *, argv: list[str]) -> None:
     arguments: list[str] = []
     try:
         check_form(sys.argv[1:])
-        arguments[:] = [without_null(quoted(argument)) for argument in sys.argv[1:]]
+        arguments[:] = sys.argv[1:]
         if name == "train":
-            arguments[:] = map(quoted, with_quickstart(with_saved_overrides(arguments)))
+            arguments[:] = with_quickstart(with_saved_overrides(arguments))
+        arguments[:] = [without_null(quoted(argument)) for argument in arguments]  # saved ones, too
         sys.argv = [argv[0], *arguments]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(checked)()
         sys.stdout.flush()  # a closed pipe is noticed here
@@ -134,11 +136,11 @@ def free_folder(path: str) -> str:
 
 def _remove_unused(folder: Path) -> None:
     """Removes the folder of a run that failed before it started: only Hydra's empty log is in it."""
-    names = {path.name for path in folder.iterdir()}
     log = folder / "train.log"
-    if names == {log.name} and log.stat().st_size == 0:
-        log.unlink()
-        folder.rmdir()
+    with suppress(OSError):  # another process of the run may have removed it; the error to report is not this one
+        if list(folder.iterdir()) == [log] and log.stat().st_size == 0:
+            log.unlink()
+            folder.rmdir()
 
 
 def _exit_code(stop: SystemExit) -> str | int | None:

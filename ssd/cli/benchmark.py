@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from ssd.cli import build
 from ssd.cli.evaluate import read_evaluation_data
+from ssd.cli.explain import missing_package
 from ssd.cli.sample_images import rendered_images, sample_images
 from ssd.common import atomic_files, console, runtime
 from ssd.common.errors import ConfigError
@@ -74,7 +75,7 @@ def build_runtimes(model: SSD, postprocess: PostProcess, folder: Path, calibrati
     try:
         yield from _onnx_runtimes(model, postprocess, folder, calibration)
     except ImportError as error:
-        package = (error.name or "").partition(".")[0]
+        package = missing_package(error)
         console.log(f"ONNX Runtime, OpenVINO: not measured: {package} is missing: pip install 'ssd-detector[export]'")
     except ConfigError:
         console.log("OpenVINO: not measured: openvino is missing: pip install 'ssd-detector[openvino]'")

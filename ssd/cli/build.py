@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -59,7 +60,8 @@ def fill_auto(config: DictConfig) -> None:
     Raises:
         ConfigError: the file cannot be read, or has a key that is not an argument of PriorSpec.
     """
-    backbone = build_backbone(config)
+    with torch.device("meta"):  # its constants are needed, not its weights
+        backbone = build_backbone(config)
     if config.image_size == "auto":
         config.image_size = backbone.default_image_size
     given = {} if config.priors.file is None else _read_priors(config.priors.file)

@@ -67,6 +67,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def missing_package(error: ImportError) -> str:
+    """The package to install, of a module that cannot be imported."""
+    return (error.name or "").partition(".")[0]
+
+
 def _one_line(text: str) -> str:
     if "Original Traceback" in text:  # a loader worker sends its error as text
         text = re.sub(r"^ssd\.common\.errors\.\w+: ", "", text.strip().splitlines()[-1])
@@ -121,23 +126,20 @@ def _key_problem(override: Override, known: list[str]) -> str | None:
     if current_key(key) != key:
         return f"{key}: now called {current_key(key)}"
     if known and key not in known and not override.is_add() and not _is_group(key) and not key.startswith("hydra"):
-        return f"{key}: no such setting{_in_other_options(key) or nearest(key, [*known, *_keys_of_options(key)])}"
+        group, _, name = key.partition(".")
+        settings = _settings_of_options(group)
+        options = [f"{group}={option}" for option, names in settings.items() if name in names]
+        if options:
+            return f"{key}: no such setting here; give {' or '.join(options)}"
+        others = [f"{group}.{other}" for names in settings.values() for other in names]
+        return f"{key}: no such setting{nearest(key, [*known, *others])}"
     return None
 
 
-def _keys_of_options(key: str) -> list[str]:
-    """The settings of all options of the key's group."""
-    group = key.partition(".")[0]
-    files = (CONF / group).glob("*.yaml") if _is_group(group) else ()
-    return [f"{group}.{name!s}" for path in files for name in OmegaConf.load(path)]
-
-
-def _in_other_options(key: str) -> str:
-    """Which options of the key's group have it."""
-    group, _, name = key.partition(".")
+def _settings_of_options(group: str) -> dict[str, list[str]]:
+    """The names of the settings of each option of a group; empty for what is no group."""
     files = sorted((CONF / group).glob("*.yaml")) if _is_group(group) else []
-    options = [path.stem for path in files if name in OmegaConf.load(path)]
-    return f" here; give {' or '.join(f'{group}={option}' for option in options)}" if options else ""
+    return {path.stem: [str(name) for name in OmegaConf.load(path)] for path in files}
 
 
 def _is_group(key: str) -> bool:

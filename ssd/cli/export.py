@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from ssd.cli import build
 from ssd.cli.evaluate import read_evaluation_data
+from ssd.cli.explain import missing_package
 from ssd.cli.sample_images import MAX_IMAGES, read_images, rendered_images, sample_images
 from ssd.common import atomic_files, console, runtime
 from ssd.common.errors import ConfigError, DataError, MachineError
@@ -37,7 +38,7 @@ def export(config: DictConfig) -> None:
 
         from ssd.export.onnx_graph import to_onnx
     except ImportError as error:
-        raise ConfigError(f"ssd export needs {_package(error)}: pip install 'ssd-detector[export]'") from None
+        raise ConfigError(f"ssd export needs {missing_package(error)}: pip install 'ssd-detector[export]'") from None
     runtime.quiet_libraries()
     model = checkpoint.load(config.checkpoint)
     needs_data = config.quantize is not None or build.has_dataset(config)
@@ -58,10 +59,6 @@ def export(config: DictConfig) -> None:
     text = json.dumps(report, indent=2) + "\n"
     atomic_files.write_atomically(report_file, text)
     console.log(f"{output}: {output.stat().st_size / 1e6:.1f} MB; report: {report_file}")
-
-
-def _package(error: ImportError) -> str:
-    return (error.name or "").partition(".")[0]
 
 
 def _check_parity(

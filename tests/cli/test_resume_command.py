@@ -14,6 +14,8 @@ from forked import run
 from test_train import TINY
 from voc_files import add, object_xml, write_voc
 
+from ssd.cli.overrides import quoted, with_saved_overrides, without_null
+
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -147,3 +149,11 @@ def test_a_damaged_recovery_point_is_refused(
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_saved_group_of_null_is_left_out(tmp_path: Path) -> None:
+    """Version 0.1 wrote `download=null`, which was a plain setting then; Hydra refuses it for a group."""
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/overrides.yaml").write_text("[dataset=voc, download=null, epochs=3]")
+    resumed = [without_null(quoted(line)) for line in with_saved_overrides([f"resume={tmp_path}"])]
+    assert resumed[:3] == ["dataset=voc", "~download", "epochs=3"]
