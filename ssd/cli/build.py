@@ -27,7 +27,7 @@ from ssd.training.checkpoint_callbacks import AtomicCheckpointIO, checkpoint_cal
 from ssd.training.lightning_module import SSDModule
 from ssd.weights import transfer
 
-_NOT_READER_ARGUMENTS = ("cache", "balance")
+_NOT_READER_ARGUMENTS = ("cache", "balance", "negatives")
 
 
 def check_fit(config: DictConfig) -> tuple[PriorSpec, list[Grid]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -117,11 +117,16 @@ def _parameters(target: str) -> dict[str | None, Any]:
         hints = get_type_hints(call)
     except (NameError, TypeError, AttributeError):  # imported for type checkers alone, or a C function
         hints = {}
-    parameters = inspect.signature(function).parameters.values()
-    return {
-        None if parameter.kind is parameter.VAR_KEYWORD else parameter.name: hints.get(parameter.name, Any)
-        for parameter in parameters
-    }
+    found: dict[str | None, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints.get(parameter.name, Any)
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            found[parameter.name] = hint
+        elif get_origin(hint) is Unpack:  # the keywords of a TypedDict
+            found.update(get_type_hints(get_args(hint)[0]))
+        else:
+            found[None] = hint
+    return found
 
 
 def _convert(key: str, value: Any, expected: Any, text: str | None) -> Any:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from ssd.common.runtime import is_first_process
+from ssd.common.text import printable
 
 _log = logging.getLogger("ssd")
 
@@ -13,7 +14,7 @@ _log = logging.getLogger("ssd")
 def log(line: str) -> None:
     """Prints a line to the terminal and train.log, in the first process of a distributed run only."""
     if is_first_process():
-        _log.info(line)
+        _log.info(printable(line))
 
 
 def relative_to_cwd(path: Path) -> Path:

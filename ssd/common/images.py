@@ -134,6 +134,19 @@ def read_size(path: str | Path) -> tuple[int, int]:
         return _size_by_pillow(file, str(path))
 
 
+def read_orientation(path: str | Path) -> int:
+    """EXIF orientation of an image file, 1..8; 1 if it has none. Images are read upright, so few need it.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    with _open_file(path) as file:
+        header = _open_image(file, str(path))
+        with _errors_named(str(path)):
+            value = header.getexif().get(_EXIF_ORIENTATION)
+    return value if isinstance(value, int) and value in _TO_UPRIGHT else 1
+
+
 def warp(
     image: ImageArray,
     *,

@@ -16,6 +16,7 @@ from dataclasses import astuple
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -97,8 +98,8 @@ def _sources(path: Path, seen: set[tuple[int, int]]) -> Iterator[str]:
 
 # --- the file ----------------------------------------------------------------------------------------------------
 
-_COLUMNS = ("sizes", "box_offsets", "boxes", "labels", "ignore", "source_lines")
-_STRINGS = ("paths", "ids")
+_COLUMNS = ("sizes", "box_offsets", "boxes", "labels", "ignore", "source_lines", "source_of")
+_STRINGS = ("paths", "ids", "sources")
 _PARTS = ("data", "offsets")  # of PackedStrings
 _ARRAYS = (*_COLUMNS, *(f"{name}.{part}" for name in _STRINGS for part in _PARTS))
 _HEADER = "header"  # one entry only: safetensors writes several in random order
@@ -108,7 +109,7 @@ def _save(splits: Splits, fingerprint: str, path: Path) -> None:
     arrays = {f"{split}.{name}": attrgetter(name)(index) for split, index in splits.items() for name in _ARRAYS}
     problems = [astuple(problem) for problem in splits.report.problems]
     header = {"fingerprint": fingerprint, "class_names": splits.class_names, "problems": problems}
-    text = json.dumps(header | {"splits": [split for split, _ in splits.items()]})
+    text = json.dumps(header | {"notes": splits.report.notes, "splits": [split for split, _ in splits.items()]})
     save_file(arrays, path, metadata={_HEADER: f"{_checksum(arrays, text)} {text}"})
 
 
@@ -136,7 +137,9 @@ def _load(path: Path, fingerprint: str, load: Callable[[str], ImageArray]) -> Sp
         return None
     indexes = {}
     for split in header["splits"]:
-        paths, ids = (PackedStrings(*(arrays[f"{split}.{name}.{part}"] for part in _PARTS)) for name in _STRINGS)
-        columns = {name: arrays[f"{split}.{name}"] for name in _COLUMNS}
-        indexes[split] = DetectionIndex(tuple(header["class_names"]), load, paths, ids, **columns)
-    return Splits(**indexes, report=Report([Problem(*problem) for problem in header["problems"]]))
+        columns: dict[str, Any] = {name: arrays[f"{split}.{name}"] for name in _COLUMNS}
+        for name in _STRINGS:
+            columns[name] = PackedStrings(*(arrays[f"{split}.{name}.{part}"] for part in _PARTS))
+        indexes[split] = DetectionIndex(class_names=tuple(header["class_names"]), load=load, **columns)
+    report = Report([Problem(*problem) for problem in header["problems"]], header["notes"])
+    return Splits(**indexes, report=report)

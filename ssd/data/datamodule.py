@@ -43,6 +43,7 @@ class DetectionDataModule(pl.LightningDataModule):
         batch_size: images per step and device.
         num_workers: loader processes; None is one less than the number of cores, at most 8.
         seed: determines order and augmentation.
+        strict: an image that cannot be decoded is an error.
         balance: threshold of `repeat_factors` for training; None uses each image once per epoch.
         prepare: downloads missing files; called before `read`, in one process per machine.
     """
@@ -56,6 +57,7 @@ class DetectionDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         num_workers: int | None = None,
         seed: int = 0,
+        strict: bool = False,
         balance: float | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
@@ -65,10 +67,12 @@ class DetectionDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = min(8, (os.cpu_count() or 1) - 1) if num_workers is None else num_workers
         self.seed = seed
+        self.strict = strict
         self.balance = balance
         self._read = read
         self._prepare = prepare
         self._splits: Splits | None = None
+        self._datasets: dict[str, DetectionDataset] = {}
         self._resume = {"epoch": 0, "samples": 0}
 
     def prepare_data(self) -> None:
@@ -111,8 +115,10 @@ class DetectionDataModule(pl.LightningDataModule):
         )
         if training:
             sampler.resume_from(**self._resume)
+        dataset = DetectionDataset(index, augmentation, seed=self.seed, strict=self.strict)
+        self._datasets[split] = dataset
         return TimedLoader(
-            cast(Dataset[Batch], DetectionDataset(index, augmentation, seed=self.seed)),
+            cast(Dataset[Batch], dataset),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
@@ -123,6 +129,10 @@ class DetectionDataModule(pl.LightningDataModule):
             worker_init_fn=_prepare_worker,
             generator=torch.Generator(),  # seeds of workers must not take random numbers from the network
         )
+
+    def skipped_images(self) -> dict[str, list[str]]:
+        """The images of each split that could not be decoded, so far; their objects do not count in the metrics."""
+        return {split: skipped for split, dataset in self._datasets.items() if (skipped := dataset.skipped)}
 
     def state_dict(self) -> dict[str, int]:
         """The current epoch, and how many of its samples each rank has used."""

@@ -17,7 +17,7 @@ from ssd.common.structures import PADDING_LABEL, Batch
 from ssd.data.augmentation import Augmentation, Sample
 from ssd.data.index import DetectionIndex
 from ssd.data.sampler import Key
-from ssd.data.validation import MAX_UNREADABLE, too_many_unreadable
+from ssd.data.validation import max_unreadable, too_many_unreadable
 
 _log = logging.getLogger("ssd")
 
@@ -26,13 +26,22 @@ class DetectionDataset(Dataset[Sample]):
     """The samples of an index after augmentation; the randomness of a sample depends on its key alone.
 
     Damage inside an image shows only when it is decoded: the next readable image of the index then replaces it. Up to
-    MAX_UNREADABLE of the images are skipped with a warning; more are a DataError.
+    `max_unreadable` images are skipped with a warning; more are a DataError.
+
+    Args:
+        index: the images and their boxes.
+        augmentation: of each sample.
+        seed: of the augmentation.
+        strict: the first unreadable image is an error.
     """
 
-    def __init__(self, index: DetectionIndex, augmentation: Augmentation, *, seed: int = 0) -> None:
+    def __init__(
+        self, index: DetectionIndex, augmentation: Augmentation, *, seed: int = 0, strict: bool = False
+    ) -> None:
         self.index = index
         self.augmentation = augmentation
         self.seed = seed
+        self.strict = strict
         self._unreadable = torch.zeros(len(index), dtype=torch.bool).share_memory_()  # by all loader processes
 
     def __len__(self) -> int:
@@ -51,19 +60,38 @@ class DetectionDataset(Dataset[Sample]):
             seed=(self.seed, epoch, number),
         )
 
+    @property
+    def skipped(self) -> list[str]:
+        """The paths of the images that could not be decoded so far, by any loader process."""
+        return [self.index.paths[position] for position in self._unreadable.nonzero().flatten().tolist()]
+
     def _load(self, position: int) -> tuple[int, ImageArray]:
         """The image at `position`, or the next readable one, with its position."""
         while True:
             try:
-                return position, self.index.load(self.index.paths[position])
+                return position, self._decode(position)
             except DataError as error:
-                reported = bool(self._unreadable[position])
-                self._unreadable[position] = True
-                if (count := int(self._unreadable.sum())) > MAX_UNREADABLE * len(self.index):
-                    raise too_many_unreadable(count, len(self.index), [str(error)]) from error
-                if not reported:
-                    _log.warning("warning: skipped image: %s", error)
+                self._skip(position, error)
                 position = (position + 1) % len(self.index)
+
+    def _decode(self, position: int) -> ImageArray:
+        path = self.index.paths[position]
+        image = self.index.load(path)
+        (height, width), (old_height, old_width) = image.shape[:2], self.index.sizes[position].tolist()
+        if (height, width) != (old_height, old_width):  # its boxes are fractions of the other size
+            sizes = f"{width} x {height} px, but {old_width} x {old_height} px when the dataset was read"
+            raise DataError(f"{path}: {sizes}; start again to read it anew")
+        return image
+
+    def _skip(self, position: int, error: DataError) -> None:
+        reported = bool(self._unreadable[position])
+        self._unreadable[position] = True
+        count, images = int(self._unreadable.sum()), len(self.index)
+        if count > max_unreadable(images, strict=self.strict):
+            others = [path for path in self.skipped if path != self.index.paths[position]]
+            raise too_many_unreadable([str(error), *others], images=images, strict=self.strict) from error
+        if not reported:
+            _log.warning("warning: skipped image: %s", error)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -53,7 +53,8 @@ class DetectionIndex:
 
     `load` turns an entry of `paths` into an image. `sizes` are upright (H, W) in pixels. The boxes of image i are rows
     box_offsets[i]:box_offsets[i+1] of `boxes` (xyxy fractions), `labels` (0..C-1), `ignore` and `source_lines` (the
-    line or entry of the annotation file that the box comes from; 0 where there is no file).
+    line or entry of the annotation file that the box comes from; 0 where there is no file). The file of image i, and
+    what precedes the line in messages (`0.xml:`, `train.json: annotation `), is `sources[source_of[i]]`.
     """
 
     class_names: tuple[str, ...]
@@ -66,6 +67,8 @@ class DetectionIndex:
     labels: Int32[np.ndarray, "M"]
     ignore: Bool[np.ndarray, "M"]
     source_lines: Int32[np.ndarray, "M"]
+    sources: PackedStrings
+    source_of: Int32[np.ndarray, "N"]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,6 +76,11 @@ class DetectionIndex:
     def rows(self, position: int) -> slice:
         """The rows of the boxes of an image."""
         return slice(int(self.box_offsets[position]), int(self.box_offsets[position + 1]))
+
+    def location(self, position: int, row: int) -> str:
+        """Annotation file and line of a box; the path of its image where there is no file."""
+        source = self.sources[int(self.source_of[position])]
+        return f"{source}{self.source_lines[row]}" if source else self.paths[position]
 
     def image_of_box(self) -> Int64[np.ndarray, "M"]:
         """The position of the image that each box belongs to."""
@@ -89,7 +97,13 @@ class DetectionIndex:
         """The images at `positions`, with their boxes."""
         chosen = np.asarray(positions, dtype=np.int64)
         rows, offsets = gather(self.box_offsets, chosen)
-        images = replace(self, paths=self.paths.take(chosen), ids=self.ids.take(chosen), sizes=self.sizes[chosen])
+        images = replace(
+            self,
+            paths=self.paths.take(chosen),
+            ids=self.ids.take(chosen),
+            sizes=self.sizes[chosen],
+            source_of=self.source_of[chosen],
+        )
         return images._with_boxes(rows, offsets)
 
     def _with_boxes(self, rows: np.ndarray, box_offsets: Int64[np.ndarray, "N1"]) -> DetectionIndex:
@@ -123,21 +137,27 @@ def gather(
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image of a reader. `boxes` are rows of (x1, y1, x2, y2) in fractions, not yet validated."""
+    """One image of a reader. `boxes` are rows of (x1, y1, x2, y2) in fractions, not yet validated.
+
+    `source` is what precedes the numbers of `source_lines` in messages; see DetectionIndex.
+    """
 
     path: str
     id: str
     size: tuple[int, int]
-    boxes: Sequence[tuple[float, float, float, float]]
+    boxes: Sequence[Sequence[float]]
     labels: Sequence[int]
     ignore: Sequence[bool]
     source_lines: Sequence[int]
+    source: str = ""
 
 
 def build_index(
     records: Sequence[ImageRecord], *, class_names: Sequence[str], load: Callable[[str], ImageArray]
 ) -> DetectionIndex:
     """Packs the records of a reader."""
+    sources: dict[str, int] = {}
+    source_of = [sources.setdefault(record.source, len(sources)) for record in records]
     return DetectionIndex(
         class_names=tuple(class_names),
         load=load,
@@ -149,4 +169,6 @@ def build_index(
         labels=np.array([label for record in records for label in record.labels], dtype=np.int32),
         ignore=np.array([flag for record in records for flag in record.ignore], dtype=bool),
         source_lines=np.array([line for record in records for line in record.source_lines], dtype=np.int32),
+        sources=PackedStrings.pack(sources),
+        source_of=np.array(source_of, dtype=np.int32),
     )

@@ -1,21 +1,19 @@
-"""The splits of a dataset: what a reader returns, how it divides images that have no splits, and their class list."""
+"""The splits of a dataset: what a reader returns, and what is printed about it."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Shaped
 
-from ssd.common.errors import ConfigError, DataError
 from ssd.data.index import DetectionIndex
 from ssd.data.sampler import boxes_per_epoch, repeat_factors
-from ssd.data.validation import Report
+from ssd.data.validation import Problem, Report
 
-VALIDATION_SHARE = TEST_SHARE = 0.1
+_MANY_NEGATIVES = 0.5  # share of images without an object that is worth a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +34,24 @@ class Splits:
         by_size = sorted(self.items(), key=lambda item: len(item[1]))  # the largest may have millions: it is not stored
         for (name, index), (other, larger) in pairwise(by_size):
             owner |= dict.fromkeys(index.ids, name)
-            for image_id in sorted({image_id for image_id in larger.ids if image_id in owner}):
-                first, second = (split for split, _ in self.items() if split in (owner[image_id], other))
-                rule = f"is in the {first} and in the {second} split, so scores would be too high; remove it from one"
-                self.report.add(image_id, rule, fatal=True)
+            shared = sorted({image_id for image_id in larger.ids if image_id in owner})
+            for smaller in dict.fromkeys(owner[image_id] for image_id in shared):
+                self._add_overlap(smaller, other, [image_id for image_id in shared if owner[image_id] == smaller])
+
+    def _add_overlap(self, smaller: str, larger: str, shared: Sequence[str]) -> None:
+        """Capture tools write one list for all splits; a few images in two splits are a mistake in the lists."""
+        first, second = (name for name, _ in self.items() if name in (smaller, larger))
+        if len(shared) == len(getattr(self, smaller)):
+            rule = f"all {len(shared)} images are in the {larger} split, too: results on {second} are no test"
+            problem = Problem(f"{smaller} split", rule)
+            if problem not in self.report.problems:  # read from the cache
+                self.report.problems.append(problem)
+            return
+        for image_id in shared:
+            rule = f"is in the {first} and in the {second} split, so scores would be too high; remove it from one"
+            self.report.add(
+                image_id, f"{rule}, or choose lists (dataset.{second}_splits=[] is no {second} split)", fatal=True
+            )
 
     def items(self) -> list[tuple[str, DetectionIndex]]:
         """(name, index) of the splits that exist."""
@@ -52,15 +64,25 @@ class Splits:
         return self.items()[0][1].class_names
 
     def check_trainable(self) -> None:
-        """Raises DataError if the training images have no object to learn from."""
-        if self.train is not None and self.train.ignore.all():
-            classes = ", ".join(self.class_names)
-            raise DataError(f"no object of {classes} in the {len(self.train)} training images; see dataset.classes")
+        """Adds to the report what the objects of the splits are too few for.
+
+        Raises:
+            DataError: no image to train on, or no object in the training images; it is added where the report collects.
+        """
+        train = self.train
+        if train is None:
+            self.report.add("train split", "no image to train on", fatal=True)
+        elif train.ignore.all():
+            ignored = (
+                f"; all {len(train.ignore)} are ignored (difficult, crowd or group-of)" if len(train.ignore) else ""
+            )
+            rule = f"no object of {', '.join(self.class_names)} in the {len(train)} training images{ignored}"
+            self.report.add("train split", f"{rule}; see dataset.classes", fatal=True)
 
 
 def describe_data(splits: Splits, *, balance: float | None = None) -> list[str]:
     """Lines for the log: images and boxes of each split, the effect of `balance`, problems, classes without objects."""
-    lines = []
+    lines = [f"data: {note}" for note in splits.report.notes]
     for name, index in splits.items():
         lines.append(f"{name}: {len(index)} images, {len(index.boxes)} boxes ({_counts(index, index.class_counts())})")
     if splits.train is not None and balance is not None:
@@ -69,6 +91,9 @@ def describe_data(splits: Splits, *, balance: float | None = None) -> list[str]:
         lines.append(f"dataset.balance={balance:g}: boxes in an epoch of training, on average: {counts}")
     lines += [f"data: {line}" for line in splits.report.summary_lines()]
     for name, index in splits.items():
+        empty = int((np.diff(index.box_offsets) == 0).sum())
+        if empty > _MANY_NEGATIVES * len(index):
+            lines.append(f"warning: {empty} of {len(index)} images of the {name} split have no object")
         absent = [label for label, count in zip(index.class_names, index.class_counts(), strict=True) if not count]
         if absent:
             lines.append(f"warning: the {name} split has no object of {', '.join(absent)}")
@@ -77,54 +102,3 @@ def describe_data(splits: Splits, *, balance: float | None = None) -> list[str]:
 
 def _counts(index: DetectionIndex, counts: Shaped[np.ndarray, "C"]) -> str:
     return ", ".join(f"{name} {count:.0f}" for name, count in zip(index.class_names, counts, strict=True))
-
-
-def seeded_split(names: Sequence[str], *, seed: int) -> dict[str, list[str]]:
-    """80 % train, 10 % val, 10 % test; at least one name each if there are three or more."""
-    train, test = hold_out(names, share=TEST_SHARE, seed=seed)
-    train, val = hold_out(train, share=VALIDATION_SHARE * len(names) / max(1, len(train)), seed=seed + 1)
-    return {"train": train, "val": val, "test": test}
-
-
-def hold_out(names: Sequence[str], *, share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Draws a seeded `share` (0..1) of `names`: (the rest, the drawn ones), both sorted."""
-    ordered = sorted(names)
-    count = min(max(1, round(share * len(ordered))), max(0, len(ordered) - 1))
-    order = np.random.default_rng(seed).permutation(len(ordered))
-    rest, drawn = np.sort(order[count:]), np.sort(order[:count])
-    return [ordered[position] for position in rest], [ordered[position] for position in drawn]
-
-
-def class_list(
-    chosen: Sequence[str] | None, found: Iterable[str], *, where: str, report: Report, defined_in: str | None = None
-) -> tuple[str, ...]:
-    """The chosen classes, or all found ones in alphabetical order; one list for all splits.
-
-    A chosen class without an object is allowed, unless a found class that is not chosen has nearly the same name.
-
-    Args:
-        where: the start of messages.
-        defined_in: the file that defines all classes, `found`: a chosen one must be among them, in any case.
-
-    Raises:
-        ConfigError: a class is chosen twice.
-        DataError: no class at all, a misspelled or an undefined one.
-    """
-    found = sorted(set(found))
-    if chosen is None:
-        if not found:
-            raise DataError(f"{where}: no object in any annotation, so no class to learn; check the folder")
-        return tuple(found)
-    if defined_in is not None:
-        spelling = {name.casefold(): name for name in found}
-        chosen = [spelling.get(name.casefold(), name) for name in chosen]
-    duplicates = [name for position, name in enumerate(chosen) if name in chosen[:position]]
-    if duplicates:
-        raise ConfigError(f"dataset.classes={list(chosen)}: {duplicates[0]!r} is listed twice; remove one")
-    others = {name.casefold(): name for name in found if name not in chosen}
-    for name in (name for name in chosen if name not in found):
-        close = difflib.get_close_matches(name.casefold(), others, n=1)
-        hint = f"did you mean {others[close[0]]!r}?" if close else f"see {defined_in} for the {len(found)} names"
-        if close or defined_in is not None:
-            report.add(where, f"no class {name!r}; {hint} (dataset.classes)", fatal=True)
-    return tuple(chosen)

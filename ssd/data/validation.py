@@ -6,7 +6,7 @@ An inverted box would make log() NaN and destroy the weights, so no such box may
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +15,7 @@ import numpy as np
 from ssd.common.errors import DataError
 from ssd.data.index import DetectionIndex
 
-MAX_UNREADABLE = 0.001  # largest share of unreadable images that training skips
+_SKIPPED_IMAGES, _SKIPPED_SHARE, _MAX_SKIPPED_SHARE = 10, 0.01, 0.2  # unreadable images that training skips
 _MAX_NAMED = 5  # files in one message
 _TOLERANCE_PX = 1.001  # up to one pixel outside the image is clipped without a report
 
@@ -38,11 +38,17 @@ class Problem:
 class Report:
     """The problems of a dataset, in the order in which they were found.
 
-    Reading stops at the first fatal one; with `collect_all` it skips the affected part and lists all of them.
+    Reading stops at the first fatal one; with `collect_all` it skips the affected part and lists all of them. Notes are
+    no problems, but worth a line at the start of a training.
     """
 
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     collect_all: bool = False
+
+    def note(self, line: str) -> None:
+        """Adds a line about how the dataset was read, such as the list that gave a split."""
+        self.notes.append(line)
 
     def add(self, file: str, rule: str, *, value: str = "", fatal: bool = False, skipped_classes: str = "") -> None:
         """Adds a problem.
@@ -76,15 +82,10 @@ class Report:
         return lines
 
 
-def validate(
-    index: DetectionIndex, report: Report, *, strict: bool, locate: Callable[[str, int], str] | None = None
-) -> DetectionIndex:
+def validate(index: DetectionIndex, report: Report, *, strict: bool) -> DetectionIndex:
     """Drops boxes without area and duplicates, clips boxes to the image, and reports every change.
 
-    Args:
-        strict: the first box that would be changed is an error.
-        locate: annotation file and line, from the id of an image and the source line of a box; by default the path of
-            the image is reported.
+    With `strict` the first box that would be changed is an error.
 
     Raises:
         DataError: with `strict`, at the first box that would be changed; always for a coordinate that is not finite.
@@ -106,9 +107,8 @@ def validate(
     for rule, rows in rules.items():
         hint = " (dataset.strict=true)" if strict and rows is not not_finite else ""
         for row in np.flatnonzero(rows).tolist():
-            image = int(images[row])
-            file = locate(index.ids[image], int(index.source_lines[row])) if locate else index.paths[image]
-            report.add(file, rule, value=_describe(index, image, row) + hint, fatal=strict or rows is not_finite)
+            image, fatal = int(images[row]), strict or rows is not_finite
+            report.add(index.location(image, row), rule, value=_describe(index, image, row) + hint, fatal=fatal)
     return replace(index, boxes=clipped).keep_boxes(~(bad | duplicate))
 
 
@@ -143,23 +143,32 @@ def _describe(index: DetectionIndex, image: int, row: int) -> str:
     return f"({box_px}) px; {index.paths[image]}, {width} x {height} px"
 
 
-def check_unreadable(unreadable: Sequence[tuple[str, str]], *, images: int, report: Report) -> None:
+def max_unreadable(images: int, *, strict: bool) -> int:
+    """How many of the images of a split may be unreadable: training skips them."""
+    limit = max(_SKIPPED_IMAGES, int(_SKIPPED_SHARE * images))
+    return 0 if strict else min(limit, int(_MAX_SKIPPED_SHARE * images))
+
+
+def check_unreadable(
+    unreadable: Sequence[tuple[str, str]], *, images: int, report: Report, strict: bool = False
+) -> None:
     """Adds the unreadable images (path, error message) to `report`; fails if they are too many to skip.
 
     Raises:
-        DataError: more than MAX_UNREADABLE of the images are unreadable; names the first ones.
+        DataError: more than `max_unreadable` of the images are unreadable; names the first ones.
     """
-    too_many = len(unreadable) > MAX_UNREADABLE * images
+    too_many = len(unreadable) > max_unreadable(images, strict=strict)
     if too_many and not report.collect_all:
-        raise too_many_unreadable(len(unreadable), images, [message for _, message in unreadable])
+        raise too_many_unreadable([message for _, message in unreadable], images=images, strict=strict)
     for path, message in unreadable:
-        report.add(path, message.partition(": ")[2], fatal=too_many)
+        report.add(path, f"{message.partition(': ')[2]}; skipped", fatal=too_many)
 
 
-def too_many_unreadable(count: int, images: int, messages: list[str]) -> DataError:
+def too_many_unreadable(messages: Sequence[str], *, images: int, strict: bool) -> DataError:
     """The error for more unreadable images than training skips."""
+    limit = "dataset.strict=true" if strict else f"training skips at most {max_unreadable(images, strict=False)}"
     return DataError(
-        f"{count} of {images} images cannot be read (training skips at most {MAX_UNREADABLE:.1%}): "
+        f"{len(messages)} of {images} images cannot be read ({limit}): "
         + "; ".join(messages[:_MAX_NAMED])
         + (" ..." if len(messages) > _MAX_NAMED else "")
     )

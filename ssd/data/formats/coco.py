@@ -8,17 +8,17 @@ without boxes are negatives.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, Unpack
 
 from ssd.common.errors import DataError
-from ssd.data.annotations import AnnotatedImage, AnnotatedObject, index_annotations
 from ssd.data.formats.coco_files import DOWNLOAD_HELP, choose_files, image_folders
-from ssd.data.splits import VALIDATION_SHARE, Splits, class_list, hold_out, seeded_split
+from ssd.data.reading.annotations import AnnotatedImage, AnnotatedObject, build_splits
+from ssd.data.reading.division import UNDIVIDED
+from ssd.data.reading.options import CommonOptions, ReadOptions
+from ssd.data.splits import Splits
 from ssd.data.validation import Report
 
 _MAX_PX = 1e9
@@ -30,34 +30,27 @@ class _CocoFile:
 
     path: Path
     images: dict[str, AnnotatedImage] = field(default_factory=dict)  # by path, which is also the id of the image
-    annotation_ids: list[object] = field(default_factory=list)
-
-    def locate(self, _image: str, number: int) -> str:
-        return f"{self.path}: annotation {_id(self.annotation_ids[number], number)}"
 
 
 def read_coco(
     root: str,
     *,
-    classes: Sequence[str] | None = None,
     train_json: str | None = None,
     val_json: str | None = None,
     test_json: str | None = None,
     images: str | None = None,
-    strict: bool = False,
-    seed: int = 0,
     report: Report | None = None,
+    **options: Unpack[CommonOptions],
 ) -> Splits:
     """Reads a folder in COCO format.
 
     Args:
         root: the folder of the dataset.
-        classes: the class list; all categories of the files if None. Objects of other classes are skipped and counted.
         train_json, val_json, test_json: paths below root; found by name if None, no such split if empty. A single
             JSON file is split by the seed; if only `val` is missing, a seeded tenth of `train` is held out.
         images: folder of the images, below root; searched for if None.
-        strict: a box that would have to be dropped or clipped is an error.
-        seed: selects the held-out images.
+        report: gets every problem.
+        options: see ReadOptions.
 
     Raises:
         ConfigError: a JSON file that does not exist, or several for one split.
@@ -75,32 +68,19 @@ def read_coco(
             folders = image_folders(folder, path, split, images)
             files[split], names = _parse(path, folders, root=folder, report=report)
             categories.update(names)
-    class_names = class_list(classes, categories, where=root, report=report)
-    indexes = {}
-    for split, paths in _split(files, chosen, seed=seed).items():
-        file = files.get(split) or files["train"]
-        if members := [file.images[path] for path in paths]:
-            indexes[split] = index_annotations(
-                folder, members, class_names=class_names, locate=file.locate, report=report, strict=strict
-            )
-            others = Counter(name for image in members for name, *_ in image.objects if name not in class_names)
-            if others:
-                first = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
-                rule = f"{others.total()} objects of classes not in dataset.classes skipped: {first}"
-                report.add(root, rule, skipped_classes=first)
-    if not indexes:
+    if not any(file.images for file in files.values()):
         raise DataError(f"dataset.root={root}: no image in any JSON. {DOWNLOAD_HELP}")
-    return Splits(**indexes, report=report)
-
-
-def _split(files: dict[str, _CocoFile], chosen: dict[str, str | None], *, seed: int) -> dict[str, list[str]]:
-    """The paths of the images of each split."""
-    paths = {split: list(file.images) for split, file in files.items()}
-    if list(paths) == ["train"] and chosen["val"] is None and chosen["test"] is None:
-        return seeded_split(paths["train"], seed=seed)
-    if "train" in paths and "val" not in paths and chosen["val"] is None:
-        paths["train"], paths["val"] = hold_out(paths["train"], share=VALIDATION_SHARE, seed=seed)
-    return paths
+    images_of = {split: list(file.images.values()) for split, file in files.items()}
+    if list(files) == ["train"] and val_json is None and test_json is None:
+        images_of = {UNDIVIDED: images_of["train"]}
+    return build_splits(
+        folder,
+        images_of,
+        options=ReadOptions(**options),
+        report=report,
+        defined_classes=categories,
+        hold_out_val=val_json is None,
+    )
 
 
 def _parse(path: Path, folders: list[Path], *, root: Path, report: Report) -> tuple[_CocoFile, set[str]]:
@@ -115,17 +95,15 @@ def _parse(path: Path, folders: list[Path], *, root: Path, report: Report) -> tu
             if _key(item, "id", where) in by_id:
                 raise DataError(f"{where}: the id is used twice; give each image its own")
             size = (item.get("height"), item.get("width"))
-            by_id[item["id"]] = image = AnnotatedImage("", "", where, None if None in size else size)
+            by_id[item["id"]] = image = AnnotatedImage("", "", f"{path}: annotation ", size, where)
             image.path = image.id = _find(_file_name(item, where), folders, root)
             if image.path in file.images:
                 raise DataError(f"{where}: {image.path} is listed twice; keep one entry")
             file.images[image.path] = image
-    annotations = _entries(path, content, "annotations", report)
-    file.annotation_ids = [None] * len(content["annotations"])
-    for number, item in annotations:
-        file.annotation_ids[number] = item.get("id")
+    for number, item in _entries(path, content, "annotations", report):
+        line = item["id"] if isinstance(item.get("id"), int) else number
         with report.collect_errors():
-            _add_object(item, number, file.locate("", number), by_id, names)
+            _add_object(item, line, f"{path}: annotation {_id(item.get('id'), number)}", by_id, names)
     return file, set(names.values())
 
 
@@ -203,7 +181,7 @@ def _find(name: str, folders: list[Path], root: Path) -> str:
 
 
 def _add_object(
-    item: dict[str, Any], number: int, where: str, images: dict[Any, AnnotatedImage], names: dict[Any, str]
+    item: dict[str, Any], line: int, where: str, images: dict[Any, AnnotatedImage], names: dict[Any, str]
 ) -> None:
     image = images.get(_key(item, "image_id", where))
     if image is None:
@@ -214,7 +192,7 @@ def _add_object(
     x, y, width, height = _box(item.get("bbox"), where)
     if item.get("iscrowd") not in (None, 0, 1):
         raise DataError(f"{where}: iscrowd is {item['iscrowd']!r}; it must be 0 or 1")
-    image.objects.append(AnnotatedObject(name, (x, y, x + width, y + height), item.get("iscrowd") == 1, number))
+    image.objects.append(AnnotatedObject(name, (x, y, x + width, y + height), item.get("iscrowd") == 1, line))
 
 
 def _box(value: object, where: str) -> list[float]:

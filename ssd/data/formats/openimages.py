@@ -21,7 +21,6 @@ from jaxtyping import Int32
 from ssd.common.errors import DataError
 from ssd.common.images import read_below, read_size
 from ssd.common.progress import tracked
-from ssd.data.annotations import images_by_stem
 from ssd.data.formats.openimages_csv import (
     DOWNLOAD_HELP,
     SPLITS,
@@ -33,7 +32,9 @@ from ssd.data.formats.openimages_csv import (
 )
 from ssd.data.formats.openimages_hierarchy import count_for_parents, expand, subclass_hint
 from ssd.data.index import DetectionIndex, PackedStrings, offsets_of
-from ssd.data.splits import Splits, class_list
+from ssd.data.reading.classes import class_list
+from ssd.data.reading.folder import images_by_stem
+from ssd.data.splits import Splits
 from ssd.data.validation import Report, check_unreadable, validate
 
 _BLOCK, _THREADS = 256, 8  # images per task of a thread
@@ -83,16 +84,11 @@ def read_openimages(
     for split in list(rows):
         index = _index(folder, files[split], SPLITS[split], rows.pop(split), class_names, report)
         if len(index):
-            locate = partial(_locate, files[split])
-            indexes[split] = validate(index, report, strict=strict, locate=locate)
+            indexes[split] = validate(index, report, strict=strict)
     if "train" not in indexes:
         reasons = "; ".join(report.summary_lines())
         raise DataError(f"dataset.root={root}: no image to train on: {reasons}. {DOWNLOAD_HELP}")
     return Splits(**indexes, report=report)
-
-
-def _locate(file: Path, _image: str, line: int) -> str:
-    return f"{file}:{line}"
 
 
 def _rows(path: Path, labels_of: dict[str, list[int]], include_depictions: bool, report: Report) -> Rows:
@@ -147,6 +143,8 @@ def _index(
         labels=rows.labels[order],
         ignore=rows.group_of[order],
         source_lines=rows.lines[order],
+        sources=PackedStrings.pack([f"{file}:"]),
+        source_of=np.zeros(len(present), dtype=np.int32),
     )
     readable = sizes.any(axis=1)
     return index if readable.all() else index.take(np.flatnonzero(readable))

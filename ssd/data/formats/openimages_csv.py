@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int32, Int64
 from pyarrow import csv as arrow_csv
 
 from ssd.common.errors import ConfigError, DataError
-from ssd.data.splits import class_list
+from ssd.data.reading.classes import class_list
 from ssd.data.validation import Report
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}  # our name: name in Open Images

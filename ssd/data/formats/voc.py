@@ -13,20 +13,22 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
 from ssd.common.errors import DataError
-from ssd.data.annotations import AnnotatedImage, AnnotatedObject, images_by_stem, index_annotations
 from ssd.data.formats.voc_splits import DOWNLOAD_HELP, choose_splits
-from ssd.data.splits import Splits, class_list
+from ssd.data.reading.annotations import AnnotatedImage, AnnotatedObject, build_splits
+from ssd.data.reading.box_units import BoxUnits
+from ssd.data.reading.folder import images_by_stem
+from ssd.data.reading.options import CommonOptions, ReadOptions
+from ssd.data.splits import Splits
 from ssd.data.validation import Report
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
-_FIRST_PIXEL = 1.0
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _LINE = " line"  # no attribute in a file can have a name with a space
 
@@ -34,24 +36,20 @@ _LINE = " line"  # no attribute in a file can have a name with a space
 def read_voc(
     root: str,
     *,
-    classes: Sequence[str] | None = None,
     train_splits: Sequence[str] | None = None,
     val_splits: Sequence[str] | None = None,
     test_splits: Sequence[str] | None = None,
-    strict: bool = False,
-    seed: int = 0,
     report: Report | None = None,
+    **options: Unpack[CommonOptions],
 ) -> Splits:
     """Reads a folder in VOC format.
 
     Args:
         root: the folder of the dataset.
-        classes: the class list; all classes of the files if None. Objects of other classes are skipped and reported.
         train_splits, val_splits, test_splits: lists in ImageSets/Main, such as `trainval` or `VOC2007/trainval`; an
-            empty list means no such split; None takes the lists that exist, and holds out a seeded tenth of the
-            training images for validation if there is none.
-        strict: a box that would have to be dropped or clipped is an error.
-        seed: selects the held-out images.
+            empty list means no such split; None takes the lists that exist.
+        report: gets every problem.
+        options: see ReadOptions.
 
     Raises:
         ConfigError: a split list that does not exist.
@@ -62,29 +60,20 @@ def read_voc(
         raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
     report = report or Report()
     chosen = {"train": train_splits, "val": val_splits, "test": test_splits}
-    names = choose_splits(folder, seed=seed, chosen=chosen, report=report)
+    names = choose_splits(folder, chosen=chosen, report=report)
     names_in = cache(images_by_stem)
-    splits: dict[str, list[AnnotatedImage]] = {split: [] for split in names}
+    images: dict[str, list[AnnotatedImage]] = {split: [] for split in names}
     for split, name in ((split, name) for split, split_names in names.items() for name in split_names):
         with report.collect_errors():
-            splits[split].append(_parse(folder, name, names_in, report))
-    found = (item.class_name for members in splits.values() for image in members for item in image.objects)
-    class_names = class_list(classes, found, where=root, report=report)
-
-    def locate(name: str, line: int) -> str:
-        return f"{_annotation_file(folder, name)}:{line}"
-
-    indexes = {}
-    for split, members in splits.items():
-        if members:
-            for name, item in ((image.id, item) for image in members for item in image.objects):
-                if item.class_name not in class_names:
-                    rule = f"object of class {item.class_name!r} skipped: not in dataset.classes"
-                    report.add(locate(name, item.line), rule, skipped_classes=item.class_name)
-            indexes[split] = index_annotations(
-                folder, members, class_names=class_names, locate=locate, report=report, strict=strict
-            )
-    return Splits(**indexes, report=report)
+            images[split].append(_parse(folder, name, names_in, report))
+    return build_splits(
+        folder,
+        images,
+        options=ReadOptions(**options),
+        report=report,
+        units=BoxUnits(first_pixel=1.0),
+        hold_out_val=val_splits is None,
+    )
 
 
 def _find_image(root: Path, annotation: str, names_in: Callable[[Path], dict[str, str]]) -> str:
@@ -117,8 +106,8 @@ def _parse(root: Path, name: str, names_in: Callable[[Path], dict[str, str]], re
     except (DefusedXmlException, ValueError) as error:
         raise DataError(f"{path}: refused: {error}") from error
     size = tree.find("size")
-    source = f"{path}:{1 if size is None else size.get(_LINE)}"
-    image = AnnotatedImage(_find_image(root, name, names_in), name, source, _written_size(tree))
+    size_location = f"{path}:{1 if size is None else size.get(_LINE)}"
+    image = AnnotatedImage(_find_image(root, name, names_in), name, f"{path}:", _written_size(tree), size_location)
     for number, item in enumerate(tree.iter("object"), start=1):
         with report.collect_errors():
             image.objects.append(_object(path, number, item))
@@ -140,11 +129,8 @@ class _LineNumbers(TreeBuilder):
         return super().start(tag, {**attrs, _LINE: self.parser.parser.CurrentLineNumber})
 
 
-def _written_size(tree: Element) -> tuple[int, int] | None:
-    try:
-        return int(float(tree.findtext("size/height", ""))), int(float(tree.findtext("size/width", "")))
-    except (ValueError, OverflowError):
-        return None
+def _written_size(tree: Element) -> tuple[object, object]:
+    return tree.findtext("size/height"), tree.findtext("size/width")
 
 
 def _object(path: Path, number: int, item: Element) -> AnnotatedObject:
@@ -163,7 +149,7 @@ def _object(path: Path, number: int, item: Element) -> AnnotatedObject:
         value = (box.findtext(tag) or "").strip()
         if not _NUMBER.fullmatch(value) or math.isinf(float(value)):
             raise error(box.find(tag), f"<{tag}> is {value!r}, not a number; correct it")
-        edges.append(float(value) - _FIRST_PIXEL)
+        edges.append(float(value))
     difficult = (item.findtext("difficult") or "0").strip() not in ("", "0")
     line = int(box.find(_EDGES[0]).get(_LINE))  # type: ignore[union-attr, arg-type]  # just read
     return AnnotatedObject(name, (edges[0], edges[1], edges[2], edges[3]), difficult, line)

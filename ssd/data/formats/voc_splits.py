@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ssd.common.errors import ConfigError, DataError
-from ssd.data.splits import VALIDATION_SHARE, hold_out, seeded_split
+from ssd.data.reading.division import UNDIVIDED
 from ssd.data.validation import Report
 
 _FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -16,9 +16,7 @@ DOWNLOAD_HELP = (
 )
 
 
-def choose_splits(
-    root: Path, *, chosen: dict[str, Sequence[str] | None], seed: int, report: Report
-) -> dict[str, list[str]]:
+def choose_splits(root: Path, *, chosen: dict[str, Sequence[str] | None], report: Report) -> dict[str, list[str]]:
     """The annotations of each split: paths below root without .xml.
 
     Args:
@@ -34,7 +32,7 @@ def choose_splits(
             raise ConfigError(
                 f"dataset.root={root} has no ImageSets/Main, so splits cannot be chosen by name; omit dataset.*_splits"
             )
-        return _splits_without_lists(root, seed=seed)
+        return _splits_without_lists(root)
     automatic = _automatic_lists(lists)
     names: dict[str, list[str]] = {}
     for split, entries in chosen.items():
@@ -43,8 +41,6 @@ def choose_splits(
         names[split] = list(dict.fromkeys(found))
     if not names["train"]:
         raise DataError(f"{root}/ImageSets/Main: no image in the training split; give dataset.train_splits=[...]")
-    if not names["val"] and chosen["val"] is None:
-        names["train"], names["val"] = hold_out(names["train"], share=VALIDATION_SHARE, seed=seed)
     return names
 
 
@@ -97,7 +93,7 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
 
 
-def _splits_without_lists(root: Path, *, seed: int) -> dict[str, list[str]]:
+def _splits_without_lists(root: Path) -> dict[str, list[str]]:
     names = sorted(
         path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*") if path.suffix.lower() == ".xml"
     )
@@ -108,10 +104,8 @@ def _splits_without_lists(root: Path, *, seed: int) -> dict[str, list[str]]:
         parts = Path(name.lower()).parts[:-1]
         split = next((split for part in parts for split, folders in _FOLDERS.items() if part in folders), None)
         if split is None:
-            return seeded_split(names, seed=seed)
+            return {UNDIVIDED: names}
         by_folder[split].append(name)
     if not by_folder["train"]:
-        return seeded_split(names, seed=seed)
-    if not by_folder["val"]:
-        by_folder["train"], by_folder["val"] = hold_out(by_folder["train"], share=VALIDATION_SHARE, seed=seed)
+        return {UNDIVIDED: names}
     return by_folder

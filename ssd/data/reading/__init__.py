@@ -1,0 +1,1 @@
+"""What the readers of all formats share: finding files, classes, splits, units and sizes."""
