@@ -20,6 +20,7 @@ from ssd.common.errors import CheckpointError, ConfigError
 from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.cache import read_cached
 from ssd.data.datamodule import DetectionDataModule
+from ssd.data.reading.several import read_negatives, read_several
 from ssd.data.splits import Splits
 from ssd.model.priors import Grid, PriorSpec
 from ssd.model.ssd import SSD, measure
@@ -100,14 +101,38 @@ def build_reader(config: DictConfig, *, cached: bool = True) -> Callable[..., Sp
         raise ConfigError(
             "dataset is missing: give dataset=voc dataset.root=DIR, or another option of the group dataset"
         )
-    read = instantiate(_without(config.dataset, *_NOT_READER_ARGUMENTS), _convert_="all")
-    return partial(read_cached, read) if cached and config.dataset.cache else read
+    roots = dataset_roots(config)
+    settings = _without(config.dataset, *_NOT_READER_ARGUMENTS)
+
+    def reader(read: partial[Splits]) -> Callable[..., Splits]:
+        return partial(read_cached, read) if cached and config.dataset.cache else read
+
+    negatives = _as_list(config.dataset.get("negatives"))
+    if len(roots) + len(negatives) <= 1:
+        return reader(instantiate(settings | ({"root": roots[0]} if roots else {}), _convert_="all"))
+    readers = {root: reader(instantiate(settings | {"root": root}, _convert_="all")) for root in roots}
+    readers |= {folder: reader(partial(read_negatives, root=folder)) for folder in negatives}
+    return partial(read_several, readers, sort_classes=settings["classes"] is None)
+
+
+def dataset_roots(config: DictConfig) -> list[str]:
+    """The folders of the dataset; none for the built-in shapes."""
+    return _as_list(config.dataset.get("root"))
+
+
+def _as_list(value: Any) -> list[str]:
+    """The strings of a setting that takes one or several."""
+    return [value] if isinstance(value, str) else [str(item) for item in value or ()]
+
+
+def build_download(config: DictConfig) -> Any:
+    """The downloader of the dataset; None if there is none, or where the dataset has several roots."""
+    return instantiate(config.download, _convert_="all") if isinstance(config.dataset.get("root"), str) else None
 
 
 def read_dataset(config: DictConfig) -> Splits:
     """The splits, downloaded first if they are missing."""
-    download = instantiate(config.download, _convert_="all")
-    read = build_reader(config)
+    download, read = build_download(config), build_reader(config)
     if download is not None:
         download.prepare()
     return read()
@@ -115,7 +140,7 @@ def read_dataset(config: DictConfig) -> Splits:
 
 def build_datamodule(config: DictConfig) -> DetectionDataModule:
     """The LightningDataModule; nothing is downloaded or read yet."""
-    download = instantiate(config.download, _convert_="all")
+    download = build_download(config)
     return DetectionDataModule(
         build_reader(config),
         train_augmentation=instantiate(config.augmentation, _convert_="all"),
@@ -124,6 +149,7 @@ def build_datamodule(config: DictConfig) -> DetectionDataModule:
         num_workers=config.num_workers,
         seed=config.seed,
         prepare=None if download is None else download.prepare,
+        strict=config.dataset.get("strict", False),
         balance=config.dataset.balance,
     )
 

@@ -41,7 +41,10 @@ def evaluate(config: DictConfig) -> None:
     _, index = open_split(config, common_classes([predictor.class_names for predictor in predictors], names))
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
-    evaluations = [_evaluate(config, name, item, index) for name, item in zip(names, predictors, strict=True)]
+    evaluations = []
+    for name, predictor in zip(names, predictors, strict=True):
+        evaluation, index = _evaluate(config, name, predictor, index)  # the first detector skips unreadable images
+        evaluations.append(evaluation)
     comparisons = evaluator.compare(evaluations)
     report.print_results(evaluations, comparisons)
     root = config.dataset.get("root")
@@ -56,11 +59,15 @@ def evaluate(config: DictConfig) -> None:
         log(f"written: {path}")
 
 
-def _evaluate(config: DictConfig, name: str, predictor: Predictor, index: DetectionIndex) -> Evaluation:
+def _evaluate(
+    config: DictConfig, name: str, predictor: Predictor, index: DetectionIndex
+) -> tuple[Evaluation, DetectionIndex]:
+    """The results, and the readable images that they are for."""
     reading = {"batch_size": config.batch_size, "num_workers": config.num_workers}
-    detections, speed = detect(predictor, index, class_names=predictor.class_names, **reading)
-    weights = bootstrap_weights(len(index), samples=config.resamples, seed=config.seed)
-    return evaluator.evaluate(name, detections, index, speed=speed, weights=weights)
+    detected = detect(predictor, index, class_names=predictor.class_names, **reading)
+    weights = bootstrap_weights(len(detected.index), samples=config.resamples, seed=config.seed)
+    results = evaluator.evaluate(name, detected.detections, detected.index, speed=detected.speed, weights=weights)
+    return results, detected.index
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,10 @@ from omegaconf import DictConfig
 
 from ssd.cli import build
 from ssd.common import runtime
+from ssd.common.console import log
 from ssd.common.errors import ConfigError, DataError
 from ssd.data.analysis import duplicates, report
+from ssd.data.analysis.index_lines import write_index
 from ssd.data.analysis.prior_coverage import PriorLayout, coverage_warnings, fit_priors, measure_coverage, write_priors
 from ssd.data.dataset import DetectionDataset
 from ssd.data.splits import Splits
@@ -27,7 +30,7 @@ _SAMPLES = 12
 
 
 def inspect(config: DictConfig) -> None:
-    """Prints tables; writes report.html, problems.txt and, with `fit_priors`, fitted priors.
+    """Prints tables; writes report.html, problems.txt, fitted priors (`fit_priors`) and what was read (`index`).
 
     Raises:
         DataError: at the end, if training would fail on a problem.
@@ -40,14 +43,16 @@ def inspect(config: DictConfig) -> None:
     layout = PriorLayout(
         spec, grids, image_size=config.image_size, match_threshold=config.loss.get("match_threshold", 0.5)
     )
-    found = Report(collect_all=True)
+    found, roots = Report(collect_all=True), build.dataset_roots(config)
     splits: Splits | None = None
     with found.collect_errors():
         splits = build.build_reader(config, cached=False)(report=found)
-    sections = [] if splits is None else _analyse(config, splits, layout, priors_file)
-    root = f"{Path(config.dataset.get('root', ''))}/"
-    problems = [replace(problem, file=problem.file.removeprefix(root)) for problem in found.problems]
-    title = f"Inspection of {config.dataset.get('root', 'the built-in shapes')}"
+        splits.check_trainable()
+    sections = [] if splits is None or not splits.items() else _analyse(config, splits, layout, priors_file)
+    if splits is not None and config.index is not None:
+        write_index(splits, Path(config.index), roots=roots)
+    problems = [replace(problem, file=_below(problem.file, roots)) for problem in found.problems]
+    title = f"Inspection of {', '.join(roots) or 'the built-in shapes'}"
     seconds = time.perf_counter() - started
     report.write_report(Path(config.output), problems, sections, title=title, seconds=seconds)
     errors = [problem for problem in problems if problem.fatal]
@@ -55,10 +60,21 @@ def inspect(config: DictConfig) -> None:
         raise DataError(f"training would fail (problems: {len(errors)}, see problems.txt), first on {errors[0]}")
 
 
+def _below(file: str, roots: Sequence[str]) -> str:
+    """The path below its root."""
+    root = next((f"{Path(root)}/" for root in roots if file.startswith(f"{Path(root)}/")), "")
+    return file.removeprefix(root) if len(roots) == 1 else file
+
+
 def _analyse(config: DictConfig, splits: Splits, layout: PriorLayout, priors_file: Path | None) -> list[report.Section]:
     """Decodes all images; problems go to the report of `splits`."""
     counts = report.splits_section(splits)
-    fingerprints = {name: duplicates.fingerprint_images(name, index, splits.report) for name, index in splits.items()}
+    for note in splits.report.notes:
+        log(f"data: {note}")
+    strict = config.dataset.get("strict", False)
+    fingerprints = {
+        name: duplicates.fingerprint_images(name, index, splits.report, strict=strict) for name, index in splits.items()
+    }
     leaks = duplicates.find_leaks(fingerprints)
     duplicates.report_leaks(leaks, splits)
     duplicates.report_absent_classes(splits)

@@ -121,6 +121,7 @@ KEYS: dict[str, Key] = {  # COMMAND:KEY where a command differs
     "max_map_drop": Key(float, low=0, high=1),
     "throughput_batch": Key(int, low=1),
     "rounds": Key(int, low=1),
+    "index": Key(str | None),
     "fit_priors": Key(bool | str | None),
     "stats_only": Key(bool),
     "class_names": Key(list[str] | None),

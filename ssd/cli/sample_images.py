@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 
-from ssd.common.errors import ConfigError
+from ssd.common.errors import ConfigError, DataError
 from ssd.common.images import ImageArray, read_image
 from ssd.data.formats.shapes import render
 from ssd.data.index import DetectionIndex
@@ -38,9 +39,10 @@ def read_images(source: str) -> list[ImageArray]:
 
 
 def sample_images(index: DetectionIndex, count: int) -> Iterator[ImageArray]:
-    """Up to `count` images of a dataset, evenly spread, read one by one."""
+    """Up to `count` images of a dataset, evenly spread, read one by one; unreadable ones are skipped."""
     for position in _evenly_spread(len(index), count):
-        yield index.load(index.paths[position])
+        with suppress(DataError):
+            yield index.load(index.paths[position])
 
 
 def _evenly_spread(length: int, count: int) -> list[int]:

@@ -13,7 +13,7 @@ from ssd.cli import build
 from ssd.common import runtime
 from ssd.common.console import log, relative_to_cwd
 from ssd.data.datamodule import DetectionDataModule
-from ssd.data.splits import describe_data
+from ssd.data.splits import describe_data, describe_skipped
 from ssd.evaluation.report import metric_table
 from ssd.training import run_metadata
 from ssd.training.checkpoint_callbacks import best_score
@@ -82,6 +82,8 @@ def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMo
         stage, scores = "test", dict(trainer.test(module, datamodule, verbose=False)[0])
     metrics = {name.removeprefix(f"{stage}/"): score for name, score in scores.items()}
     metric_table(metrics, model.class_names, title=f"{stage} results").log()
+    for line in describe_skipped(datamodule.splits, datamodule.skipped_images()):
+        log(line)
     _log_files(folder, best)
     run_metadata.log_end(trainer, best=best_map)
     return objective

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from functools import partial
@@ -31,14 +31,15 @@ from ssd.data.validation import Problem, Report
 FOLDER = ".ssd_cache"
 _WRITE_BITS = 0o222
 _MAX_FILES = 8  # combinations of settings
+_MAX_IMAGES = 200_000  # looking at each takes half a second
 
 
 def read_cached(read: partial[Splits]) -> Splits:
     """The result of `read`, from the cache as long as its sources do not change.
 
     Sources are the settings of `read`; size and modification time of the files below its `root` (or below a path in
-    another setting) that are neither images nor hidden; the modification times of the folders of images; and the code
-    of the readers. An image that is overwritten in place is not noticed.
+    another setting) that are not hidden; and the code of the readers. Of a folder of more than _MAX_IMAGES images only
+    the folder's modification time counts: an image that is overwritten in place is noticed when it is decoded.
     """
     root = read.keywords.get("root")
     if root is None or not Path(root).is_dir():
@@ -86,14 +87,23 @@ def _sources(path: Path, seen: set[tuple[int, int]]) -> Iterator[str]:
         if not path.is_dir():
             yield f"{path} {info.st_size} {info.st_mtime_ns}"
             return
-        has_images = False
+        images = []
         for entry in os.scandir(path):
             if entry.name.lower().endswith(IMAGE_SUFFIXES):
-                has_images = True
+                images.append(entry)
             elif not entry.name.startswith("."):
                 yield from _sources(Path(entry), seen)
-        if has_images:
-            yield f"{path} {info.st_mtime_ns}"
+        if images:
+            yield f"{path} {info.st_mtime_ns} {_images_digest(images)}"
+
+
+def _images_digest(images: Sequence[os.DirEntry[str]]) -> str:
+    lines = []
+    for entry in images if len(images) <= _MAX_IMAGES else ():
+        with suppress(OSError):  # a broken link
+            info = entry.stat()
+            lines.append(f"{entry.name} {info.st_size} {info.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
 
 
 # --- the file ----------------------------------------------------------------------------------------------------

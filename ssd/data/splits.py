@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -13,6 +13,7 @@ from ssd.data.index import DetectionIndex
 from ssd.data.sampler import boxes_per_epoch, repeat_factors
 from ssd.data.validation import Problem, Report
 
+_MAX_NAMED = 10  # skipped images in one line
 _MANY_NEGATIVES = 0.5  # share of images without an object that is worth a warning
 
 
@@ -60,8 +61,8 @@ class Splits:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The C class names, in the order of the labels."""
-        return self.items()[0][1].class_names
+        """The C class names, in the order of the labels; none if there is no split."""
+        return next((index.class_names for _, index in self.items()), ())
 
     def check_trainable(self) -> None:
         """Adds to the report what the objects of the splits are too few for.
@@ -97,6 +98,22 @@ def describe_data(splits: Splits, *, balance: float | None = None) -> list[str]:
         absent = [label for label, count in zip(index.class_names, index.class_counts(), strict=True) if not count]
         if absent:
             lines.append(f"warning: the {name} split has no object of {', '.join(absent)}")
+    return lines
+
+
+def describe_skipped(splits: Splits, decoded: Mapping[str, Sequence[str]]) -> list[str]:
+    """Lines about the images that were skipped when the dataset was read, and when they were `decoded`, by split."""
+    skipped: dict[str, list[str]] = {name: [] for name, _ in splits.items()}
+    for problem in splits.report.problems:
+        if problem.skipped_from in skipped:
+            skipped[problem.skipped_from].append(problem.file)
+    lines = []
+    for name, paths in skipped.items():
+        paths += decoded.get(name, ())
+        if paths:
+            effect = "" if name == "train" else f"; their objects do not count in the {name} results"
+            more = f" and {len(paths) - _MAX_NAMED} more" if len(paths) > _MAX_NAMED else ""
+            lines.append(f"skipped images of {name}: {len(paths)}: {', '.join(paths[:_MAX_NAMED])}{more}{effect}")
     return lines
 
 

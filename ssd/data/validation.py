@@ -29,6 +29,7 @@ class Problem:
     value: str = ""
     fatal: bool = False  # training stops
     skipped_classes: str = ""  # of objects that are skipped because their class was not chosen
+    skipped_from: str = ""  # the split of an unreadable image
 
     def __str__(self) -> str:
         return f"{self.file}: {self.rule}" + (f": {self.value}" if self.value else "")
@@ -50,13 +51,22 @@ class Report:
         """Adds a line about how the dataset was read, such as the list that gave a split."""
         self.notes.append(line)
 
-    def add(self, file: str, rule: str, *, value: str = "", fatal: bool = False, skipped_classes: str = "") -> None:
-        """Adds a problem.
+    def add(
+        self,
+        file: str,
+        rule: str,
+        *,
+        value: str = "",
+        fatal: bool = False,
+        skipped_classes: str = "",
+        skipped_from: str = "",
+    ) -> None:
+        """Adds a problem; for the arguments see Problem.
 
         Raises:
             DataError: it is fatal, and the report does not collect all.
         """
-        problem = Problem(file, rule, value, fatal, skipped_classes)
+        problem = Problem(file, rule, value, fatal, skipped_classes, skipped_from)
         if fatal and not self.collect_all:
             raise DataError(str(problem))
         self.problems.append(problem)
@@ -150,9 +160,9 @@ def max_unreadable(images: int, *, strict: bool) -> int:
 
 
 def check_unreadable(
-    unreadable: Sequence[tuple[str, str]], *, images: int, report: Report, strict: bool = False
+    unreadable: Sequence[tuple[str, str]], *, images: int, report: Report, split: str = "", strict: bool = False
 ) -> None:
-    """Adds the unreadable images (path, error message) to `report`; fails if they are too many to skip.
+    """Adds the unreadable images (path, error message) of a split to `report`; fails if they are too many to skip.
 
     Raises:
         DataError: more than `max_unreadable` of the images are unreadable; names the first ones.
@@ -161,7 +171,7 @@ def check_unreadable(
     if too_many and not report.collect_all:
         raise too_many_unreadable([message for _, message in unreadable], images=images, strict=strict)
     for path, message in unreadable:
-        report.add(path, f"{message.partition(': ')[2]}; skipped", fatal=too_many)
+        report.add(path, f"{message.partition(': ')[2]}; skipped", fatal=too_many, skipped_from=split)
 
 
 def too_many_unreadable(messages: Sequence[str], *, images: int, strict: bool) -> DataError:

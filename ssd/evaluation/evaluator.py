@@ -95,8 +95,8 @@ def mean_ap(
     num_workers: int | None = None,
 ) -> float | None:
     """COCO mAP of a detector, None without ground truth; for the arguments see `detect`."""
-    detections, _ = detect(predict, index, class_names=class_names, batch_size=batch_size, num_workers=num_workers)
-    return coco_metrics(_image_results(detections, index), index.class_names).get("map")
+    found = detect(predict, index, class_names=class_names, batch_size=batch_size, num_workers=num_workers)
+    return coco_metrics(_image_results(found.detections, found.index), index.class_names).get("map")
 
 
 def evaluate(

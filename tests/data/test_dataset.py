@@ -22,7 +22,7 @@ from ssd.data.dataset import collate
 from ssd.data.formats.shapes import read_shapes
 from ssd.data.index import DetectionIndex, ImageRecord, build_index
 from ssd.data.sampler import EpochSampler
-from ssd.data.splits import Splits
+from ssd.data.splits import Splits, describe_skipped
 
 SIZE = 32
 
@@ -306,7 +306,7 @@ def flawed(count: int, *damaged: int, split: str = "train") -> Splits:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_one_image_in_a_thousand_is_skipped_with_one_warning(workers: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_image_is_skipped_with_one_warning(workers: int, capfd: pytest.CaptureFixture[str]) -> None:
     with handler_to_stderr():
         data = module(lambda: flawed(2000, 7, 1999), num_workers=workers, batch_size=100)
         loader = data.train_dataloader()
@@ -321,10 +321,36 @@ def test_one_image_in_a_thousand_is_skipped_with_one_warning(workers: int, capfd
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_more_than_one_in_a_thousand_is_an_error(workers: int) -> None:
-    loader = module(lambda: flawed(2000, 7, 900, 1999), num_workers=workers, batch_size=100).train_dataloader()
-    with pytest.raises(DataError, match=r"3 of 2000 images .* 0\.1%.*: \d+: damaged"):
+def test_more_than_training_skips_is_an_error(workers: int) -> None:
+    loader = module(lambda: flawed(100, *range(7, 18)), num_workers=workers, batch_size=10).train_dataloader()
+    with pytest.raises(DataError, match=r"11 of 100 images .* 10\): \d+: damaged"):
         list(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_images_are_listed_by_split(workers: int) -> None:
+    data = module(lambda: flawed(100, 5, 50, split="val"), num_workers=workers, batch_size=10)
+    list(data.val_dataloader())
+    assert data.skipped_images() == {"val": ["5", "50"]}
+    (line,) = describe_skipped(data.splits, data.skipped_images())
+    assert line == "skipped images of val: 2: 5, 50; their objects do not count in the val results"
+
+
+def test_strict_fails_at_the_first_damaged_image() -> None:
+    loader = module(lambda: flawed(100, 5), strict=True, batch_size=10).train_dataloader()
+    with pytest.raises(DataError, match=r"1 of 100 images .*dataset\.strict=true\): 5: damaged"):
+        list(loader)
+
+
+def test_an_image_that_was_replaced_since_is_not_used_with_its_old_boxes() -> None:
+    def read() -> Splits:
+        splits = flawed(100)
+        splits.train.sizes[3] = (4, 5)
+        return splits
+
+    data = module(read, batch_size=10)
+    assert "3" not in {id for batch in data.train_dataloader() for id in batch.ids}
+    assert data.skipped_images() == {"train": ["3"]}
 
 
 def test_validation_counts_a_substitute_once() -> None:

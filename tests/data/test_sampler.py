@@ -25,7 +25,7 @@ def index_of(*images: list[int], ignored: tuple[int, ...] = ()) -> DetectionInde
     """Images with boxes of these labels; ignored are all boxes of the images named."""
     records = [
         ImageRecord(
-            str(row), str(row), (8, 8), [BOX] * len(labels), labels, [row in ignored] * len(labels), [0] * len(labels)
+            str(row), str(row), (40, 40), [BOX] * len(labels), labels, [row in ignored] * len(labels), [0] * len(labels)
         )
         for row, labels in enumerate(images)
     ]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ssd.common.errors import DataError
 from ssd.common.images import read_image
 from ssd.data.index import DetectionIndex, ImageRecord, build_index
-from ssd.data.validation import MAX_UNREADABLE, Report, check_unreadable, validate
+from ssd.data.validation import Report, check_unreadable, max_unreadable, validate
 
 PIXELS = 64  # of either side: a power of two, so that pixels are exact fractions
 EMPTY = "box without area (x2 <= x1 or y2 <= y1) dropped"
@@ -161,13 +161,19 @@ def test_validation_leaves_its_argument_alone() -> None:
 
 
 def test_problems_name_file_line_and_box() -> None:
-    index = index_of(boxes((1, 2, 3, 4)), boxes((1, 2, 3, 4), (5, 5, 5, 9.5)))
-    report = Report()
-    kept = validate(index, report, strict=False, locate=lambda image, line: f"{image}.xml:{line}")
-    assert [(problem.file, problem.value) for problem in report.problems] == [
-        ("1.xml:11", "(5, 5, 5, 9.5) px; 1.jpg, 64 x 64 px")
+    records = [
+        ImageRecord("1.jpg", "1", (64, 64), [(1, 2, 3, 4)], [0], [False], [11], "1.xml:"),
+        ImageRecord("2.jpg", "2", (64, 64), [(0.5, 0.5, 0.5, 0.75)], [0], [False], [7], "b.json: annotation "),
+        ImageRecord("3.jpg", "3", (64, 64), [(0.5, 0.5, 0.5, 0.75)], [0], [False], [0]),
     ]
-    assert kept.source_lines.tolist() == [0, 10]
+    report = Report()
+    kept = validate(build_index(records, class_names=["cat"], load=read_image), report, strict=False)
+    assert {problem.file: problem.value for problem in report.problems} == {
+        "1.xml:11": "(64, 128, 192, 256) px; 1.jpg, 64 x 64 px",
+        "b.json: annotation 7": "(32, 32, 32, 48) px; 2.jpg, 64 x 64 px",
+        "3.jpg": "(32, 32, 32, 48) px; 3.jpg, 64 x 64 px",
+    }
+    assert len(kept.boxes) == 0
 
 
 def test_collecting_report_lists_all_errors_and_strict_ones_are_fatal() -> None:
@@ -180,21 +186,25 @@ def test_collecting_report_lists_all_errors_and_strict_ones_are_fatal() -> None:
 # Unreadable images
 
 
-def test_a_thousandth_is_skipped() -> None:
+@pytest.mark.parametrize(
+    ("images", "limit"), [(0, 0), (4, 0), (5, 1), (49, 9), (50, 10), (1000, 10), (1100, 11), (10**6, 10**4)]
+)
+def test_training_skips_ten_images_or_a_hundredth_but_never_more_than_a_fifth(images: int, limit: int) -> None:
+    assert max_unreadable(images, strict=False) == limit
+    assert max_unreadable(images, strict=True) == 0
+    broken = [(f"{number}.jpg", f"{number}.jpg: empty file") for number in range(limit + 1)]
     report = Report()
-    check_unreadable([("a.jpg", "a.jpg: empty file"), ("b.jpg", "b.jpg: empty file")], images=2000, report=report)
-    assert [problem.file for problem in report.problems] == ["a.jpg", "b.jpg"]
-    assert MAX_UNREADABLE == 0.001
+    check_unreadable(broken[:limit], images=images, report=report, split="val")
+    assert [(problem.file, problem.skipped_from) for problem in report.problems] == [
+        (path, "val") for path, _ in broken[:limit]
+    ]
+    with pytest.raises(DataError, match=rf"^{limit + 1} of {images} images .* at most {limit}\): 0.jpg: empty file"):
+        check_unreadable(broken, images=images, report=Report())
 
 
-def test_more_than_a_thousandth_is_an_error_that_names_the_first() -> None:
-    broken = [(f"{number}.jpg", f"{number}.jpg: empty file") for number in range(8)]
-    with pytest.raises(DataError) as caught:
-        check_unreadable(broken, images=7999, report=Report())
-    assert str(caught.value).startswith("8 of 7999 images")
-    assert str(caught.value).endswith(
-        " 0.1%): 0.jpg: empty file; 1.jpg: empty file; 2.jpg: empty file; 3.jpg: empty file; 4.jpg: empty file ..."
-    )
+def test_strict_names_the_setting() -> None:
+    with pytest.raises(DataError, match=r"1 of 999 images .*dataset\.strict=true.*: a\.jpg: empty file"):
+        check_unreadable([("a.jpg", "a.jpg: empty file")], images=999, report=Report(), strict=True)
 
 
 def test_no_broken_image_is_fine_in_any_number_of_images() -> None:

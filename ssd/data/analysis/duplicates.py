@@ -51,14 +51,14 @@ class Leak:
     similarity: float
 
 
-def fingerprint_images(split: str, index: DetectionIndex, report: Report) -> Fingerprints:
+def fingerprint_images(split: str, index: DetectionIndex, report: Report, *, strict: bool = False) -> Fingerprints:
     """Decodes all images of a split; unreadable ones go to the report."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(partial(_fingerprint, index), range(len(index)))
         results = list(tracked(found, f"images: {split}", total=len(index)))
     readable = [(position, *item) for position, item in enumerate(results) if not isinstance(item, str)]
     unreadable = [(index.paths[position], item) for position, item in enumerate(results) if isinstance(item, str)]
-    check_unreadable(unreadable, images=len(index), report=report)
+    check_unreadable(unreadable, images=len(index), report=report, split=split, strict=strict)
     return Fingerprints(
         positions=np.array([position for position, _, _ in readable], dtype=np.int64),
         digests=[digest for _, digest, _ in readable],

@@ -14,7 +14,7 @@ from jaxtyping import Float64
 
 from ssd.common.errors import DataError
 from ssd.common.images import read_below, read_orientation, read_size
-from ssd.data.index import DetectionIndex, ImageRecord, build_index
+from ssd.data.index import ImageRecord, build_index
 from ssd.data.reading.box_units import BoxUnits, check_units
 from ssd.data.reading.classes import class_list, class_renamer
 from ssd.data.reading.division import divide
@@ -84,14 +84,14 @@ def build_splits(
     labels = {name: class_names.index(renamed) for name, renamed in names.items() if renamed in class_names}
     _report_skipped(by_id.values(), labels, report)
     units = _check_units(by_id.values(), units, report)
+    reading = _Reading(root, labels, units, report, options.strict)
     ids = {split: [image.id for image in members] for split, members in images.items()}
     indexes = {}
     for split, members in divide(ids, options=options, report=report, hold_out_val=hold_out_val).items():
         if members:
-            chosen = [by_id[id] for id in members]
-            indexes[split] = _index(
-                root, chosen, class_names, labels, units=units, strict=options.strict, report=report
-            )
+            records = reading.records([by_id[id] for id in members], split)
+            index = build_index(records, class_names=class_names, load=partial(read_below, str(root)))
+            indexes[split] = validate(index, report, strict=options.strict)
     return Splits(**indexes, report=report)
 
 
@@ -119,57 +119,54 @@ def _report_skipped(images: Iterable[AnnotatedImage], labels: Mapping[str, int],
         report.add(first[name], rule, skipped_classes=name)
 
 
-def _index(
-    root: Path,
-    images: Sequence[AnnotatedImage],
-    class_names: tuple[str, ...],
-    labels: Mapping[str, int],
-    *,
-    units: BoxUnits,
-    strict: bool,
-    report: Report,
-) -> DetectionIndex:
-    records, unreadable = [], []
-    for image in images:
-        try:
-            records.append(_record(root, image, labels, units, report))
-        except DataError as error:
-            unreadable.append((image.path, str(error)))
-    check_unreadable(unreadable, images=len(images), report=report, strict=strict)
-    index = build_index(records, class_names=class_names, load=partial(read_below, str(root)))
-    return validate(index, report, strict=strict)
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Reads image sizes, and makes fractions of the boxes of `labels`."""
 
+    root: Path
+    labels: Mapping[str, int]
+    units: BoxUnits
+    report: Report
+    strict: bool
 
-def _record(
-    root: Path, image: AnnotatedImage, labels: Mapping[str, int], units: BoxUnits, report: Report
-) -> ImageRecord:
-    size = read_size(root / image.path)
-    objects = [item for item in image.objects if item.class_name in labels]
-    boxes = np.array([item.box for item in objects], dtype=np.float64).reshape(-1, 4)
-    if units.kind == "pixels":
-        boxes = _in_fractions(root, image, boxes - units.first_pixel, size, report)
-    return ImageRecord(
-        path=image.path,
-        id=image.id,
-        size=size,
-        boxes=boxes.tolist(),
-        labels=[labels[item.class_name] for item in objects],
-        ignore=[item.ignore for item in objects],
-        source_lines=[item.line for item in objects],
-        source=image.source,
-    )
+    def records(self, images: Sequence[AnnotatedImage], split: str) -> list[ImageRecord]:
+        """The readable images of a split."""
+        records, unreadable = [], []
+        for image in images:
+            try:
+                records.append(self._record(image))
+            except DataError as error:
+                unreadable.append((image.path, str(error)))
+        check_unreadable(unreadable, images=len(images), report=self.report, split=split, strict=self.strict)
+        return records
 
+    def _record(self, image: AnnotatedImage) -> ImageRecord:
+        size = read_size(self.root / image.path)
+        objects = [item for item in image.objects if item.class_name in self.labels]
+        boxes = np.array([item.box for item in objects], dtype=np.float64).reshape(-1, 4)
+        if self.units.kind == "pixels":
+            boxes = self._fractions(image, boxes - self.units.first_pixel, size)
+        return ImageRecord(
+            path=image.path,
+            id=image.id,
+            size=size,
+            boxes=boxes.tolist(),
+            labels=[self.labels[item.class_name] for item in objects],
+            ignore=[item.ignore for item in objects],
+            source_lines=[item.line for item in objects],
+            source=image.source,
+        )
 
-def _in_fractions(
-    root: Path, image: AnnotatedImage, boxes: Float64[np.ndarray, "M 4"], size: tuple[int, int], report: Report
-) -> Float64[np.ndarray, "M 4"]:
-    written = _whole_size(image.written_size)
-    orientation = partial(read_orientation, root / image.path)
-    fractions, frame = to_fractions(boxes, written=written, size=size, orientation=orientation)
-    if frame != Frame.IMAGE and written is not None:
-        value = f"{written[1]} x {written[0]}; {image.path}, {size[1]} x {size[0]} px"
-        report.add(image.size_location, frame.value, value=value, fatal=frame == Frame.NEITHER)
-    return fractions
+    def _fractions(
+        self, image: AnnotatedImage, boxes: Float64[np.ndarray, "M 4"], size: tuple[int, int]
+    ) -> Float64[np.ndarray, "M 4"]:
+        written = _whole_size(image.written_size)
+        orientation = partial(read_orientation, self.root / image.path)
+        fractions, frame = to_fractions(boxes, written=written, size=size, orientation=orientation)
+        if frame != Frame.IMAGE and written is not None:
+            value = f"{written[1]} x {written[0]}; {image.path}, {size[1]} x {size[0]} px"
+            self.report.add(image.size_location, frame.value, value=value, fatal=frame == Frame.NEITHER)
+        return fractions
 
 
 def _whole_size(written: tuple[object, object] | None) -> tuple[int, int] | None:
