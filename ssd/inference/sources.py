@@ -21,7 +21,7 @@ from ssd.inference.video import VIDEO_SUFFIXES, VideoReader, is_video
 
 _log = logging.getLogger("ssd")
 _UNSUPPORTED_SUFFIXES = re.compile(  # of images and videos that cannot be read
-    r"\.(heic|heif|avif|jp2|j2k|jpx|jxl|tga|svg|psd|exr|hdr|ico|raw|dng|cr2|cr3|nef|arw|orf|rw2|raf"
+    r"\.(jxl|tga|svg|psd|exr|hdr|ico|raw|dng|cr2|cr3|nef|arw|orf|rw2|raf"
     r"|vob|mts|m2ts|m2v|rm|rmvb|asf|divx|f4v|3g2|h264|h265|hevc|mxf)"
 )
 

@@ -184,9 +184,9 @@ def save_image(image: ImageArray, path: Path) -> None:
     Raises:
         ConfigError: the suffix is not that of an image.
     """
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if path.suffix.lower() not in IMAGE_SUFFIXES or kind not in Image.SAVE:
         raise ConfigError(f"{path}: give a name that ends in .jpg or .png")
-    kind = Image.registered_extensions()[path.suffix.lower()]
     save = partial(Image.fromarray(image).save, format=kind, quality=_JPEG_QUALITY)
     write_atomically(path, save, durable=False)
 

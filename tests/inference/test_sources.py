@@ -92,10 +92,10 @@ def test_output_below_the_source_is_skipped(source: str, tmp_path: Path) -> None
 
 def test_unsupported_formats_are_counted_in_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_image(tmp_path / "a.png")
-    for name in ("b.HEIC", "c.heic", "sub.avif", "notes.txt"):
+    for name in ("b.TGA", "c.tga", "sub.jxl", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     assert len(find_media(str(tmp_path), downloads=tmp_path)) == 1
-    assert "1 .avif, 2 .heic" in caplog.text
+    assert "1 .jxl, 2 .tga" in caplog.text
 
 
 def test_videos_and_images_in_a_folder(tmp_path: Path) -> None:
