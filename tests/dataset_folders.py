@@ -173,7 +173,8 @@ def write_yolo(root: Path, scenes: Sequence[Scene], layout: str, classes: Sequen
         put(
             root,
             "data.yaml",
-            f"train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: {len(classes)}\nnames: {listed}\n",
+            "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n"
+            f"nc: {len(classes)}\nnames: {listed}\n",
         )
     else:
         put(root, "data.yaml", f"path: .\ntrain: images/train\nval: images/val\ntest: images/test\nnames:\n{names}")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ssd.common import images
 from ssd.common.errors import DataError
-from ssd.common.images import decode_image, read_image, read_size, warp
+from ssd.common.images import IMAGE_SUFFIXES, decode_image, read_image, read_size, warp
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}
@@ -443,3 +443,32 @@ def test_warp_leaves_its_argument_alone() -> None:
     image = noise(100, 100)
     warp(image, size=20, flip=True)[:] = 0
     assert np.array_equal(image, noise(100, 100))
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("AVIF", ".avif"), ("JPEG2000", ".jp2")])
+def test_avif_and_jpeg_2000_are_read_where_pillow_can(kind: str, suffix: str, tmp_path: Path) -> None:
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow has no {kind}")
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (64, 48), (200, 30, 90)).save(path, kind)
+    assert read_size(path) == (48, 64)
+    assert np.abs(read_image(path).astype(int) - (200, 30, 90)).max() <= 6
+    assert suffix in IMAGE_SUFFIXES
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("HEIC", b"\0\0\0\x18ftypheic"),
+        ("HEIC", b"\0\0\0\x24ftypmif1"),
+        ("JPEG XL", b"\xff\x0a"),
+        ("JPEG XL", b"\0\0\0\x0cJXL \r\n"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named(name: str, start: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(start + bytes(40))
+    for read in (read_size, read_image):
+        with pytest.raises(DataError, match=f"{name} image.*convert it"):
+            read(path)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from dataset_folders import Scene, contents, write_coco, write_openimages, write_yolo
+from ssd.data.formats.yolo import read_yolo
 
 from ssd.data.formats.coco import read_coco
 from ssd.data.formats.openimages import read_openimages
 from ssd.data.formats.voc import read_voc
-from ssd.data.formats.yolo import read_yolo
 from ssd.data.splits import Splits
 
 BCCD = Path(__file__).parents[4] / "shared" / "data" / "voc" / "bccd"
