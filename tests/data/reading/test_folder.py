@@ -40,7 +40,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
         ("0.JPG", "", ["JPEGImages/0.jpg"]),
         ("images\\0.jpg", "", ["JPEGImages/0.jpg"]),
         ("my%20photo.jpg", "", ["JPEGImages/my photo.jpg"]),
-        ("/home/me/JPEGImages/0.jpg", "", []),  # other folders than here: not certain
+        ("/home/me/JPEGImages/0.jpg", "", ["JPEGImages/0.jpg"]),
         ("7", "Annotations/cam1/7.xml", ["JPEGImages/cam1/7.jpg"]),
         ("cam2/7.jpg", "", ["JPEGImages/cam2/7.png"][:0]),
         ("7", "Annotations/cam2/7.xml", ["JPEGImages/cam2/7.png"]),
