@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,11 @@ _ROLES = frozenset(  # names of folders for the kind of their files, not for a p
         *("obj_train_data", "layout"),
     )
 )
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "minival"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _Parts = tuple[str, ...]
 
 
@@ -91,8 +97,10 @@ class FileTable:
 
     def _find(self, path: str, near: str) -> list[str]:
         folder, _, name = path.rpartition("/")
-        wanted = [_parts(folder), _parts(near.rpartition("/")[0]) + _parts(folder)]
-        found = self._by_name.get(_normal(name), ())
+        near_parts = _parts(near.rpartition("/")[0])
+        wanted = [_parts(folder), near_parts + _parts(folder)]
+        split = split_of(near_parts)
+        found = [other for other in self._by_name.get(_normal(name), ()) if _may_be_of(split, other)]
         ranked = [(rank, other) for other in found if (rank := _rank(other, name, wanted)) is not None]
         best = min((rank for rank, _ in ranked), default=None)
         return [other for rank, other in ranked if rank == best]
@@ -107,6 +115,17 @@ def images_by_stem(folder: Path) -> dict[str, str]:
 def stem_of(name: str) -> str:
     """The name or path without its suffix."""
     return name.rpartition(".")[0] or name
+
+
+def split_of(folders: Iterable[str]) -> str | None:
+    """The split (train, val or test) that the names of folders or files mean, such as train2017 or Validation-set."""
+    words = (word for name in folders for word in re.findall("[a-z]+", name.lower()))
+    return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
+
+
+def _may_be_of(split: str | None, path: str) -> bool:
+    other = None if split is None else split_of(path.split("/")[:-1])
+    return other in (None, split)
 
 
 def _rank(path: str, name: str, wanted: Sequence[_Parts]) -> tuple[int, bool] | None:
