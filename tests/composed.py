@@ -6,20 +6,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ssd.cli.app import free_folder
+from ssd.cli.app import register_resolvers
 from ssd.cli.config import CONF
 
-__all__ = ["CONF", "compose", "register"]
-
-
-def register() -> None:
-    """What conf/ needs beside Hydra's own resolvers."""
-    OmegaConf.register_new_resolver("free_folder", free_folder, replace=True)
+__all__ = ["CONF", "compose"]
 
 
 def compose(*overrides: str, name: str = "train") -> DictConfig:
     """The configuration of a command; call it in a temporary folder."""
-    register()
+    register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose(name, overrides=list(overrides), return_hydra_config=True)
     config.hydra.runtime.output_dir = "run"

@@ -79,7 +79,7 @@ def run(name: str, *, argv: list[str]) -> None:
 
     During the command sys.argv is `argv`, with which Lightning launches its other processes.
     """
-    OmegaConf.register_new_resolver("free_folder", free_folder, replace=True)
+    register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own handler, which always exits with 1
 
     def checked(config: DictConfig) -> object:
@@ -132,6 +132,22 @@ def free_folder(path: str) -> str:
             _folders[path] = os.fspath(candidate)
             break
     return _folders[path]
+
+
+def register_resolvers() -> None:
+    """What conf/ needs beside Hydra's own resolvers."""
+    OmegaConf.register_new_resolver("free_folder", free_folder, replace=True)
+    OmegaConf.register_new_resolver("classes_to_download", classes_to_download, replace=True)
+
+
+def classes_to_download(classes: list[str], root: object) -> list[str] | None:
+    """`classes`, or None for all where `root` holds a dataset that this program has not downloaded."""
+    folder = Path(root) if isinstance(root, str) else None
+    if folder is not None and (not folder.is_dir() or (folder / ".download.json").is_file()):
+        return classes
+    visible = [] if folder is None else [path for path in folder.iterdir() if not path.name.startswith(".")]
+    downloadable = all(path.suffix in (".csv", ".json") and not path.name.startswith("sub-") for path in visible)
+    return classes if folder is not None and downloadable else None
 
 
 def _remove_unused(folder: Path) -> None:

@@ -13,9 +13,10 @@ import hydra
 import numpy as np
 import pytest
 import torch
-from composed import CONF, register
+from composed import CONF
 from voc_files import add, object_xml
 
+from ssd.cli.app import register_resolvers
 from ssd.cli.evaluate import chosen_classes, common_classes, evaluate, short_names
 from ssd.common.errors import ConfigError
 from ssd.data.formats.shapes import CLASS_NAMES
@@ -156,7 +157,7 @@ def test_mistakes(
     for number in range(3):
         add(tmp_path / "voc", f"image {number}", object_xml("house"))
     monkeypatch.chdir(tmp_path)
-    register()
+    register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("evaluate", overrides=arguments)
     with pytest.raises(ConfigError, match=message):

@@ -9,11 +9,12 @@ import hydra
 import pytest
 import pytorch_lightning as pl
 import torch
-from composed import CONF, register
+from composed import CONF
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from ssd.cli import build
+from ssd.cli.app import register_resolvers
 from ssd.training.checkpoint_callbacks import RecoveryPoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:You're resuming from a checkpoint")
@@ -84,7 +85,7 @@ class SaveAll(RecoveryPoint):
 
 @pytest.fixture(autouse=True)
 def _clean_hydra() -> Any:
-    register()
+    register_resolvers()
     yield
     GlobalHydra.instance().clear()
 

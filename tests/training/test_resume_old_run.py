@@ -19,12 +19,13 @@ import hydra
 import pytest
 import torch
 import yaml
-from composed import CONF, register
+from composed import CONF
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from ssd.cli import build
+from ssd.cli.app import register_resolvers
 from ssd.cli.overrides import with_saved_overrides
 from ssd.common.saved_config import RENAMED_KEYS, RENAMED_TARGETS, current_key, upgrade_overrides
 from ssd.training.resume import changes
@@ -38,7 +39,7 @@ REFERENCE_CPU = "AMD EPYC AVX512"  # other kinds of CPU round differently
 
 @pytest.fixture(autouse=True)
 def _clean_hydra() -> Iterator[None]:
-    register()
+    register_resolvers()
     yield
     GlobalHydra.instance().clear()
 

@@ -10,13 +10,14 @@ import hydra
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-from composed import CONF, register
+from composed import CONF
 from hydra.core.global_hydra import GlobalHydra
 from pytorch_lightning.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import Dataset
 
 from ssd.cli import build
+from ssd.cli.app import register_resolvers
 from ssd.data.datamodule import TimedLoader
 from ssd.evaluation.tide import ERRORS
 from ssd.training.progress_bar import Throughput
@@ -43,7 +44,7 @@ def fit(
     folder: Path, *overrides: str, without_objects: bool = False, without_visualizer: bool = False
 ) -> tuple[pl.Trainer, list[float]]:
     """The trainer after a tiny run, and the loss of each step."""
-    register()
+    register_resolvers()
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", overrides=[*TINY, *overrides])

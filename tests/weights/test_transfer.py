@@ -9,12 +9,13 @@ import hydra
 import pytest
 import third_party_reference as reference
 import torch
-from composed import CONF, register
+from composed import CONF
 from forked import TINY, run
 from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 
 from ssd.cli import build
+from ssd.cli.app import register_resolvers
 from ssd.common.errors import CheckpointError, ConfigError
 from ssd.model.backbones import VGG16, MobileNetV1
 from ssd.model.priors import PriorSpec
@@ -164,7 +165,7 @@ def test_training_starts_from_weights_of_another_program(tmp_path: Path) -> None
     ],
 )
 def test_invalid_initial_weights_are_refused(overrides: list[str], kind: type[Exception], message: str) -> None:
-    register()
+    register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", overrides=overrides)
     GlobalHydra.instance().clear()
