@@ -2,110 +2,231 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ssd.common.errors import ConfigError, DataError
+from ssd.common.images import IMAGE_SUFFIXES
+from ssd.common.text import read_text
 from ssd.data.reading.division import UNDIVIDED
+from ssd.data.reading.folder import FileTable, SourceFolder, base_name, split_of, stem_of
 from ssd.data.validation import Report
 
-_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 DOWNLOAD_HELP = (
     "Give dataset.root=<folder of images and XML files>; ssd download dataset=voc dataset.root=DIR downloads "
     "PASCAL VOC 2007 and 2012"
 )
+_LIST_FOLDERS = ("imagesets/main", "imagesets")  # the first that has lists is used
+_YEAR = re.compile(r"VOC20\d\d")
+_PLAIN = re.compile(
+    r"(train|val|trainval|training|valid|validation|test|testing|dev)([_-]?(list|set|ids|images|20\d\d))?"
+)
+_FLAG = re.compile(r"(.*\S)\s+(-1|0|1)")  # of a class that the image has, as difficult objects only, or has not
+_PAIR = re.compile(r".*\.\w+\s+(.*\.xml)", re.IGNORECASE)  # image and annotation
 
 
-def choose_splits(root: Path, *, chosen: dict[str, Sequence[str] | None], report: Report) -> dict[str, list[str]]:
-    """The annotations of each split: paths below root without .xml.
+@dataclass(frozen=True, slots=True)
+class _SplitList:
+    """A list of images: its path below the root, and that of the folder with its annotations."""
+
+    path: str
+    base: str
+
+    @property
+    def stem(self) -> str:
+        return stem_of(base_name(self.path))
+
+    @property
+    def is_of_a_class(self) -> bool:
+        """Whether it has the flags of a class, such as cat_train."""
+        return _PLAIN.fullmatch(self.stem.lower()) is None and split_of([self.stem.rpartition("_")[2]]) is not None
+
+
+def choose_splits(
+    folder: SourceFolder, *, chosen: Mapping[str, Sequence[str] | None], report: Report
+) -> dict[str, list[str]]:
+    """The annotations of each split, or under UNDIVIDED: paths below the root. Their origin is noted in the report.
 
     Args:
+        folder: the dataset.
         chosen: for each split the names of its lists; None selects lists automatically, an empty list means no split.
+        report: gets wrong lines.
 
     Raises:
         ConfigError: a chosen list does not exist.
-        DataError: no image for training, or an unusable list.
+        DataError: no annotation, no image for training, or an unusable list.
     """
-    lists = _split_lists(root)
+    annotations = folder.with_suffix(".xml")
+    if not annotations:
+        raise DataError(f"dataset.root={folder.root}: no XML file in it. {DOWNLOAD_HELP}")
+    lists = _find_lists(folder)
+    if not lists and any(chosen.values()):
+        raise ConfigError(
+            f"dataset.root={folder.root} has no ImageSets/Main, so splits cannot be chosen by name; omit "
+            "dataset.*_splits"
+        )
     if not lists:
-        if any(chosen.values()):
-            raise ConfigError(
-                f"dataset.root={root} has no ImageSets/Main, so splits cannot be chosen by name; omit dataset.*_splits"
-            )
-        return _splits_without_lists(root)
-    automatic = _automatic_lists(lists)
-    names: dict[str, list[str]] = {}
-    for split, entries in chosen.items():
-        entries = automatic[split] if entries is None else entries
-        found = (name for entry in entries for name in _read_list(root, entry, lists, report))
-        names[split] = list(dict.fromkeys(found))
-    if not names["train"]:
-        raise DataError(f"{root}/ImageSets/Main: no image in the training split; give dataset.train_splits=[...]")
-    return names
+        return _by_folder(folder, annotations, report)
+    return _ListReader(folder, annotations, lists, report).read(chosen)
 
 
-def _split_lists(root: Path) -> dict[str, Path]:
-    """Lists in ImageSets/Main by name; in a VOCdevkit the name starts with the folder of the year."""
-    years = [root, *sorted(root.glob("VOC20[0-9][0-9]")), *sorted(root.glob("VOCdevkit/VOC20[0-9][0-9]"))]
-    lists: dict[str, Path] = {}
-    for year in years:
-        for path in sorted((year / "ImageSets" / "Main").glob("*.txt")):
-            if path.stem in ("train", "val", "trainval", "test") or year == root:
-                lists[f"{year.name}/{path.stem}" if year != root else path.stem] = path
+def _find_lists(folder: SourceFolder) -> dict[str, _SplitList]:
+    """The lists by name, which starts with the folder of the dataset if that is not the root: `VOC2007/train`."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for path in folder.with_suffix(".txt"):
+        parent = path.rpartition("/")[0]
+        kind = next((kind for kind in _LIST_FOLDERS if f"/{parent.lower()}".endswith(f"/{kind}")), None)
+        if kind is not None:
+            found.setdefault(parent[: -len(kind)].rstrip("/"), {}).setdefault(kind, []).append(path)
+        elif not parent and _PLAIN.fullmatch(stem_of(path).lower()):
+            found.setdefault("", {}).setdefault("", []).append(path)
+    lists = {}
+    for base, kinds in sorted(found.items()):
+        paths = next(kinds[kind] for kind in (*_LIST_FOLDERS, "") if kind in kinds)
+        for path in paths:
+            item = _SplitList(path, base)
+            lists[f"{base_name(base)}/{item.stem}" if base else item.stem] = item
     return lists
 
 
-def _automatic_lists(lists: dict[str, Path]) -> dict[str, list[str]]:
-    years = {name.rpartition("/")[0] for name in lists}
-    if years != {""}:  # the 07+12 recipe
-        trainval = [f"{year}/trainval" for year in sorted(years) if f"{year}/trainval" in lists]
-        return {"train": trainval, "val": [], "test": [name for name in lists if name.endswith("/test")]}
-    has_val = "val" in lists and bool(_read_text(lists["val"]).split())
-    train = "train" if "train" in lists and (has_val or "trainval" not in lists) else "trainval"
-    return {
-        "train": [train] if train in lists else [],
-        "val": ["val"] if has_val else [],
-        "test": ["test"] if "test" in lists else [],
-    }
+class _ListReader:
+    """Reads the lists of a dataset."""
+
+    def __init__(
+        self, folder: SourceFolder, annotations: Sequence[str], lists: Mapping[str, _SplitList], report: Report
+    ) -> None:
+        self._folder, self._annotations, self._lists, self._report = folder, annotations, lists, report
+        self._tables: dict[str, FileTable] = {}
+
+    def read(self, chosen: Mapping[str, Sequence[str] | None]) -> dict[str, list[str]]:
+        automatic = _automatic(self._lists, self._is_empty)
+        names: dict[str, list[str]] = {}
+        for split in (*chosen, UNDIVIDED):
+            entries = chosen.get(split)
+            picked = automatic.get(split, []) if entries is None else [self._named(entry) for entry in entries]
+            if split == UNDIVIDED and names["train"]:
+                continue
+            members = dict.fromkeys(name for item in picked for name in self._entries(item, all_lines=entries is None))
+            if members or split in chosen:
+                names[split] = list(members)
+            if picked:
+                files = ", ".join(item.path for item in picked)
+                self._report.note(f"{'all' if split == UNDIVIDED else split}: {len(members)} images of {files}")
+        return self._checked(names)
+
+    def _checked(self, names: dict[str, list[str]]) -> dict[str, list[str]]:
+        if UNDIVIDED in names:
+            names = {UNDIVIDED: names[UNDIVIDED]}
+        elif not names["train"] and not self._report.problems:
+            raise DataError(
+                f"{self._folder.root}: no image in the training split; give dataset.train_splits=[...], found: "
+                f"{', '.join(self._lists)}"
+            )
+        listed = {name for members in names.values() for name in members}
+        if unused := len(set(self._annotations) - listed):
+            self._report.note(f"{unused} annotations are in no list of the splits, so they are not used")
+        return names
+
+    def _named(self, entry: str) -> _SplitList:
+        matches = [item for name, item in self._lists.items() if entry in (name, item.stem)]
+        exact = self._lists.get(entry)
+        if exact is None and len(matches) != 1:
+            raise ConfigError(
+                f"dataset.root={self._folder.root}: no split {entry!r}; choose from {', '.join(self._lists)}"
+            )
+        return exact or matches[0]
+
+    def _is_empty(self, item: _SplitList) -> bool:
+        return not self._text(item).split()
+
+    def _text(self, item: _SplitList) -> str:
+        return read_text(self._folder.root / item.path, as_file_names=True)
+
+    def _entries(self, item: _SplitList, *, all_lines: bool) -> Iterator[str]:
+        """The annotations of a list; of the list of a class those of images with the class, unless `all_lines`."""
+        if item.base not in self._tables:
+            prefix = f"{item.base}/" if item.base else ""
+            self._tables[item.base] = FileTable(name for name in self._annotations if name.startswith(prefix))
+        table = self._tables[item.base]
+        for number, line in enumerate(self._text(item).splitlines(), start=1):
+            entry = line.strip()
+            flagged = _FLAG.fullmatch(entry)
+            if flagged and (item.is_of_a_class or not _find(table, entry)):
+                entry, flag = flagged.groups()
+                if flag == "-1" and not (all_lines and item.is_of_a_class):
+                    continue
+            if entry:
+                with self._report.collect_errors():
+                    yield self._annotation(table, entry, f"{self._folder.root / item.path}:{number}")
+
+    def _annotation(self, table: FileTable, entry: str, location: str) -> str:
+        found = _find(table, entry)
+        if "\0" in entry or ".." in Path(entry).parts:
+            raise DataError(f"{location}: {entry!r} is not an image's name; correct the line")
+        if len(found) > 1:
+            raise DataError(f"{location}: {entry!r} is {' or '.join(found)}; write the folder, too")
+        if not found:
+            raise DataError(f"{location}: {entry!r} has no XML file; correct the line, or add the annotation")
+        return found[0]
 
 
-def _read_list(root: Path, entry: str, lists: dict[str, Path], report: Report) -> Iterator[str]:
-    if entry not in lists:
-        raise ConfigError(f"dataset.root={root}: no split {entry!r}; choose from {', '.join(lists)}")
-    year = lists[entry].parents[2].relative_to(root)
-    for number, line in enumerate(_read_text(lists[entry]).splitlines(), start=1):
-        name, _, flag = line.strip().rpartition(" ")
-        if flag not in ("1", "0", "-1") or not name:  # a list for one class has a flag in its second column
-            name, flag = line.strip(), "1"
-        if not name or flag == "-1":
-            continue
-        name = name.strip()
-        if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
-            report.add(f"{lists[entry]}:{number}", f"{name!r} is not an image's name; correct the line", fatal=True)
-        else:
-            yield (year / "Annotations" / name).as_posix()
+def _find(table: FileTable, entry: str) -> list[str]:
+    """The annotation that a line means: its path or that of the image, or both, with or without suffix."""
+    if pair := _PAIR.fullmatch(entry):
+        entry = pair.group(1)
+    found = table.find(entry)
+    if not found and entry.lower().endswith((*IMAGE_SUFFIXES, ".xml")):
+        found = table.find(stem_of(entry))
+    return found
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
+def _automatic(lists: Mapping[str, _SplitList], is_empty: Callable[[_SplitList], bool]) -> dict[str, list[_SplitList]]:
+    """The lists of each split, or of UNDIVIDED if their names mean no split."""
+    by_base: dict[str, list[_SplitList]] = {}
+    for item in lists.values():
+        by_base.setdefault(item.base, []).append(item)
+    chosen: dict[str, list[_SplitList]] = {}
+    for base, items in by_base.items():
+        for split, picked in _of_base(base, items, is_empty).items():
+            chosen.setdefault(split, []).extend(picked)
+    return chosen
 
 
-def _splits_without_lists(root: Path) -> dict[str, list[str]]:
-    names = sorted(
-        path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*") if path.suffix.lower() == ".xml"
-    )
-    if not names:
-        raise DataError(f"dataset.root={root}: no XML file in it. {DOWNLOAD_HELP}")
-    by_folder: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for name in names:
-        parts = Path(name.lower()).parts[:-1]
-        split = next((split for part in parts for split, folders in _FOLDERS.items() if part in folders), None)
-        if split is None:
-            return {UNDIVIDED: names}
-        by_folder[split].append(name)
-    if not by_folder["train"]:
-        return {UNDIVIDED: names}
-    return by_folder
+def _of_base(
+    base: str, items: Iterable[_SplitList], is_empty: Callable[[_SplitList], bool]
+) -> dict[str, list[_SplitList]]:
+    items = list(items)
+    plain = [item for item in items if _PLAIN.fullmatch(item.stem.lower())]
+    both = [item for item in plain if item.stem.lower().startswith("trainval")]
+    if both and _YEAR.fullmatch(base_name(base)):  # the 07+12 recipe
+        return {"train": both, "test": [item for item in plain if split_of([item.stem]) == "test"]}
+    named = plain or [item for item in items if item.is_of_a_class]
+    splits: dict[str, list[_SplitList]] = {"train": [], "val": [], "test": []}
+    for item in named:
+        split = split_of([item.stem.rpartition("_")[2] if not plain else item.stem])
+        if item not in both and split is not None and not is_empty(item):
+            splits[split].append(item)
+    if both and not (splits["train"] and splits["val"]):
+        splits["train"] = both
+    return splits if splits["train"] else splits | {UNDIVIDED: [item for item in items if item not in named]}
+
+
+def _by_folder(folder: SourceFolder, annotations: Sequence[str], report: Report) -> dict[str, list[str]]:
+    """By the names of folders, where those of at least half of the annotations mean a split."""
+    names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    others: list[str] = []
+    for name in annotations:
+        split = split_of(name.split("/")[:-1])
+        (others if split is None else names[split]).append(name)
+    if not names["train"] or 2 * len(others) > len(annotations):
+        return {UNDIVIDED: list(annotations)}
+    for split, members in names.items():
+        if members:
+            folders = dict.fromkeys(name.rpartition("/")[0] for name in members)
+            more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
+            report.note(f"{split}: {len(members)} images of {', '.join(list(folders)[:3])}{more}")
+    if others:
+        report.note(f"{len(others)} annotations are in no folder of the splits, so they are not used: {others[0]}")
+    return names

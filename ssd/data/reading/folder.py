@@ -112,15 +112,26 @@ def images_by_stem(folder: Path) -> dict[str, str]:
     return {name.rpartition(".")[0]: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
 
 
+def base_name(path: str) -> str:
+    """What follows the last slash."""
+    return path.rpartition("/")[2]
+
+
 def stem_of(name: str) -> str:
     """The name or path without its suffix."""
     return name.rpartition(".")[0] or name
 
 
-def split_of(folders: Iterable[str]) -> str | None:
-    """The split (train, val or test) that the names of folders or files mean, such as train2017 or Validation-set."""
-    words = (word for name in folders for word in re.findall("[a-z]+", name.lower()))
-    return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
+def split_of(names: Sequence[str]) -> str | None:
+    """The split (train, val or test) that names of folders or of a file mean, such as train2017 or Validation-set.
+
+    The last one that means exactly one split decides.
+    """
+    for name in reversed(names):
+        splits = {_SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in _SPLIT_WORDS}
+        if len(splits) == 1:
+            return splits.pop()
+    return None
 
 
 def _may_be_of(split: str | None, path: str) -> bool:

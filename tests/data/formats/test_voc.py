@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,12 @@ from voc_files import (
     rules,
     stems,
     write_annotation,
+    write_image,
     write_voc,
 )
 
 from ssd.common.errors import ConfigError, DataError
+from ssd.data.splits import Splits
 
 CAT = object_xml("cat")
 FIRST_OBJECT_LINE = 4
@@ -56,10 +60,9 @@ def test_size_of_the_image_file_is_used_not_the_annotated_one(tmp_path: Path) ->
     splits = read(tmp_path, val_splits=[])
     assert (splits.train.boxes == splits.train.boxes[2]).all()
     assert splits.train.sizes.tolist() == [[HEIGHT, WIDTH]] * 3
-    assert [problem.file for problem in splits.report.problems] == [
-        f"{tmp_path}/Annotations/{name}.xml:3" for name in "ab"
-    ]
-    assert all("size in the annotation" in rule for rule in rules(splits))
+    (problem,) = splits.report.problems  # a size of 0 is as none
+    assert problem.file == f"{tmp_path}/Annotations/a.xml:3"
+    assert "size in the annotation" in problem.rule
 
 
 @pytest.mark.parametrize("size", ["", "<size/>", "<size><width>?</width><height>1e999</height></size>"])
@@ -73,10 +76,10 @@ def test_size_is_optional(tmp_path: Path, size: str) -> None:
 
 
 def test_difficult_objects_are_ignored_and_the_tag_may_be_absent_or_empty(tmp_path: Path) -> None:
-    written = [None, "", "0", "1", " 1 "]
+    written = [None, "", "0", "Unspecified", "false", "0.0", "1", " 1 ", "2", "1.0", "True"]
     boxes = [(1 + shift, 1, 20 + shift, 30) for shift in range(len(written))]
     objects = [object_xml("cat", box, difficult=flag) for box, flag in zip(boxes, written, strict=True)]
-    assert read_one(tmp_path, *objects).train.ignore.tolist() == [False, False, False, True, True]
+    assert read_one(tmp_path, *objects).train.ignore.tolist() == [False] * 6 + [True] * 5
 
 
 def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:
@@ -124,7 +127,7 @@ def test_given_classes_keep_their_order(tmp_path: Path) -> None:
 def test_objects_of_other_classes_are_left_out_and_counted(tmp_path: Path) -> None:
     splits = read_one(tmp_path, object_xml("cat"), object_xml("dog"), object_xml("dog"), classes=["cat"])
     assert splits.train.labels.tolist() == [0]
-    assert rules(splits) == ["object of class 'dog' skipped: not in dataset.classes"] * 2
+    assert rules(splits) == ["2 objects of class 'dog' skipped: not in dataset.classes"]
 
 
 def test_class_without_objects_is_fine(tmp_path: Path) -> None:
@@ -234,7 +237,7 @@ def test_external_entity_is_refused_and_not_read(tmp_path: Path) -> None:
 def test_annotation_that_is_listed_must_exist(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": ["a"]})
     add_list(tmp_path, "train", ["a", "b"])
-    with pytest.raises(DataError, match=r"Annotations/b\.xml: no such annotation"):
+    with pytest.raises(DataError, match=r"ImageSets/Main/train\.txt:2: 'b' has no XML file"):
         read(tmp_path)
 
 
@@ -248,13 +251,124 @@ def test_missing_and_broken_images_are_listed(tmp_path: Path) -> None:
     assert f"{tmp_path}/JPEGImages/b.jpg: not an image" in str(caught.value)
 
 
-def test_one_missing_image_of_a_thousand_is_skipped_and_reported(tmp_path: Path) -> None:
-    names = [f"{number:04d}" for number in range(1000)]
+def test_a_few_missing_images_are_skipped_and_reported(tmp_path: Path) -> None:
+    names = [f"{number:04d}" for number in range(100)]
     write_voc(tmp_path, {"train": names})
-    (tmp_path / "JPEGImages" / "0500.jpg").unlink()
+    for name in names[50:60]:
+        (tmp_path / "JPEGImages" / f"{name}.jpg").unlink()
     splits = read(tmp_path, val_splits=[])
-    assert stems(splits.train) == [name for name in names if name != "0500"]
-    assert [problem.file for problem in splits.report.problems] == ["JPEGImages/0500.jpg"]
-    (tmp_path / "JPEGImages" / "0501.jpg").unlink()
-    with pytest.raises(DataError, match="2 of 1000 images cannot be read"):
+    assert stems(splits.train) == [*names[:50], *names[60:]]
+    assert [problem.file for problem in splits.report.problems] == [f"JPEGImages/{name}.jpg" for name in names[50:60]]
+    (tmp_path / "JPEGImages" / "0001.jpg").unlink()
+    with pytest.raises(DataError, match="11 of 100 images cannot be read"):
         read(tmp_path, val_splits=[])
+
+
+# What other programs write
+
+
+def one(root: Path, text: str | bytes) -> Splits:
+    path = add(root, "one")
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    add_list(root, "train", ["one"])
+    return read(root, val_splits=[])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("<annotation>", '<annotation xmlns="http://example.org/voc">'),
+        lambda text: (
+            text.replace("<", "<v:").replace("<v:/", "</v:").replace("<v:annotation", '<v:annotation xmlns:v="x"')
+        ),
+        lambda text: re.sub(r"</?\w+", lambda tag: tag.group().upper(), text),
+        lambda text: text.replace("bndbox", "BndBox").replace("object", "Object"),
+    ],
+    ids=["namespace", "prefix", "upper case", "mixed case"],
+)
+def test_tags_have_any_namespace_and_case(tmp_path: Path, change: Callable[[str], str]) -> None:
+    index = one(tmp_path, change(annotation(object_xml("Cat", difficult="1")))).train
+    assert (index.class_names, index.ignore.tolist(), len(index.boxes)) == (("Cat",), [True], 1)
+
+
+def test_an_empty_object_is_none(tmp_path: Path) -> None:
+    index = one(tmp_path, annotation("<object/>", CAT, "<object>\n</object>")).train
+    assert len(index.boxes) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [("猫", "gb2312"), ("猫", "GBK"), ("고양이", "cp949"), ("ネコ", "Shift_JIS"), ("chât", "iso-8859-1")],
+)
+def test_a_declared_encoding_is_used(tmp_path: Path, name: str, encoding: str) -> None:
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + annotation(object_xml(name))
+    index = one(tmp_path, text.encode(encoding)).train
+    assert index.class_names == (name,)
+    assert index.source_lines.tolist() == [FIRST_OBJECT_LINE + 4]
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"), [("", "save it as UTF-8"), ('<?xml version="1.0" encoding="klingon"?>', "klingon")]
+)
+def test_an_encoding_that_is_not_known_is_refused(tmp_path: Path, declared: str, message: str) -> None:
+    with pytest.raises(DataError, match=rf"one\.xml:.*{message}"):
+        one(tmp_path, declared.encode() + annotation(object_xml("白色的猫")).encode("gbk"))
+
+
+def test_xml_of_another_kind_is_skipped_with_a_warning(tmp_path: Path) -> None:
+    for name in "abc":
+        add(tmp_path, name, CAT)
+    (tmp_path / "build.xml").write_text("<project><target/></project>")
+    splits = read(tmp_path)
+    assert sum(len(index) for _, index in splits.items()) == 3
+    assert [problem.file for problem in splits.report.problems] == [f"{tmp_path}/build.xml"]
+
+
+# The image of an annotation
+
+
+def found(root: Path, annotation_name: str, images: Sequence[str], *, filename: str = "") -> str:
+    for name in images:
+        write_image(root / name)
+    write_annotation(root / annotation_name, [CAT], filename=filename)
+    splits = read(root, val_share=0, test_share=0)
+    assert splits.train.load(splits.train.paths[0]).shape == (HEIGHT, WIDTH, 3)
+    return splits.train.paths[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "filename", "image"),
+    [
+        ("Annotations/0.xml", ["JPEGImages/0.jpg"], "other.jpg", "JPEGImages/0.jpg"),
+        ("Annotations/0.xml", ["JPEGImages/0.JPG"], "", "JPEGImages/0.JPG"),
+        ("annotations/0.jpg.xml", ["images/0.jpg"], "", "images/0.jpg"),
+        ("0.xml", ["0.jpg", "0.png"], "0.png", "0.png"),
+        ("annotations/0.xml", ["street_0.jpg"], "street_0.jpg", "street_0.jpg"),
+        ("annotations/0.xml", ["images/cam/street.jpg"], "cam\\street.jpg", "images/cam/street.jpg"),
+        ("annotations/0.xml", ["my photo.jpg"], "my%20photo.jpg", "my photo.jpg"),
+        ("Annotations/cam1/0.xml", ["JPEGImages/cam1/0.jpg", "JPEGImages/cam2/0.jpg"], "", "JPEGImages/cam1/0.jpg"),
+        ("Annotations/0.xml", ["JPEGImages/0.jpg", "SegmentationClass/0.png"], "", "JPEGImages/0.jpg"),
+        ("labels/0.xml", ["pics/0.jpg"], "", "pics/0.jpg"),
+        ("Annotations/cam.0.x.xml", ["JPEGImages/cam.0.x.jpg"], "", "JPEGImages/cam.0.x.jpg"),
+    ],
+)
+def test_the_image_of_an_annotation(tmp_path: Path, name: str, images: list[str], filename: str, image: str) -> None:
+    assert found(tmp_path, name, images, filename=filename) == image
+
+
+def test_two_images_that_fit_equally_well_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"0\.xml: 0\.jpg and 0\.png fit.*'x\.jpg'"):
+        found(tmp_path, "0.xml", ["0.jpg", "0.png"], filename="x.jpg")
+
+
+def test_two_annotations_of_one_image_are_named(tmp_path: Path) -> None:
+    write_annotation(tmp_path / "old" / "0.xml", [CAT])
+    with pytest.raises(DataError, match=r"old/0\.xml: images/0\.jpg has another annotation, Annotations/0\.xml"):
+        found(tmp_path, "Annotations/0.xml", ["images/0.jpg"])
+
+
+def test_an_image_in_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
+    write_annotation(tmp_path / "0.xml", [CAT])
+    (tmp_path / "0.jxl").write_bytes(b"\xff\x0a" + bytes(40))
+    with pytest.raises(DataError, match=r"0\.jxl: a JPEG XL image"):
+        read(tmp_path)

@@ -93,7 +93,7 @@ def test_no_training_image_is_an_error(tmp_path: Path) -> None:
 
 
 def test_one_image_in_two_splits_is_an_error(tmp_path: Path) -> None:
-    write_voc(tmp_path, {"train": NAMES[:4], "val": NAMES[4:5], "test": NAMES[3:4]})
+    write_voc(tmp_path, {"train": NAMES[:4], "val": NAMES[4:5], "test": NAMES[3:6]})
     with pytest.raises(DataError, match="Annotations/003: is in the train and in the test split"):
         read(tmp_path)
 
@@ -125,7 +125,7 @@ def test_list_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": NAMES[:2], "val": NAMES[2:3]})
     path = add_list(tmp_path, "val", [])
     path.write_bytes(b"\xff\xfe\xfa000\n")
-    with pytest.raises(DataError, match=r"val\.txt: not UTF-8"):
+    with pytest.raises(DataError, match=r"val\.txt:1: not UTF-16"):
         read(tmp_path)
 
 
@@ -220,3 +220,153 @@ def test_folder_that_is_missing_or_has_no_annotation_says_where_to_get_voc(tmp_p
     write_image(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"no XML file.*ssd download dataset=voc"):
         read(tmp_path)
+
+
+# Lists of other programs
+
+
+def lines(root: Path, path: str, *entries: str) -> None:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text("".join(f"{entry}\n" for entry in entries))
+
+
+@pytest.mark.parametrize("folder", ["ImageSets/Main", "ImageSets", "imagesets/main", ""])
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("train", "val"),
+        ("Training", "validation"),
+        ("train_list", "val_list"),
+        ("train2017", "valid"),
+        ("trainval", "dev"),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "{}.jpg", "JPEGImages/{}.jpg Annotations/{}.xml", "/home/me/JPEGImages/{}.jpg"])
+def test_lists_of_any_form(tmp_path: Path, folder: str, train: str, val: str, form: str) -> None:
+    for name in NAMES[:5]:
+        add(tmp_path, name, object_xml())
+    for split, names in ((train, NAMES[:3]), (val, NAMES[3:4])):
+        lines(tmp_path / folder, f"{split}.txt", *(form.format(name, name) for name in names))
+    splits = read(tmp_path)
+    assert [stems(index) for _, index in splits.items()] == [NAMES[:3], NAMES[3:4]]
+    assert sum("images of" in note for note in splits.report.notes) == 2
+    assert any("1 annotations are in no list" in note for note in splits.report.notes)
+
+
+def test_a_devkit_with_any_folder(tmp_path: Path) -> None:
+    write_voc(tmp_path / "VOCdevkit" / "Mine", {"train": NAMES[:3], "val": NAMES[3:5], "test": NAMES[5:6]})
+    splits = read(tmp_path)
+    assert [stems(index) for _, index in splits.items()] == [NAMES[:3], NAMES[3:5], NAMES[5:6]]
+    for choice in ("val", "Mine/val"):
+        assert stems(read(tmp_path, train_splits=[choice], val_splits=[]).train) == NAMES[3:5]
+
+
+@pytest.mark.parametrize("name", ["default", "all"])
+def test_a_list_whose_name_is_no_split_is_divided(tmp_path: Path, name: str) -> None:
+    for item in NAMES[:12]:
+        add(tmp_path, f"cam1/{item}", object_xml())
+    lines(tmp_path, f"ImageSets/Main/{name}.txt", *(f"cam1/{item}" for item in NAMES[:10]))
+    splits = read(tmp_path)
+    assert sizes(splits) == {"train": 8, "val": 1, "test": 1}
+    assert any(f"ImageSets/Main/{name}.txt" in note for note in splits.report.notes)
+
+
+def test_lists_of_classes_make_a_split_where_there_are_no_others(tmp_path: Path) -> None:
+    for item in NAMES[:6]:
+        add(tmp_path, item, object_xml())
+    for label, flags in (("cat", (1, -1, -1)), ("dog", (-1, 1, -1))):
+        lines(
+            tmp_path, f"ImageSets/Main/{label}_train.txt", *(f"{n}.jpg {f}" for n, f in zip(NAMES, flags, strict=False))
+        )
+        lines(
+            tmp_path,
+            f"ImageSets/Main/{label}_val.txt",
+            *(f"{n}.jpg {f}" for n, f in zip(NAMES[3:], flags, strict=False)),
+        )
+    assert [stems(index) for _, index in read(tmp_path).items()] == [NAMES[:3], NAMES[3:6]]
+
+
+def test_names_that_end_in_a_number_are_names(tmp_path: Path) -> None:
+    names = ["room", "room 1", "room -1", "room 0", "hall 1"]
+    write_voc(tmp_path, {"train": names})
+    add(tmp_path, "hall", object_xml())
+    assert sorted(stems(read(tmp_path, val_splits=[]).train)) == sorted(names)
+
+
+def test_a_line_that_means_two_annotations_names_both(tmp_path: Path) -> None:
+    for camera in ("cam1", "cam2"):
+        add(tmp_path, f"{camera}/0", object_xml())
+    lines(tmp_path, "ImageSets/Main/train.txt", "0")
+    with pytest.raises(DataError, match=r"train\.txt:1: '0' is Annotations/cam1/0\.xml or Annotations/cam2/0\.xml"):
+        read(tmp_path)
+
+
+def test_merged_sets_of_a_capture_tool_train_with_a_warning(tmp_path: Path) -> None:
+    write_voc(tmp_path, dict.fromkeys(("train", "val", "trainval", "test"), NAMES[:6]))
+    splits = read(tmp_path)
+    assert sizes(splits) == {"train": 6, "val": 6, "test": 6}
+    rules = [problem.rule for problem in splits.report.problems]
+    assert all(any(f"results on {split} are no test" in rule for rule in rules) for split in ("val", "test"))
+
+
+def test_an_empty_list_is_as_none(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": NAMES[:10], "val": [], "test": []})
+    assert sizes(read(tmp_path)) == {"train": 9, "val": 1}
+
+
+# Folders for splits
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train_set", "val_set", "test_set"),
+        ("Train", "Validation", "Test"),
+        ("data/train", "data/valid", "data/test"),
+        ("training_images", "validation_images", "testing_images"),
+    ],
+)
+def test_folders_whose_names_contain_a_split(tmp_path: Path, train: str, val: str, test: str) -> None:
+    for folder, names in ((train, NAMES[:6]), (val, NAMES[6:8]), (test, NAMES[8:9])):
+        for name in names:
+            add_beside(tmp_path / folder, name, ".jpg")
+    add_beside(tmp_path, "stray", ".jpg")
+    splits = read(tmp_path)
+    assert sizes(splits) == {"train": 6, "val": 2, "test": 1}
+    assert any("stray.xml" in note for note in splits.report.notes)
+
+
+def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
+    for folder, names in (("bus", NAMES[:10]), ("train", NAMES[10:15])):
+        for name in names:
+            add_beside(tmp_path / folder, name, ".jpg")
+    assert sum(sizes(read(tmp_path)).values()) == 15
+
+
+def test_images_and_annotations_have_a_folder_for_each_split(tmp_path: Path) -> None:
+    for split, names in (("train", NAMES[:4]), ("val", NAMES[:2])):
+        for name in names:
+            write_image(tmp_path / "images" / split / f"{name}.jpg")
+            write_annotation(tmp_path / "annotations" / split / f"{name}.xml", [object_xml()])
+    splits = read(tmp_path)
+    assert paths(splits)["val"] == ["images/val/000.jpg", "images/val/001.jpg"]
+    assert sizes(splits) == {"train": 4, "val": 2}
+
+
+def test_hidden_and_helper_folders_do_not_count(tmp_path: Path) -> None:
+    for name in NAMES[:4]:
+        add_beside(tmp_path, name, ".jpg")
+    for folder in (".ipynb_checkpoints", "__MACOSX", ".idea"):
+        write_annotation(tmp_path / folder / "x.xml", [object_xml("no")])
+    (tmp_path / "._000.xml").write_bytes(b"\0\5\x16\7")
+    assert read(tmp_path).class_names == ("cat",)
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    for name in NAMES[:4]:
+        add(tmp_path / "store", name, object_xml())
+    root = tmp_path / "root"
+    root.mkdir()
+    for folder in ("Annotations", "JPEGImages"):
+        (root / folder).symlink_to(tmp_path / "store" / folder)
+    assert sum(sizes(read(root)).values()) == 4
