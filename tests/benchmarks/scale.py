@@ -93,10 +93,11 @@ def make_images(folder: Path, ids: np.ndarray) -> None:
 
 
 def rows(root: str, classes: str) -> None:
-    from ssd.data.formats.openimages_csv import read_class_names, read_rows
+    from ssd.data.formats.openimages_csv import read_rows
+    from ssd.data.formats.openimages_files import read_class_names
     from ssd.data.validation import Report
 
-    names = read_class_names(Path(root), Report())
+    names = read_class_names(Path(root), [], Report()).names
     labels = {mid: label for label, mid in enumerate(names) if classes == "all" or label < len(SOME)}
     file = Path(root, "train-annotations-bbox.csv")
     measure("CSV to arrays", classes, lambda: read_rows(file, labels=labels, report=Report()))

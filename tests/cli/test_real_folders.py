@@ -78,7 +78,7 @@ TABLE = {
     "oi-two-mids-one-name": Case(LONG, "Person", FRACTIONS, text="Person"),
     "voc-val-negatives-only": Case("0 1 2 3|4 5|", "cat"),
     "coco-iscrowd-bool-missing": Case(SIX, "cat cat?"),
-    "oi-latin1-class-file": Case(LONG, "Persón", FRACTIONS),
+    "oi-latin1-class-file": Case(LONG, "Persön", FRACTIONS),
     "voc-filenames-gbk-bytes": Case(
         " ".join(os.fsdecode("图片".encode("gbk")) + str(n) for n in range(6)), box=(4, 5, 39, 29)
     ),

@@ -30,7 +30,9 @@ calls: list[str] = []
 
 def counted(root: str, **settings: Any) -> Splits:
     calls.append(root)
-    return read_openimages(root, expand_hierarchy=False, include_depictions=False, strict=False, **settings)
+    return read_openimages(
+        root, expand_hierarchy=False, include_depictions=False, strict=False, val_share=0, **settings
+    )
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from ssd.common.images import decode_image
 from ssd.common.tables import Table
 from ssd.data.download.folder import DownloadFolder
 from ssd.data.download.openimages_selection import Selection, select_images, split_limit
-from ssd.data.formats.openimages_csv import SPLITS, choose_classes, read_class_names, read_rows
+from ssd.data.formats.openimages_csv import OFFICIAL_ID, read_rows
+from ssd.data.formats.openimages_files import SPLITS, choose_classes, read_class_names
 from ssd.data.formats.openimages_hierarchy import HIERARCHY, count_for_parents, expand, find_hierarchy, read_lineage
 from ssd.data.validation import Report
 
@@ -154,14 +155,14 @@ class OpenImagesDownload:
         root, report = Path(self.root), Report()
         if not any(root.glob(f"*{_CLASSES}")):
             self._download_tables([_CLASSES], check=_check_table)
-        names = read_class_names(root, report)
+        names = read_class_names(root, [], report).names
         class_names = choose_classes(self.classes, names, where=self.root, report=report)
         labels = {mid: class_names.index(name) for mid, name in names.items() if name in class_names}
         counting = {mid: [own] for mid, own in labels.items()}
         if self.expand_hierarchy:
             if find_hierarchy(root) is None:
                 self._download_tables([HIERARCHY], check=read_lineage)
-            counting = count_for_parents(root, labels)
+            counting = count_for_parents(root, labels, {})
         missing = [
             f"{split}/{_BOXES[0].format(split)}" for split in self.splits if not self._box_table(split).is_file()
         ]
@@ -172,7 +173,8 @@ class OpenImagesDownload:
         limits_per_class = split_limit(self.max_images_per_class, self.splits)
         selections = {}
         for split in self.splits:
-            rows = read_rows(self._box_table(split), labels=positions, report=report)
+            table = self._box_table(split)
+            rows = read_rows(table, labels=positions, report=report, id_pattern=OFFICIAL_ID)
             selections[split] = select_images(
                 expand(rows, list(counting.values())),
                 num_classes=len(class_names),

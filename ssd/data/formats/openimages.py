@@ -1,19 +1,20 @@
 """Open Images: one CSV file of boxes for each split, images in <split>/<ImageID>.jpg, a file of class names.
 
-Accepted are the official files of versions 4 to 7, and those of the downloader by dusty-nv and jetsonai
-(sub-<split>-annotations-bbox.csv, which contain the class names). Official files take precedence: a `sub-` file may
-lack boxes of its images. The 14.6 million rows are streamed; only those of the chosen classes are kept.
+Accepted are the official files of versions 4 to 7, those of the downloader by dusty-nv and jetsonai
+(sub-<split>-annotations-bbox.csv, which contain the class names), and folders of the OIDv4_ToolKit. Official files take
+precedence: a `sub-` file may lack boxes of its images. The 14.6 million rows are streamed; only those of the chosen
+classes are kept.
 
 Only images with a box of the classes are used: in Open Images no image was annotated for every class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from jaxtyping import Int32
@@ -21,19 +22,22 @@ from jaxtyping import Int32
 from ssd.common.errors import DataError
 from ssd.common.images import read_below, read_size
 from ssd.common.progress import tracked
-from ssd.data.formats.openimages_csv import (
+from ssd.data.formats import oidv4
+from ssd.data.formats.openimages_csv import Rows, read_rows
+from ssd.data.formats.openimages_files import (
     DOWNLOAD_HELP,
-    SPLITS,
-    Rows,
     choose_classes,
     find_files,
+    image_folder,
     read_class_names,
-    read_rows,
 )
 from ssd.data.formats.openimages_hierarchy import count_for_parents, expand, subclass_hint
 from ssd.data.index import DetectionIndex, PackedStrings, offsets_of
-from ssd.data.reading.classes import class_list
+from ssd.data.reading.box_units import BoxUnits, check_units
+from ssd.data.reading.classes import class_list, class_renamer
+from ssd.data.reading.division import divide
 from ssd.data.reading.folder import images_by_stem
+from ssd.data.reading.options import CommonOptions, ReadOptions
 from ssd.data.splits import Splits
 from ssd.data.validation import Report, check_unreadable, validate
 
@@ -43,21 +47,20 @@ _BLOCK, _THREADS = 256, 8  # images per task of a thread
 def read_openimages(
     root: str,
     *,
-    classes: Sequence[str] | None = None,
     expand_hierarchy: bool = False,
     include_depictions: bool = False,
-    strict: bool = False,
     report: Report | None = None,
+    **options: Unpack[CommonOptions],
 ) -> Splits:
     """Reads a folder in the layout of Open Images.
 
     Args:
         root: the folder of the CSV files.
-        classes: names as in the class file, in any case; None takes all that have a box.
         expand_hierarchy: a box counts for its class and for all classes above it, as in the Open Images challenge: a
             box of Man counts for Person, and for both if both are chosen.
         include_depictions: keeps drawings, photographs and statues of objects.
-        strict: a box that would have to be dropped or clipped is an error.
+        report: gets every problem.
+        options: see ReadOptions. `classes` are names in any case; None takes all that have a box.
 
     Raises:
         ConfigError: a class listed twice.
@@ -66,33 +69,55 @@ def read_openimages(
     folder = Path(root)
     if not folder.is_dir():
         raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
+    report, settings = report or Report(), ReadOptions(**options)
+    if (toolkit := oidv4.find_folder(folder)) is not None:
+        return oidv4.read_folder(folder, toolkit, options=settings, report=report)
     files = find_files(folder)
-    report = report or Report()
-    names = read_class_names(folder, report)
-    class_names = choose_classes(classes, names, where=root, report=report)
-    labels = {mid: class_names.index(name) for mid, name in names.items() if name in class_names}
-    labels_of = count_for_parents(folder, labels) if expand_hierarchy else {mid: [own] for mid, own in labels.items()}
+    defined = read_class_names(folder, list(files.values()), report)
+    renamed = class_renamer(settings.class_map, defined.names.values(), report=report)
+    names = {key: renamed[name] for key, name in defined.names.items()}
+    class_names = choose_classes(settings.classes, names, where=root, report=report)
+    labels = {key: class_names.index(name) for key, name in names.items() if name in class_names}
+    labels_of = {key: [own] for key, own in labels.items()}
+    if expand_hierarchy:
+        labels_of = count_for_parents(folder, labels, defined.mids)
     rows: dict[str, Rows] = {}
     for split, path in files.items():
         with report.collect_errors():
             rows[split] = _rows(path, labels_of, include_depictions, report)
-    if classes is None:
+    if settings.classes is None:
         class_names, rows = _only_used(class_names, rows, root=root, report=report)
     elif not expand_hierarchy and (hint := subclass_hint(folder, labels, names)):
         report.add(root, hint)
     indexes = {}
     for split in list(rows):
-        index = _index(folder, files[split], SPLITS[split], rows.pop(split), class_names, report)
+        index = _index(folder, files[split], split, rows.pop(split), class_names, report, strict=settings.strict)
         if len(index):
-            indexes[split] = validate(index, report, strict=strict)
+            indexes[split] = validate(index, report, strict=settings.strict)
     if "train" not in indexes:
         reasons = "; ".join(report.summary_lines())
         raise DataError(f"dataset.root={root}: no image to train on: {reasons}. {DOWNLOAD_HELP}")
-    return Splits(**indexes, report=report)
+    return Splits(**_with_val(indexes, settings, report), report=report)
+
+
+def _with_val(indexes: dict[str, DetectionIndex], options: ReadOptions, report: Report) -> dict[str, DetectionIndex]:
+    """The splits; without a val split, some of the training images are held out."""
+    if "val" in indexes:
+        return indexes
+    train = indexes["train"]
+    position = {path: number for number, path in enumerate(train.paths)}
+    divided = divide({"train": list(position)}, options=options, report=report)
+    held_out = {
+        split: train.take(np.array([position[path] for path in members], dtype=np.int64))
+        for split, members in divided.items()
+        if members
+    }
+    return indexes | held_out
 
 
 def _rows(path: Path, labels_of: dict[str, list[int]], include_depictions: bool, report: Report) -> Rows:
     rows = read_rows(path, labels={mid: number for number, mid in enumerate(labels_of)}, report=report)
+    check_units(rows.boxes, BoxUnits("fractions"), report, locate=lambda row: f"{path}:{rows.lines[row]}")
     if not include_depictions and rows.depiction.any():
         report.add(path.name, f"{int(rows.depiction.sum())} depictions skipped (dataset.include_depictions)")
         rows = rows.take(np.flatnonzero(~rows.depiction))
@@ -110,10 +135,10 @@ def _only_used(
 
 
 def _index(
-    root: Path, file: Path, split: str, rows: Rows, class_names: tuple[str, ...], report: Report
+    root: Path, file: Path, split: str, rows: Rows, class_names: tuple[str, ...], report: Report, *, strict: bool
 ) -> DetectionIndex:
     """The images of a split that exist and can be read, with their boxes."""
-    folder = next((path for path in (root / split, root / "images" / split) if path.is_dir()), root / split)
+    folder = image_folder(root, split)
     prefix = folder.relative_to(root).as_posix()
     file_names = images_by_stem(folder)
     used = np.unique(rows.image).tolist()
@@ -127,7 +152,8 @@ def _index(
     elif missing:
         report.add(file.name, f"{len(missing)} of {len(used)} images skipped: not in {folder}")
     paths = PackedStrings.pack(f"{prefix}/{file_names[rows.ids[number]]}" for number in present)
-    sizes = _sizes(root, paths, report)
+    report.note(f"{split}: {len(present)} images of {prefix}, boxes of {file.relative_to(root).as_posix()}")
+    sizes = _sizes(root, paths, report, split=split, strict=strict)
     position = np.full(len(rows.ids), -1, dtype=np.int32)
     position[present] = np.arange(len(present))
     image = position[rows.image]
@@ -150,7 +176,7 @@ def _index(
     return index if readable.all() else index.take(np.flatnonzero(readable))
 
 
-def _sizes(root: Path, paths: PackedStrings, report: Report) -> Int32[np.ndarray, "N 2"]:
+def _sizes(root: Path, paths: PackedStrings, report: Report, *, split: str, strict: bool) -> Int32[np.ndarray, "N 2"]:
     """Upright (H, W) of each image; (0, 0) for an unreadable one."""
     sizes = np.zeros((len(paths), 2), dtype=np.int32)
     unreadable: dict[int, tuple[str, str]] = {}
@@ -166,5 +192,6 @@ def _sizes(root: Path, paths: PackedStrings, report: Report) -> Int32[np.ndarray
     with ThreadPoolExecutor(_THREADS) as pool:  # a disk serves several requests at once
         for _ in tracked(pool.map(read_block, blocks), "image sizes", total=len(blocks)):
             pass
-    check_unreadable([item for _, item in sorted(unreadable.items())], images=len(paths), report=report)
+    errors = [item for _, item in sorted(unreadable.items())]
+    check_unreadable(errors, images=len(paths), report=report, split=split, strict=strict)
     return sizes

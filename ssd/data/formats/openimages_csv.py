@@ -1,11 +1,11 @@
-"""The CSV files of Open Images: class names, and the boxes of the chosen classes, streamed block by block."""
+"""The boxes of the chosen classes from the CSV files of Open Images, streamed block by block."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,26 +15,23 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int32, Int64
 from pyarrow import csv as arrow_csv
 
-from ssd.common.errors import ConfigError, DataError
-from ssd.data.reading.classes import class_list
+from ssd.common.errors import DataError
+from ssd.common.images import IMAGE_SUFFIXES
+from ssd.data.reading.folder import stem_of
 from ssd.data.validation import Report
 
-SPLITS = {"train": "train", "val": "validation", "test": "test"}  # our name: name in Open Images
-_BOX_FILES = ("{}-annotations-bbox.csv", "oidv6-{}-annotations-bbox.csv", "sub-{}-annotations-bbox.csv")
-_CLASS_FILES = "*class-descriptions-boxable.csv"
 _EDGES = ("XMin", "YMin", "XMax", "YMax")  # in the files: XMin, XMax, YMin, YMax
 _FLAGS = ("IsGroupOf", "IsDepiction")
-_TEXTS = ("ImageID", "LabelName")
-_REQUIRED = (*_TEXTS, *_EDGES)
-_TYPES = dict.fromkeys(_TEXTS, pa.string()) | dict.fromkeys(_EDGES, pa.float32()) | dict.fromkeys(_FLAGS, pa.int8())
-_LINE = "line"  # our own column
-_ID = "[0-9A-Za-z_-]+"  # an id becomes a path
-_BLOCK = 1 << 22  # bytes read at a time
-DOWNLOAD_HELP = (
-    "ssd download dataset=openimages downloads what is missing; or get 2018_04/<split>/<split>-annotations-"
-    "bbox.csv and 2018_04/class-descriptions-boxable.csv from https://storage.googleapis.com/openimages/ and the "
-    "images into <root>/<split>/<ImageID>.jpg"
+MID, NAME = "LabelName", "ClassName"  # a file that has both goes by the name: some have one MID for all classes
+_TYPES = (
+    dict.fromkeys(("ImageID", MID, NAME), pa.string())
+    | dict.fromkeys(_EDGES, pa.float32())
+    | dict.fromkeys(_FLAGS, pa.int8())
 )
+_LINE = "line"  # our own column
+_FILE_NAME = r"[^/\\\x00-\x1f]+"
+OFFICIAL_ID = "[0-9A-Za-z_-]+"
+_BLOCK = 1 << 22  # bytes read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,89 +52,44 @@ class Rows:
         return Rows(self.ids, *(column[rows] for column in columns))
 
 
-def find_files(root: Path) -> dict[str, Path]:
-    """The CSV file of each split (train, val, test) that exists.
+def read_rows(path: Path, *, labels: dict[str, int], report: Report, id_pattern: str = _FILE_NAME) -> Rows:
+    """Reads the boxes of the classes in `labels`; the others are never held in memory.
+
+    Keys of `labels` are MIDs such as /m/0k4j, or texts of the column ClassName where the file has it.
+
+    Args:
+        path: the file.
+        labels: by key.
+        report: gets wrong rows.
+        id_pattern: what ids must look like.
 
     Raises:
-        DataError: no file for training.
+        DataError: a column is missing, a value is not a number, or an id is wrong; names file and line.
     """
-    candidates = {split: [root / name.format(theirs) for name in _BOX_FILES] for split, theirs in SPLITS.items()}
-    found = {split: [path for path in paths if path.is_file()] for split, paths in candidates.items()}
-    if not found["train"]:
-        raise DataError(f"dataset.root={root}: no {_BOX_FILES[0].format('train')}. {DOWNLOAD_HELP}")
-    return {split: paths[0] for split, paths in found.items() if paths}
-
-
-def read_class_names(root: Path, report: Report) -> dict[str, str]:
-    """Class name by MID, from the class file or from the ClassName column of a `sub-` file.
-
-    Raises:
-        DataError: there is neither, or a line is not MID,Name.
-    """
-    files = sorted(root.glob(_CLASS_FILES))
-    if not files:
-        return _class_names_of_boxes(root)
-    names = {}
-    for line, row in _csv_rows(files[0]):
-        if len(row) >= 2 and row[0].startswith("/"):
-            names[row[0]] = row[1].strip()
-        elif line > 1:  # the first may be a header
-            report.add(f"{files[0]}:{line}", f"{','.join(row)[:80]!r} is not MID,Name; correct the line", fatal=True)
-    return names
-
-
-def _class_names_of_boxes(root: Path) -> dict[str, str]:
-    names: dict[str, str] = {}
-    for path in sorted(root.glob(_BOX_FILES[2].format("*"))):
-        rows = _csv_rows(path)
-        header = next(rows, (1, []))[1]
-        if "LabelName" in header and "ClassName" in header:
-            mid, name = header.index("LabelName"), header.index("ClassName")
-            names.update({row[mid]: row[name].strip() for _, row in rows if len(row) == len(header)})
-    if not names:
-        raise DataError(f"dataset.root={root}: no class-descriptions-boxable.csv. {DOWNLOAD_HELP}")
-    return names
-
-
-def choose_classes(
-    chosen: Sequence[str] | None, names: dict[str, str], *, where: str, report: Report
-) -> tuple[str, ...]:
-    """The class list: the chosen names, in any case, as spelled in `names`; or all of them, sorted.
-
-    Raises:
-        ConfigError: a class is chosen twice, or none at all.
-        DataError: there is no class of that name.
-    """
-    if chosen is not None and not chosen:
-        raise ConfigError("dataset.classes=[]: give at least one class, or null for all")
-    known = {name.casefold(): name for name in names.values()}
-    return class_list(chosen, known.values(), where=where, report=report, defined_in=_CLASS_FILES)
-
-
-def read_rows(path: Path, *, labels: dict[str, int], report: Report) -> Rows:
-    """Reads the boxes of the classes in `labels` (by MID such as /m/0k4j); the others are never held in memory.
-
-    Raises:
-        DataError: a column is missing, a value is not a number, or an id could be a path; names file and line.
-    """
-    start, header = next(_csv_rows(path), (1, []))
-    missing = [name for name in _REQUIRED if name not in header]
+    start, written = next(csv_rows(path), (1, []))
+    header = [name.strip() for name in written]
+    texts = ("ImageID", NAME if NAME in header else MID)
+    missing = [name for name in (*texts, *_EDGES) if name not in header]
     if missing:
         found = ", ".join(header)[:200]
         raise DataError(f"{path}:{start}: no column {missing[0]!r} (found: {found}); download the file again")
-    columns = [*_REQUIRED, *(name for name in _FLAGS if name in header)]
+    columns = [*texts, *_EDGES, *(name for name in _FLAGS if name in header)]
     try:
-        return _read(path, columns, labels, start=start)
+        if header != written:
+            raise ValueError(f"spaces around the names of columns: {','.join(written)}")
+        return _read(path, columns, labels, id_pattern, start=start)
     except (pa.ArrowInvalid, ValueError) as error:
         # The fast reader fails without a line number, also at empty lines, which it cannot count: read again, slowly
-        data, lines = _valid_rows(path, columns, labels, report)
+        data, lines = _valid_rows(path, columns, labels, id_pattern, report)
         try:
-            return replace(_read(data, columns, labels, start=1), lines=lines)
+            return replace(_read(data, columns, labels, id_pattern, start=1), lines=lines)
         except (pa.ArrowInvalid, ValueError):
             raise DataError(f"{path}: {str(error).splitlines()[0]}; download the file again") from error
 
 
-def _read(source: Path | io.BytesIO, columns: list[str], labels: dict[str, int], *, start: int) -> Rows:
+def _read(
+    source: Path | io.BytesIO, columns: list[str], labels: dict[str, int], id_pattern: str, *, start: int
+) -> Rows:
     """The rows of a file whose header is line `start`.
 
     Raises:
@@ -146,12 +98,12 @@ def _read(source: Path | io.BytesIO, columns: list[str], labels: dict[str, int],
     types = {name: _TYPES[name] for name in columns}
     label_of_mid = np.array(list(labels.values()), dtype=np.int32)
     numbers: dict[str, int] = {}
-    schema = pa.schema(types | dict.fromkeys((*_TEXTS, _LINE), pa.int32()))
+    schema = pa.schema(types | dict.fromkeys((*columns[:2], _LINE), pa.int32()))
     table = pa.Table.from_batches(_batches(source, types, list(labels), numbers, start), schema=schema)
     boxes = np.empty((len(table), 4), dtype=np.float32)
     for side, edge in enumerate(_EDGES):
         boxes[:, side] = table[edge].to_numpy()
-    ids_valid = pc.match_substring_regex(pa.array(list(numbers), pa.string()), f"^{_ID}$")
+    ids_valid = pc.match_substring_regex(pa.array(list(numbers), pa.string()), f"^(?:{id_pattern})$")
     if not np.isfinite(boxes).all() or not pc.all(ids_valid, min_count=0).as_py():
         raise ValueError("a number or an ImageID is wrong")
     flags = {name: table[name].to_numpy() == 1 for name in columns if name in _FLAGS}
@@ -160,7 +112,7 @@ def _read(source: Path | io.BytesIO, columns: list[str], labels: dict[str, int],
         ids=list(numbers),
         image=table["ImageID"].to_numpy(),
         boxes=boxes,
-        labels=label_of_mid[table["LabelName"].to_numpy()],
+        labels=label_of_mid[table[columns[1]].to_numpy()],
         group_of=flags.get("IsGroupOf", none),
         depiction=flags.get("IsDepiction", none),
         lines=table[_LINE].to_numpy(),
@@ -171,9 +123,9 @@ def _read(source: Path | io.BytesIO, columns: list[str], labels: dict[str, int],
 
 
 def _batches(
-    source: Path | io.BytesIO, types: dict[str, pa.DataType], mids: list[str], numbers: dict[str, int], start: int
+    source: Path | io.BytesIO, types: dict[str, pa.DataType], keys: list[str], numbers: dict[str, int], start: int
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of classes `mids`, with ImageID and LabelName as integers, and their lines; adds new ids to `numbers`."""
+    """Rows of the classes `keys`, with image and class as integers, and their lines; adds new ids to `numbers`."""
     reader = arrow_csv.open_csv(
         source,
         read_options=arrow_csv.ReadOptions(block_size=_BLOCK, use_threads=False, skip_rows=start - 1),
@@ -181,21 +133,28 @@ def _batches(
         # null_values: "NaN" would become a null by default, and no check would find it
         convert_options=arrow_csv.ConvertOptions(include_columns=list(types), column_types=types, null_values=[]),
     )
-    value_set = pa.array(mids, pa.string())
+    column = list(types)[1]
+    value_set = pa.array([key.strip() for key in keys], pa.string())
     for batch in reader:
-        label = pc.index_in(batch["LabelName"], value_set=value_set)
+        label = pc.index_in(pc.utf8_trim_whitespace(batch[column]), value_set=value_set)
         rows = np.flatnonzero(label.is_valid().to_numpy(zero_copy_only=False))
         lines = pa.array(rows + (start + 1), pa.int32())
         start += len(batch)
         chosen = batch.take(pa.array(rows))
         ids = chosen["ImageID"].dictionary_encode()
-        number = [numbers.setdefault(id, len(numbers)) for id in ids.dictionary.to_pylist()]
+        number = [numbers.setdefault(_plain_id(id), len(numbers)) for id in ids.dictionary.to_pylist()]
         image = pa.array(number, pa.int32()).take(ids.indices)
-        chosen = chosen.set_column(0, "ImageID", image).set_column(1, "LabelName", label.drop_null())
+        chosen = chosen.set_column(0, "ImageID", image).set_column(1, column, label.drop_null())
         yield chosen.append_column(_LINE, lines)
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _plain_id(text: str) -> str:
+    """Without spaces around it, and without the extension of an image."""
+    name = text.strip()
+    return stem_of(name) if name.lower().endswith(IMAGE_SUFFIXES) else name
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of the rows that are not blank."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file)
@@ -206,31 +165,34 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _valid_rows(
-    path: Path, columns: list[str], labels: dict[str, int], report: Report
+    path: Path, columns: list[str], labels: dict[str, int], id_pattern: str, report: Report
 ) -> tuple[io.BytesIO, Int32[np.ndarray, "M"]]:
     """`columns` of the valid rows of the classes in `labels` as CSV, and their lines; reports the other rows."""
-    rows = _csv_rows(path)
-    header = next(rows, (1, []))[1]
+    rows = csv_rows(path)
+    header = [name.strip() for name in next(rows, (1, []))[1]]
     positions = [header.index(name) for name in columns]
+    keys = {key.strip() for key in labels}
     valid, lines = io.StringIO(), []
     writer = csv.writer(valid)
     writer.writerow(columns)
     for line, row in rows:
-        if problem := _check_row(row, header):
+        if problem := _check_row(row, header, id_pattern):
             report.add(f"{path}:{line}", f"{problem}; correct the line", fatal=True)
-        elif row[header.index("LabelName")] in labels:
+        elif row[positions[1]].strip() in keys:
             writer.writerow([row[position] for position in positions])
             lines.append(line)
     return io.BytesIO(valid.getvalue().encode(errors="surrogateescape")), np.array(lines, dtype=np.int32)
 
 
-def _check_row(row: list[str], header: list[str]) -> str | None:
+def _check_row(row: list[str], header: list[str], id_pattern: str) -> str | None:
     """The first error in a row."""
     if len(row) != len(header):
         return f"{len(row)} columns, but {len(header)} in the header"
     for name, text in zip(header, row, strict=True):
         if name in _CHECKS and not _CHECKS[name][0](text):
             return f"{name} is {text[:80]!r}: {_CHECKS[name][1]}"
+        if name == "ImageID" and not re.fullmatch(id_pattern, _plain_id(text)):
+            return f"ImageID is {text[:80]!r}: it must be the name of an image, without a folder"
     return None
 
 
@@ -242,7 +204,10 @@ def _is_number(text: str) -> bool:
 
 
 _CHECKS: dict[str, tuple[Callable[[str], bool], str]] = {
-    "ImageID": (lambda text: bool(re.fullmatch(_ID, text)), "only letters, digits, - and _ are allowed"),
+    "ImageID": (
+        lambda text: bool(re.fullmatch(_ID, text.strip())),
+        "it must be the name of an image, without a folder",
+    ),
     **dict.fromkeys(_EDGES, (_is_number, "not a number (the decimal separator is a point)")),
     **dict.fromkeys(_FLAGS, (lambda text: text.strip() in ("-1", "0", "1"), "not 0, 1 or -1")),
 }

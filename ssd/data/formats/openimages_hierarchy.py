@@ -26,8 +26,10 @@ def find_hierarchy(root: Path) -> Path | None:
     return next(iter(sorted(root.glob(_FILES))), None)
 
 
-def count_for_parents(root: Path, labels: dict[str, int]) -> dict[str, list[int]]:
+def count_for_parents(root: Path, labels: dict[str, int], mids: dict[str, str]) -> dict[str, list[int]]:
     """The labels that a box of each MID counts for; `labels` holds those of the chosen classes.
+
+    A class may also be written as a text, whose MID is in `mids`.
 
     Raises:
         DataError: the file of the hierarchy is missing or unusable.
@@ -39,7 +41,8 @@ def count_for_parents(root: Path, labels: dict[str, int]) -> dict[str, list[int]
             "https://storage.googleapis.com/openimages/ there"
         )
     lineage = {mid: {mid} for mid in labels} | read_lineage(path)
-    labels_of = {mid: sorted(labels[other] for other in line & labels.keys()) for mid, line in lineage.items()}
+    lineage |= {text: {text} | lineage.get(mid, set()) for text, mid in mids.items()}
+    labels_of = {mid: sorted({labels[other] for other in line & labels.keys()}) for mid, line in lineage.items()}
     return {mid: own for mid, own in labels_of.items() if own}
 
 
