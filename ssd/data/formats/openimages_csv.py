@@ -204,10 +204,6 @@ def _is_number(text: str) -> bool:
 
 
 _CHECKS: dict[str, tuple[Callable[[str], bool], str]] = {
-    "ImageID": (
-        lambda text: bool(re.fullmatch(_ID, text.strip())),
-        "it must be the name of an image, without a folder",
-    ),
     **dict.fromkeys(_EDGES, (_is_number, "not a number (the decimal separator is a point)")),
     **dict.fromkeys(_FLAGS, (lambda text: text.strip() in ("-1", "0", "1"), "not 0, 1 or -1")),
 }
