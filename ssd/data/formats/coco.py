@@ -1,35 +1,39 @@
 """COCO format: one JSON file for each split, in the folder layouts found in practice.
 
-Accepted are root/annotations/*.json, root/*.json, and JSON files beside the images of a split (root/train/*.json).
-A box is (x, y, width, height) in pixels, 0 is the left or upper edge of the image. Crowds are ignored regions; images
+JSON files lie in the root, in annotations, or beside the images of a split; each image is searched for by its name. A
+box is (x, y, width, height) in pixels, 0 is the left or upper edge of the image. Crowds are ignored regions; images
 without boxes are negatives.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any, Unpack
 
 from ssd.common.errors import DataError
-from ssd.data.formats.coco_files import DOWNLOAD_HELP, choose_files, image_folders
+from ssd.data.formats.coco_files import DOWNLOAD_HELP, ImageFinder, choose_files
 from ssd.data.reading.annotations import AnnotatedImage, AnnotatedObject, build_splits
 from ssd.data.reading.division import UNDIVIDED
+from ssd.data.reading.folder import SourceFolder
 from ssd.data.reading.options import CommonOptions, ReadOptions
 from ssd.data.splits import Splits
 from ssd.data.validation import Report
 
 _MAX_PX = 1e9
+_MAX_LINE = 2**31  # of the lines in an index
 
 
 @dataclass(slots=True)
 class _CocoFile:
-    """The content of a JSON file."""
+    """The content of a JSON file: its images by path, its categories, and those that are only a group of others."""
 
-    path: Path
-    images: dict[str, AnnotatedImage] = field(default_factory=dict)  # by path, which is also the id of the image
+    images: dict[str, AnnotatedImage] = field(default_factory=dict)
+    categories: dict[Any, str] = field(default_factory=dict)
+    groups: set[str] = field(default_factory=set)
 
 
 def read_coco(
@@ -56,55 +60,119 @@ def read_coco(
         ConfigError: a JSON file that does not exist, or several for one split.
         DataError: an unusable folder or file; names file, entry and fix.
     """
-    folder = Path(root)
-    if not folder.is_dir():
+    if not Path(root).is_dir():
         raise DataError(f"dataset.root={root}: no such folder. {DOWNLOAD_HELP}")
-    chosen = {"train": train_json, "val": val_json, "test": test_json}
-    report = report or Report()
-    categories: set[str] = set()
+    report, folder = report or Report(), SourceFolder(root)
+    finder = ImageFinder(folder, images)
     files: dict[str, _CocoFile] = {}
-    for split, path in choose_files(folder, chosen).items():
+    chosen = choose_files(folder, {"train": train_json, "val": val_json, "test": test_json})
+    for split, name in chosen.items():
         with report.collect_errors():
-            folders = image_folders(folder, path, split, images)
-            files[split], names = _parse(path, folders, root=folder, report=report)
-            categories.update(names)
+            files[split] = _Parser(folder.root, name, split, finder, report).parse()
+            label = "all" if split == UNDIVIDED else split
+            report.note(f"{label}: {len(files[split].images)} images of {name}")
     if not any(file.images for file in files.values()):
         raise DataError(f"dataset.root={root}: no image in any JSON. {DOWNLOAD_HELP}")
-    images_of = {split: list(file.images.values()) for split, file in files.items()}
-    if list(files) == ["train"] and val_json is None and test_json is None:
-        images_of = {UNDIVIDED: images_of["train"]}
     return build_splits(
-        folder,
-        images_of,
+        folder.root,
+        {split: list(file.images.values()) for split, file in files.items()},
         options=ReadOptions(**options),
         report=report,
-        defined_classes=categories,
+        defined_classes=_defined_classes(files.values()),
         hold_out_val=val_json is None,
     )
 
 
-def _parse(path: Path, folders: list[Path], *, root: Path, report: Report) -> tuple[_CocoFile, set[str]]:
-    """The images with their objects, and the names of all categories, used or not."""
-    content = _load_json(path)
-    names = _categories(path, content, report)
-    file = _CocoFile(path)
-    by_id: dict[Any, AnnotatedImage] = {}
-    for number, item in _entries(path, content, "images", report):
-        where = f"{path}: image {_id(item.get('id'), number)}"
-        with report.collect_errors():
-            if _key(item, "id", where) in by_id:
-                raise DataError(f"{where}: the id is used twice; give each image its own")
-            size = (item.get("height"), item.get("width"))
-            by_id[item["id"]] = image = AnnotatedImage("", "", f"{path}: annotation ", size, where)
-            image.path = image.id = _find(_file_name(item, where), folders, root)
-            if image.path in file.images:
-                raise DataError(f"{where}: {image.path} is listed twice; keep one entry")
-            file.images[image.path] = image
-    for number, item in _entries(path, content, "annotations", report):
-        line = item["id"] if isinstance(item.get("id"), int) else number
-        with report.collect_errors():
-            _add_object(item, line, f"{path}: annotation {_id(item.get('id'), number)}", by_id, names)
-    return file, set(names.values())
+def _defined_classes(files: Iterable[_CocoFile]) -> set[str]:
+    """All categories, used or not, but for groups without a box: Roboflow writes one for the whole dataset."""
+    defined = {name for file in files for name in file.categories.values()}
+    groups = {name for file in files for name in file.groups}
+    used = {item.class_name for file in files for image in file.images.values() for item in image.objects}
+    return defined - (groups - used) or defined
+
+
+class _Parser:
+    """Reads the JSON file `name`, below the root, of a split."""
+
+    def __init__(self, root: Path, name: str, split: str, finder: ImageFinder, report: Report) -> None:
+        self._path, self._name, self._split = root / name, name, split
+        self._finder, self._report = finder, report
+
+    def parse(self) -> _CocoFile:
+        """Wrong entries go to the report.
+
+        Raises:
+            DataError: no COCO format, none of the images was found, or an entry where the report does not collect.
+        """
+        content = _load_json(self._path)
+        file = _CocoFile()
+        self._read_categories(content, file)
+        by_id = self._images(content, file)
+        annotations = self._entries(content, "annotations")
+        ids = [item.get("id") for _, item in annotations]
+        by_number = not all(type(id) is int and 0 <= id < _MAX_LINE for id in ids)  # then their ids name them
+        source = f"{self._path}: annotation {'number ' if by_number else ''}"
+        for image in file.images.values():
+            image.source = source
+        for number, item in annotations:
+            line = number + 1 if by_number else item["id"]
+            with self._report.collect_errors():
+                _add_object(item, line, f"{source}{line}", by_id, file.categories)
+        return file
+
+    def _images(self, content: dict[str, Any], file: _CocoFile) -> dict[Any, AnnotatedImage]:
+        by_id: dict[Any, AnnotatedImage] = {}
+        found, name = 0, ""
+        entries = self._entries(content, "images")
+        for number, item in entries:
+            where = f"{self._path}: image {_id(item.get('id'), number)}"
+            with self._report.collect_errors():
+                id = _key(item, "id", where)
+                if id in by_id:
+                    raise DataError(f"{where}: the id is used twice; give each image its own")
+                size = (item.get("height"), item.get("width"))
+                by_id[id] = image = AnnotatedImage("", "", "", size, where)
+                name = _file_name(item, where)
+                path = self._finder.find(name, near=self._name, split=self._split)
+                found += path is not None
+                if path is None and PureWindowsPath(name).anchor:
+                    raise _refused(name, where)
+                path = image.path = image.id = path or name
+                if path in file.images:
+                    raise DataError(f"{where}: {path} is listed twice; keep one entry")
+                file.images[path] = image
+        if by_id and not found:
+            raise self._finder.none_found(self._path, name, len(entries))
+        return by_id
+
+    def _entries(self, content: dict[str, Any], key: str) -> list[tuple[int, dict[str, Any]]]:
+        """The objects of a list of the file, with their positions."""
+        entries = content.get(key)
+        if not isinstance(entries, list):
+            raise DataError(
+                f"{self._path}: no list {key!r}: not in COCO format, or a file without boxes; use instances_*.json"
+            )
+        for number, item in enumerate(entries):
+            if not isinstance(item, dict):
+                rule = f"{key}: entry {number + 1} is {str(item)[:40]!r}, not an object"
+                self._report.add(str(self._path), rule, fatal=True)
+        return [(number, item) for number, item in enumerate(entries) if isinstance(item, dict)]
+
+    def _read_categories(self, content: dict[str, Any], file: _CocoFile) -> None:
+        """Name by id; ids have gaps, and each file may number its classes differently."""
+        names: dict[Any, str] = file.categories
+        parents: dict[str, str] = {}
+        for number, item in self._entries(content, "categories"):
+            where = f"{self._path}: category {_id(item.get('id'), number)}"
+            with self._report.collect_errors():
+                name = _category_name(item.get("name"), where)
+                if _key(item, "id", where) in names:
+                    raise DataError(f"{where}: the id is used twice; give each category its own")
+                if name in names.values():
+                    self._report.add(where, "another category has the same name; they are one class", value=name)
+                names[_key(item, "id", where)] = name
+                parents[name] = str(item.get("supercategory"))
+        file.groups = {name for name in parents if name in {above for own, above in parents.items() if own != name}}
 
 
 def _load_json(path: Path) -> dict[str, Any]:
@@ -126,30 +194,12 @@ def _without_outline(item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-def _entries(path: Path, content: dict[str, Any], key: str, report: Report) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a list of the file, with their positions."""
-    entries = content.get(key)
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: no list {key!r}: not in COCO format, or a file without boxes; use instances_*.json")
-    for number, item in enumerate(entries):
-        if not isinstance(item, dict):
-            report.add(str(path), f"{key}: entry {number + 1} is {str(item)[:40]!r}, not an object", fatal=True)
-    return [(number, item) for number, item in enumerate(entries) if isinstance(item, dict)]
-
-
-def _categories(path: Path, content: dict[str, Any], report: Report) -> dict[Any, str]:
-    """Name by id; ids have gaps, and each file may number its classes differently."""
-    names: dict[Any, str] = {}
-    for number, item in _entries(path, content, "categories", report):
-        where = f"{path}: category {_id(item.get('id'), number)}"
-        name = item.get("name")
-        with report.collect_errors():
-            if not isinstance(name, str) or not name.strip():
-                raise DataError(f"{where}: name is {name!r}; it must be a text that is not empty")
-            if _key(item, "id", where) in names:
-                raise DataError(f"{where}: the id is used twice; give each category its own")
-            names[item["id"]] = name.strip()
-    return names
+def _category_name(name: object, where: str) -> str:
+    """Some files have numbers for names."""
+    text = str(name).strip() if isinstance(name, str | int) and not isinstance(name, bool) else ""
+    if not text:
+        raise DataError(f"{where}: name is {name!r}; it must be a text that is not empty")
+    return text
 
 
 def _id(value: object, number: int) -> str:
@@ -158,6 +208,8 @@ def _id(value: object, number: int) -> str:
 
 def _key(item: dict[str, Any], key: str, where: str) -> Any:
     value = item.get(key)
+    if isinstance(value, float) and value.is_integer():  # 1.0 from a table
+        return int(value)
     if not isinstance(value, int | str) or isinstance(value, bool):
         raise DataError(f"{where}: {key} is {value!r}; it must be an integer or a text")
     return value
@@ -168,16 +220,13 @@ def _file_name(item: dict[str, Any], where: str) -> str:
     if not isinstance(name, str) or not name:
         raise DataError(f"{where}: file_name is {name!r}; it must be the name of the image")
     path = PureWindowsPath(name)  # accepts both kinds of slash
-    if "\0" in name or path.anchor or ".." in path.parts:
-        raise DataError(f"{where}: file_name {name!r} is refused: it must be a path below the folder of the images")
+    if "\0" in name or ".." in path.parts:
+        raise _refused(name, where)
     return name
 
 
-def _find(name: str, folders: list[Path], root: Path) -> str:
-    path = folders[0] / name
-    with suppress(OSError):  # a name that is too long
-        path = next((path for folder in folders if (path := folder / name).is_file()), path)
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+def _refused(name: str, where: str) -> DataError:
+    return DataError(f"{where}: file_name {name!r} is refused: it must be a path below the folder of the images")
 
 
 def _add_object(
@@ -190,9 +239,10 @@ def _add_object(
     if name is None:
         raise DataError(f"{where}: category_id {item['category_id']!r} is not in categories; correct it or add it")
     x, y, width, height = _box(item.get("bbox"), where)
-    if item.get("iscrowd") not in (None, 0, 1):
-        raise DataError(f"{where}: iscrowd is {item['iscrowd']!r}; it must be 0 or 1")
-    image.objects.append(AnnotatedObject(name, (x, y, x + width, y + height), item.get("iscrowd") == 1, line))
+    crowd = {None: 0, "0": 0, "1": 1}.get(item.get("iscrowd"), item.get("iscrowd"))
+    if crowd not in (0, 1):
+        raise DataError(f"{where}: iscrowd is {crowd!r}; it must be 0 or 1")
+    image.objects.append(AnnotatedObject(name, (x, y, x + width, y + height), crowd == 1, line))
 
 
 def _box(value: object, where: str) -> list[float]:

@@ -86,8 +86,15 @@ def test_crowds_are_ignored(tmp_path: Path) -> None:
 
 
 def test_every_box_knows_its_entry(tmp_path: Path) -> None:
-    index = read_one(tmp_path, box(1, category_id=7), box(1), box(1, bbox=[1, 1, 5, 5]), classes=["cat"]).train
-    assert index.source_lines.tolist() == [1, 2]
+    boxes = [box(1, id=30, category_id=7), box(1, id=31), box(1, id=32, bbox=[1, 1, 5, 5])]
+    index = read_one(tmp_path, *boxes, classes=["cat"]).train
+    assert index.location(0, 1) == f"{tmp_path / TRAIN}: annotation 32"
+
+
+@pytest.mark.parametrize("id", [10**12, "a", None, -1, 1.5])
+def test_boxes_whose_ids_are_no_usual_numbers_are_known_by_their_position(tmp_path: Path, id: object) -> None:
+    index = read_one(tmp_path, box(1, id=5), box(1, id=id, bbox=[1, 1, 5, 5])).train
+    assert index.location(0, 1) == f"{tmp_path / TRAIN}: annotation number 2"
 
 
 def test_image_without_boxes_is_a_negative(tmp_path: Path) -> None:
@@ -99,7 +106,7 @@ def test_chosen_classes_keep_their_order_and_others_are_counted(tmp_path: Path) 
     splits = read_one(tmp_path, box(1, category_id=7), box(1), box(1, category_id=7), classes=["zebu", "cat"])
     assert splits.class_names == ("zebu", "cat")
     assert splits.train.labels.tolist() == [1]
-    assert rules(splits) == ["2 objects of classes not in dataset.classes skipped: dog (2)"]
+    assert rules(splits) == ["2 objects of class 'dog' skipped: not in dataset.classes"]
 
 
 def test_misspelt_class_gets_a_suggestion(tmp_path: Path) -> None:
@@ -210,9 +217,10 @@ def test_several_files_for_a_split_are_named(tmp_path: Path) -> None:
 
 
 def test_image_in_two_splits_is_refused(tmp_path: Path) -> None:
-    write_image(tmp_path / "1.jpg")
-    for path in (TRAIN, VAL):
-        write(tmp_path / path, [image(1)], [box(1)])
+    for number in (1, 2, 3):
+        write_image(tmp_path / f"{number}.jpg")
+    for path, other in ((TRAIN, 2), (VAL, 3)):
+        write(tmp_path / path, [image(1), image(other)], [box(1)])
     with pytest.raises(DataError, match=r"1\.jpg: is in the train and in the val split"):
         read(tmp_path)
 
@@ -290,7 +298,7 @@ def test_missing_field_is_named_even_without_an_id(tmp_path: Path, key: str, ent
     del content[key][1][entry]
     refused(tmp_path, json.dumps(content), f" {content[key][1]['id']}: {entry} is None")
     del content[key][1]["id"]
-    refused(tmp_path, json.dumps(content), "without id")
+    refused(tmp_path, json.dumps(content), "without id|annotation number 2")
 
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
@@ -329,8 +337,9 @@ def test_hostile_file_name_of_windows_is_refused(tmp_path: Path, name: str) -> N
 
 
 def test_name_that_is_too_long_is_a_missing_image(tmp_path: Path) -> None:
-    write(tmp_path / TRAIN, [image(1, "a" * 5000 + ".jpg")], [])
-    with pytest.raises(DataError, match="1 of 1 images cannot be read"):
+    write_image(tmp_path / "1.jpg")
+    write(tmp_path / TRAIN, [image(1), image(2, "a" * 5000 + ".jpg")], [])
+    with pytest.raises(DataError, match="1 of 2 images cannot be read"):
         read(tmp_path, **ONLY_TRAIN)
 
 
@@ -388,3 +397,119 @@ def test_coco128_boxes_are_those_of_the_file() -> None:
             names[item["category_id"]] for item in written
         ]
         assert index.ignore[rows].tolist() == [item["iscrowd"] == 1 for item in written]
+
+
+# What other programs write
+
+
+def one_json(root: Path, path: str, name: str, *boxes: dict[str, Any], categories: list[Any] = CATEGORIES) -> Splits:
+    write(root / path, [image(1, name)], list(boxes or [box(1)]), categories)
+    return read(root, val_share=0, test_share=0)
+
+
+@pytest.mark.parametrize(
+    ("json_path", "name", "image_path"),
+    [
+        ("labels.json", "1.jpg", "data/1.jpg"),
+        ("result.json", "images/1.jpg", "images/1.jpg"),
+        ("result.json", "images\\1.jpg", "images/1.jpg"),
+        ("result.json", "images/my%20photo.jpg", "images/my photo.jpg"),
+        ("annotations/instances_default.json", "1.jpg", "images/1.jpg"),
+        ("annotations/instances_default.json", "1.jpg", "images/cam1/1.JPG"),
+        ("Annotations/a.json", "cam1/1.jpg", "images/cam1/1.jpg"),
+        ("a.json", "/home/me/images/1.jpg", "images/1.jpg"),
+        ("a.json", "C:\\data\\1.jpg", "1.jpg"),
+        ("a.json", "1", "1.png"),
+    ],
+)
+def test_the_image_of_a_file_name(tmp_path: Path, json_path: str, name: str, image_path: str) -> None:
+    write_image(tmp_path / image_path)
+    assert list(one_json(tmp_path, json_path, name).train.paths) == [image_path]
+
+
+def test_files_of_splits_find_their_own_images(tmp_path: Path) -> None:
+    """The same names in all splits."""
+    for split, folder in (("train", "train2017"), ("val", "val2017"), ("test", "test")):
+        write_image(tmp_path / folder / "1.jpg")
+        write(tmp_path / f"annotations/custom_{split}.json", [image(1)], [box(1)])
+    assert paths(read(tmp_path)) == {"train": ["train2017/1.jpg"], "val": ["val2017/1.jpg"], "test": ["test/1.jpg"]}
+
+
+def test_other_json_beside_is_skipped(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        write_image(tmp_path / split / f"{split}.jpg")
+        write(tmp_path / split / "_annotations.coco.json", [image(1, f"{split}.jpg")], [box(1)])
+    (tmp_path / "package.json").write_text('{"name": "x"}')
+    (tmp_path / ".vscode").mkdir()
+    (tmp_path / ".vscode" / "settings.json").write_text("{}")
+    assert paths(read(tmp_path)) == {"train": ["train/train.jpg"], "val": ["valid/valid.jpg"]}
+
+
+def test_an_image_that_is_not_found_names_the_setting_and_the_folders(tmp_path: Path) -> None:
+    write_image(tmp_path / "pics" / "2.jpg")
+    with pytest.raises(DataError, match=r"a\.json: none of its 1 images .*'1\.jpg'.*dataset\.images=.*pics \(1\)"):
+        one_json(tmp_path, "a.json", "1.jpg")
+    with pytest.raises(ConfigError, match=r"dataset\.images=absent: no such folder.*pics \(1\)"):
+        read(tmp_path, images="absent")
+
+
+def test_two_images_that_fit_are_named(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_image(tmp_path / folder / "1.jpg")
+    with pytest.raises(DataError, match=r"a/1\.jpg or b/1\.jpg; give dataset\.images"):
+        one_json(tmp_path, "x.json", "1.jpg")
+    assert list(read(tmp_path, images="b", val_share=0, test_share=0).train.paths) == ["b/1.jpg"]
+
+
+def test_ids_and_names_that_are_numbers(tmp_path: Path) -> None:
+    write_image(tmp_path / "1.jpg")
+    write(tmp_path / "a.json", [image(1) | {"id": 1.0}], [box(1, category_id=7.0)], [{"id": 7, "name": 12}])
+    splits = read(tmp_path, val_share=0, test_share=0)
+    assert splits.class_names == ("12",)
+    assert len(splits.train.boxes) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "ignored"), [(True, True), (False, False), (1.0, True), ("1", True), ("0", False), (None, False)]
+)
+def test_forms_of_iscrowd(tmp_path: Path, value: object, ignored: bool) -> None:
+    assert read_one(tmp_path, box(1, iscrowd=value)).train.ignore.tolist() == [ignored]
+
+
+def test_an_unused_group_of_all_categories_is_no_class(tmp_path: Path) -> None:
+    """Roboflow's export."""
+    write_image(tmp_path / "1.jpg")
+    group = {"id": 0, "name": "pets", "supercategory": "none"}
+    categories = [group, *({**item, "supercategory": "pets"} for item in CATEGORIES)]
+    assert one_json(tmp_path, "a.json", "1.jpg", categories=categories).class_names == ("cat", "dog")
+    used = one_json(tmp_path, "a.json", "1.jpg", box(1, category_id=0), categories=categories)
+    assert used.class_names == ("cat", "dog", "pets")
+
+
+def test_categories_of_one_name_are_one_class(tmp_path: Path) -> None:
+    write_image(tmp_path / "1.jpg")
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]
+    boxes = [box(1, category_id=1), box(1, category_id=2, bbox=[0, 0, 9, 9])]
+    splits = one_json(tmp_path, "a.json", "1.jpg", *boxes, categories=categories)
+    assert (splits.class_names, splits.train.labels.tolist()) == (("cat",), [0, 0])
+    assert any("same name" in problem.rule for problem in splits.report.problems)
+
+
+FOREIGN = {
+    "LabelMe": {"version": "5", "flags": {}, "shapes": [], "imagePath": "1.jpg"},
+    "CreateML": [{"image": "1.jpg", "annotations": [{"label": "cat", "coordinates": {}}]}],
+    "VIA": {"1.jpg123": {"filename": "1.jpg", "size": 123, "regions": []}},
+    "Label Studio": [{"id": 1, "data": {"image": "1.jpg"}, "annotations": []}],
+    "VoTT": {"asset": {"name": "1.jpg"}, "regions": []},
+    "Supervisely": {"size": {"height": 1, "width": 1}, "objects": []},
+    "COCO results": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}],
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_json_of_another_program_is_named(tmp_path: Path, name: str) -> None:
+    write_image(tmp_path / "1.jpg")
+    for number in range(3):
+        (tmp_path / f"{number}.json").write_text(json.dumps(FOREIGN[name]))
+    with pytest.raises(DataError, match=rf"0\.json \(and 2 more JSON files\): {name}.*export"):
+        read(tmp_path)

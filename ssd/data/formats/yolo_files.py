@@ -1,0 +1,210 @@
+"""The files of a folder in YOLO format: class names, splits, and the label file of an image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from ssd.common.errors import ConfigError, DataError
+from ssd.common.images import IMAGE_SUFFIXES
+from ssd.common.text import read_text
+from ssd.data.reading.division import UNDIVIDED
+from ssd.data.reading.folder import FileTable, SourceFolder, base_name, split_of, stem_of
+from ssd.data.validation import Report
+
+_NAME_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "labels.txt", "predefined_classes.txt")
+_NO_LABELS = (*_NAME_FILES, "readme.txt", "readme.roboflow.txt", "readme.dataset.txt", "requirements.txt", "license.txt")
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}  # keys of data.yaml
+_LIST = re.compile(r"(train|val|valid|validation|test)(_list)?\.txt", re.IGNORECASE)
+
+
+class YoloFolder:
+    """What a folder in YOLO format defines.
+
+    Attributes:
+        root: the folder.
+        class_names: by number; empty if no file has them.
+        names_file: where they are.
+
+    Raises:
+        ConfigError: `data_yaml` does not exist, or there are several and none is named.
+        DataError: an unusable file.
+    """
+
+    def __init__(self, root: str, data_yaml: str | None) -> None:
+        self.root = Path(root)
+        self._files = SourceFolder(root)
+        self._images = FileTable(self._files.images)
+        self._yaml_path = _find_yaml(self._files, data_yaml)
+        self._yaml = {} if self._yaml_path is None else read_yaml(self.root / self._yaml_path)
+        self.names_file, self.class_names = self._class_names()
+        labels = [path for path in self._files.with_suffix(".txt") if base_name(path).lower() not in _NO_LABELS]
+        self._labels = FileTable(path for path in labels if not self._is_list(path))
+
+    def label_file(self, image: str) -> str | None:
+        """The label file of an image; None if there is none.
+
+        Raises:
+            DataError: there are several.
+        """
+        found = self._labels.find(stem_of(base_name(image)), near=image)
+        if len(found) > 1:
+            raise DataError(f"{self.root / image}: label files {' and '.join(found)} fit; remove one")
+        return found[0] if found else None
+
+    def splits(self, report: Report) -> dict[str, list[str]]:
+        """The images of each split, or under UNDIVIDED; their origin is noted in the report.
+
+        Raises:
+            DataError: no image, or a list that names images which do not exist.
+        """
+        found = self._of_yaml(report) or self._of_lists(report) or self._of_folders(report)
+        if not any(found.values()):
+            raise DataError(f"dataset.root={self.root}: no image in it; give a folder of images and label files")
+        return found
+
+    def _is_list(self, path: str) -> bool:
+        return _LIST.fullmatch(base_name(path)) is not None
+
+    def _class_names(self) -> tuple[str, dict[int, str]]:
+        if self._yaml_path is not None:
+            path = self.root / self._yaml_path
+            return self._yaml_path, _names_of_yaml(self._yaml, path)
+        named = [path for path in self._files.files if base_name(path).lower() in _NAME_FILES]
+        for path in sorted(named, key=lambda path: (path.count("/"), path)):
+            lines = [line.strip() for line in read_text(self.root / path).splitlines()]
+            return path, {number: name for number, name in enumerate(lines) if name}
+        return "classes.txt", {}
+
+    def _of_yaml(self, report: Report) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for split, keys in _SPLITS.items():
+            value = next((self._yaml[key] for key in keys if self._yaml.get(key)), None)
+            entries = value if isinstance(value, list) else [value] if value else []
+            paths = dict.fromkeys(path for entry in entries for path in self._of_entry(str(entry), report))
+            if paths:
+                found[split] = list(paths)
+                report.note(f"{split}: {len(paths)} images of {', '.join(map(str, entries))} ({self._yaml_path})")
+            elif entries:
+                report.note(f"{split}: {', '.join(map(str, entries))} of {self._yaml_path} has no image here")
+        return found if "train" in found else {}
+
+    def _of_entry(self, entry: str, report: Report) -> list[str]:
+        """The images of a folder or a list that data.yaml names, relative to its `path`, to itself, or to the root."""
+        parts = [part for part in PurePosixPath(entry.replace("\\", "/")).parts if part not in ("/", ".", "..")]
+        for start in range(len(parts)):
+            below = "/".join(parts[start:])
+            if below.lower().endswith(".txt") and (self.root / below).is_file():
+                return list(self._of_list(below, report))
+            prefix = f"{below}/".lower()
+            if images := [path for path in self._files.images if path.lower().startswith(prefix)]:
+                return images
+        return []
+
+    def _of_lists(self, report: Report) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in (path for path in self._files.with_suffix(".txt") if self._is_list(path)):
+            split = split_of([stem_of(base_name(path))]) or "train"
+            images = list(self._of_list(path, report))
+            if images:
+                found.setdefault(split, []).extend(images)
+                report.note(f"{split}: {len(images)} images of {path}")
+        return found if "train" in found else {}
+
+    def _of_list(self, path: str, report: Report) -> Iterator[str]:
+        for number, line in enumerate(read_text(self.root / path, as_file_names=True).splitlines(), start=1):
+            entry = line.strip()
+            if not entry:
+                continue
+            images = self._images.find(entry.removeprefix("./"))
+            if len(images) == 1:
+                yield images[0]
+            else:
+                what = f"is {' or '.join(images[:3])}" if images else f"is no image below dataset.root={self.root}"
+                report.add(f"{self.root / path}:{number}", f"{entry!r} {what}; correct the line", fatal=True)
+
+    def _of_folders(self, report: Report) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        others: list[str] = []
+        for path in self._files.images:
+            split = split_of(path.split("/")[:-1])
+            (others if split is None else found.setdefault(split, [])).append(path)
+        if "train" not in found or 2 * len(others) > len(self._files.images):
+            return {UNDIVIDED: list(self._files.images)}
+        for split, members in found.items():
+            folders = dict.fromkeys(path.rpartition("/")[0] for path in members)
+            report.note(f"{split}: {len(members)} images of {', '.join(list(folders)[:3])}")
+        if others:
+            report.note(f"{len(others)} images are in no folder of the splits, so they are not used: {others[0]}")
+        return found
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of keys and values.
+
+    Raises:
+        DataError: it is not.
+    """
+    try:
+        content = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise DataError(f"{path}:{line}: not YAML; correct the file") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: no keys and values; a data.yaml has `names`, `train` and `val`")
+    return content
+
+
+def _find_yaml(files: SourceFolder, data_yaml: str | None) -> str | None:
+    if data_yaml is not None:
+        if not (files.root / data_yaml).is_file():
+            raise ConfigError(f"dataset.data_yaml={data_yaml}: no such file in {files.root}")
+        return data_yaml
+    found = [path for path in files.with_suffix(".yaml", ".yml") if "/" not in path and is_data_yaml(files.root / path)]
+    preferred = [path for path in found if stem_of(path).lower() in ("data", "dataset")] or found
+    if len(preferred) > 1:
+        raise ConfigError(f"dataset.root={files.root}: several files with names: {', '.join(found)}; give dataset.data_yaml=")
+    return preferred[0] if preferred else None
+
+
+def is_data_yaml(path: Path) -> bool:
+    """Whether a YAML file has the class names and splits of a dataset."""
+    try:
+        content = read_yaml(path)
+    except DataError:
+        return stem_of(path.name).lower() in ("data", "dataset")
+    return bool(content.keys() & {"names", "nc"}) and bool(content.keys() & {"train", "val", "names"})
+
+
+def _names_of_yaml(content: Mapping[str, Any], path: Path) -> dict[int, str]:
+    names = content.get("names")
+    if isinstance(names, list):
+        return {number: str(name) for number, name in enumerate(names)}
+    if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
+        return {int(key): str(name) for key, name in names.items()}
+    if names is None and isinstance(content.get("nc"), int) and 0 < content["nc"] <= 10_000:
+        return {number: f"class_{number}" for number in range(content["nc"])}
+    raise DataError(f"{path}: names is {str(names)[:80]!r}; it must be a list, or number: name")
+
+
+def is_label_file(path: Path) -> bool:
+    """Whether a text file looks like the labels of an image: lines of a class number and at least four fractions."""
+    if path.name.lower() in _NO_LABELS or _LIST.fullmatch(path.name):
+        return False
+    try:
+        lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+        return bool(lines) and all(len(line) >= 5 and line[0].isdecimal() and [float(x) for x in line] for line in lines)
+    except (DataError, ValueError):
+        return False
+
+
+def has_image(path: str, images: FileTable) -> bool:
+    """Whether a label file, below the root, has an image."""
+    return bool(images.find(stem_of(base_name(path)), near=path))
+
+
+__all__ = ["IMAGE_SUFFIXES", "YoloFolder", "has_image", "is_data_yaml", "is_label_file", "read_yaml"]
