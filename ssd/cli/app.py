@@ -21,7 +21,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssd.cli.config import CONF, check, nearest
 from ssd.cli.explain import causes, explain
-from ssd.cli.overrides import check_form, quoted, texts, with_quickstart, with_saved_overrides, without_null
+from ssd.cli.overrides import (
+    check_form,
+    quoted,
+    texts,
+    with_format,
+    with_quickstart,
+    with_saved_overrides,
+    without_null,
+)
 from ssd.common.errors import ConfigError
 
 COMMANDS = {
@@ -99,9 +107,14 @@ def run(name: str, *, argv: list[str]) -> None:
     try:
         check_form(sys.argv[1:])
         arguments[:] = sys.argv[1:]
+        multirun = bool({"-m", "--multirun"} & set(arguments))
         if name == "train":
-            arguments[:] = with_quickstart(with_saved_overrides(arguments))
-        arguments[:] = [without_null(quoted(argument)) for argument in arguments]  # saved ones, too
+            arguments[:] = with_saved_overrides(arguments)
+        if name != "download":
+            arguments[:] = with_format(arguments, multirun=multirun)
+        if name == "train":
+            arguments[:] = with_quickstart(arguments)
+        arguments[:] = [without_null(quoted(argument, multirun=multirun)) for argument in arguments]  # saved ones, too
         sys.argv = [argv[0], *arguments]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(checked)()
         sys.stdout.flush()  # a closed pipe is noticed here

@@ -128,3 +128,12 @@ KEYS: dict[str, Key] = {  # COMMAND:KEY where a command differs
     "labels": Key(str | None),
     "channel_order": Key(Literal["rgb", "bgr"]),
 }
+
+# Paths and other text, which stay as typed
+TEXT_KEYS = {
+    *("resume", "init_from", "checkpoint", "source", "output", "images", "index", "labels", "save", "classes"),
+    *("backbone.weights", "priors.file", "hydra.run.dir", "hydra.sweep.dir"),
+    *("dataset.root", "dataset.negatives", "dataset.classes", "dataset.group_by", "dataset.images"),
+    *("dataset.train_json", "dataset.val_json", "dataset.test_json", "dataset.data_yaml"),
+    *("dataset.train_splits", "dataset.val_splits", "dataset.test_splits"),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from ssd.cli.config import CONF
+from ssd.cli.keys import TEXT_KEYS
 from ssd.common import slurm
 from ssd.common.errors import ConfigError
 from ssd.common.saved_config import CONFIG_FILE, OVERRIDES_FILE, upgrade_overrides
 
 _SETTING = re.compile(r"[+~]{0,2}(?P<key>\w[\w./@]*)(?:=(?P<value>.*))?", re.DOTALL)  # and no flag such as --config-dir
 # would call code, could resolve to a call, or would write elsewhere
+_FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle)\(")
 _UNSAFE = re.compile(r"_target_|\$\{|^[+~]*hydra|^[+~]*logger\.")
 
 
@@ -38,14 +41,76 @@ def texts(overrides: list[str]) -> dict[str, str]:
     return {key_of(override): override.partition("=")[2].strip("'\"") for override in overrides if "=" in override}
 
 
-def quoted(argument: str) -> str:
-    """`KEY=VALUE` with quotes where Hydra cannot parse VALUE, such as a path in Korean or a URL with `&`."""
+def quoted(argument: str, *, multirun: bool = False) -> str:
+    """`KEY=VALUE` with quotes where Hydra would read VALUE differently from how it is typed.
+
+    Text settings, such as paths, stay as typed: `output=2025_11_25`, `dataset.root=/x/a,b`. With `multirun` a comma
+    separates values, unless there is such a file.
+    """
     key, separator, value = argument.partition("=")
-    if argument.startswith("-") or not separator or _parses(argument):
+    if argument.startswith(("-", "~")) or not separator:
+        return argument
+    if key.lstrip("+") in TEXT_KEYS and not _is_meant_for_hydra(value, multirun=multirun):
+        if value.startswith("[") and value.endswith("]") and not Path(value).exists():
+            return f"{key}=[{','.join(_quote_item(item) for item in value[1:-1].split(','))}]"
+        return f"{key}={_quote(value)}"
+    if _parses(argument):
         return argument
     if value.startswith("[") and value.endswith("]"):
-        return f"{key}=[{','.join(map(_quote, value[1:-1].split(',')))}]"
+        return f"{key}=[{','.join(map(_quote_item, value[1:-1].split(',')))}]"
     return f"{key}={_quote(value)}"
+
+
+def _is_meant_for_hydra(value: str, *, multirun: bool) -> bool:
+    """Quoted text, null, an interpolation, or several values of a sweep."""
+    if value in ("", "null", "auto") or "${" in value or _is_quoted(value):
+        return True
+    return multirun and ("," in value or _FUNCTION.match(value) is not None) and not Path(value).exists()
+
+
+def _is_quoted(text: str) -> bool:
+    return len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+
+
+def _quote_item(text: str) -> str:
+    item = text.strip()
+    return item if _is_quoted(item) or item in ("", "null") else _quote(item)
+
+
+def with_format(arguments: list[str], *, multirun: bool) -> list[str]:
+    """Adds the format of `dataset.root` as the option of the group dataset, if none or `dataset=auto` is given.
+
+    Raises:
+        ConfigError: folders of different formats, or `dataset=auto` without a folder.
+        DataError: see `detect_format`.
+    """
+    options = [argument for argument in arguments if key_of(argument) == "dataset"]
+    roots = [argument.partition("=")[2] for argument in arguments if key_of(argument) == "dataset.root"]
+    if options and options[-1] != "dataset=auto":
+        return arguments
+    if not roots:
+        if options:
+            raise ConfigError("dataset=auto: give the folder, dataset.root=DIR")
+        return arguments
+    from ssd.data.formats.detect import NAMES, detect_format
+
+    formats = {root: detect_format(root) for root in _roots(roots[-1], multirun=multirun)}
+    if len(set(formats.values())) != 1:
+        listed = ", ".join(f"{root}: {NAMES[name]}" for root, name in formats.items())
+        raise ConfigError(f"dataset.root={roots[-1]}: folders of one format are needed, but {listed}")
+    name = next(iter(formats.values()))
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"dataset.root={roots[-1]}: {NAMES[name]} format (dataset={name})", flush=True)
+    return [f"dataset={name}", *(argument for argument in arguments if argument not in options)]
+
+
+def _roots(value: str, *, multirun: bool) -> list[str]:
+    if Path(value).exists():
+        return [value]
+    if value.startswith("[") and value.endswith("]"):
+        value, multirun = value[1:-1], True
+    parts = value.split(",") if multirun else [value]
+    return [part.strip()[1:-1] if _is_quoted(part.strip()) else part.strip() for part in parts]
 
 
 def without_null(argument: str) -> str:
@@ -81,6 +146,8 @@ def with_saved_overrides(arguments: list[str]) -> list[str]:
     """
     given = [argument for argument in arguments if not argument.startswith("resume=")]
     named = next((argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")), None)
+    if named is not None and _is_quoted(named):
+        named = named[1:-1]
     folder = named if named is not None else slurm.requeued_run()
     if folder in (None, "", "null"):
         return arguments
@@ -126,5 +193,6 @@ def _parses(argument: str) -> bool:
 
 
 def _quote(text: str) -> str:
-    escaped = text.strip().replace("'", "\\'")
+    """In single quotes; a backslash is doubled only before a quote, as Hydra reads it."""
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
     return f"'{escaped}'"

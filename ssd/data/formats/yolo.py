@@ -58,7 +58,7 @@ def read_yolo(
         options=ReadOptions(**options),
         report=report,
         units=BoxUnits("fractions"),
-        defined_classes=folder.class_names or None,
+        defined_classes=folder.class_names.values() or None,
     )
 
 
@@ -103,14 +103,18 @@ class _LabelReader:
         try:
             values = [float(cell) for cell in cells]
         except ValueError:
-            raise DataError(f"{location}: {' '.join(cells)[:80]!r} is not a class and numbers; correct the line") from None
+            raise DataError(
+                f"{location}: {' '.join(cells)[:80]!r} is not a class and numbers; correct the line"
+            ) from None
         if len(values) < _BOX or not all(map(math.isfinite, values)):
             what = f"{' '.join(cells)[:80]!r}"
             raise DataError(f"{location}: {what} is not class, x, y, width and height; correct the line")
         self._scores += len(values) == _BOX_AND_SCORE
         if len(values) >= _MIN_OUTLINE:
             if len(values) % 2 == 0:
-                raise DataError(f"{location}: an outline of {len(values) - 1} numbers; it must have x and y of each point")
+                raise DataError(
+                    f"{location}: an outline of {len(values) - 1} numbers; it must have x and y of each point"
+                )
             self._outlines += 1
             box = _around(values[1::2], values[2::2])
         else:

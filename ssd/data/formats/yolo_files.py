@@ -10,14 +10,20 @@ from typing import Any
 import yaml
 
 from ssd.common.errors import ConfigError, DataError
-from ssd.common.images import IMAGE_SUFFIXES
 from ssd.common.text import read_text
 from ssd.data.reading.division import UNDIVIDED
 from ssd.data.reading.folder import FileTable, SourceFolder, base_name, split_of, stem_of
 from ssd.data.validation import Report
 
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "labels.txt", "predefined_classes.txt")
-_NO_LABELS = (*_NAME_FILES, "readme.txt", "readme.roboflow.txt", "readme.dataset.txt", "requirements.txt", "license.txt")
+_NO_LABELS = (
+    *_NAME_FILES,
+    "readme.txt",
+    "readme.roboflow.txt",
+    "readme.dataset.txt",
+    "requirements.txt",
+    "license.txt",
+)
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}  # keys of data.yaml
 _LIST = re.compile(r"(train|val|valid|validation|test)(_list)?\.txt", re.IGNORECASE)
 
@@ -72,8 +78,7 @@ class YoloFolder:
 
     def _class_names(self) -> tuple[str, dict[int, str]]:
         if self._yaml_path is not None:
-            path = self.root / self._yaml_path
-            return self._yaml_path, _names_of_yaml(self._yaml, path)
+            return self._yaml_path, _names_of_yaml(self._yaml, self.root / self._yaml_path)
         named = [path for path in self._files.files if base_name(path).lower() in _NAME_FILES]
         for path in sorted(named, key=lambda path: (path.count("/"), path)):
             lines = [line.strip() for line in read_text(self.root / path).splitlines()]
@@ -167,7 +172,9 @@ def _find_yaml(files: SourceFolder, data_yaml: str | None) -> str | None:
     found = [path for path in files.with_suffix(".yaml", ".yml") if "/" not in path and is_data_yaml(files.root / path)]
     preferred = [path for path in found if stem_of(path).lower() in ("data", "dataset")] or found
     if len(preferred) > 1:
-        raise ConfigError(f"dataset.root={files.root}: several files with names: {', '.join(found)}; give dataset.data_yaml=")
+        raise ConfigError(
+            f"dataset.root={files.root}: several files with names: {', '.join(found)}; give dataset.data_yaml="
+        )
     return preferred[0] if preferred else None
 
 
@@ -197,14 +204,8 @@ def is_label_file(path: Path) -> bool:
         return False
     try:
         lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
-        return bool(lines) and all(len(line) >= 5 and line[0].isdecimal() and [float(x) for x in line] for line in lines)
+        return bool(lines) and all(
+            len(line) >= 5 and line[0].isdecimal() and [float(x) for x in line] for line in lines
+        )
     except (DataError, ValueError):
         return False
-
-
-def has_image(path: str, images: FileTable) -> bool:
-    """Whether a label file, below the root, has an image."""
-    return bool(images.find(stem_of(base_name(path)), near=path))
-
-
-__all__ = ["IMAGE_SUFFIXES", "YoloFolder", "has_image", "is_data_yaml", "is_label_file", "read_yaml"]
