@@ -74,7 +74,13 @@ class YoloFolder:
         return found
 
     def _is_list(self, path: str) -> bool:
-        return _LIST.fullmatch(base_name(path)) is not None
+        named = [entry for split in _SPLITS for entry in self._entries(split)]
+        return _LIST.fullmatch(base_name(path)) is not None or base_name(path) in map(base_name, named)
+
+    def _entries(self, split: str) -> list[str]:
+        """The folders and lists of a split in data.yaml."""
+        value = next((self._yaml[key] for key in _SPLITS[split] if self._yaml.get(key)), [])
+        return [str(entry) for entry in (value if isinstance(value, list) else [value])]
 
     def _class_names(self) -> tuple[str, dict[int, str]]:
         if self._yaml_path is not None:
@@ -87,15 +93,14 @@ class YoloFolder:
 
     def _of_yaml(self, report: Report) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for split, keys in _SPLITS.items():
-            value = next((self._yaml[key] for key in keys if self._yaml.get(key)), None)
-            entries = value if isinstance(value, list) else [value] if value else []
-            paths = dict.fromkeys(path for entry in entries for path in self._of_entry(str(entry), report))
+        for split in _SPLITS:
+            entries = self._entries(split)
+            paths = dict.fromkeys(path for entry in entries for path in self._of_entry(entry, report))
             if paths:
                 found[split] = list(paths)
-                report.note(f"{split}: {len(paths)} images of {', '.join(map(str, entries))} ({self._yaml_path})")
+                report.note(f"{split}: {len(paths)} images of {', '.join(entries)} ({self._yaml_path})")
             elif entries:
-                report.note(f"{split}: {', '.join(map(str, entries))} of {self._yaml_path} has no image here")
+                report.note(f"{split}: {', '.join(entries)} of {self._yaml_path} has no image here")
         return found if "train" in found else {}
 
     def _of_entry(self, entry: str, report: Report) -> list[str]:

@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 from dataset_folders import Scene, contents, write_coco, write_openimages, write_yolo
-from ssd.data.formats.yolo import read_yolo
 
 from ssd.data.formats.coco import read_coco
 from ssd.data.formats.openimages import read_openimages
 from ssd.data.formats.voc import read_voc
+from ssd.data.formats.yolo import read_yolo
 from ssd.data.splits import Splits
 
 BCCD = Path(__file__).parents[4] / "shared" / "data" / "voc" / "bccd"
+
+
+@pytest.fixture(scope="module")
+def bccd() -> Splits:
+    return read_voc(str(BCCD))
 
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason=f"no {BCCD}")
@@ -27,9 +32,9 @@ BCCD = Path(__file__).parents[4] / "shared" / "data" / "voc" / "bccd"
     ],
 )
 def test_bccd_in_another_format(
-    write: Callable[..., None], read: Callable[..., Splits], layout: str, tmp_path: Path
+    write: Callable[..., None], read: Callable[..., Splits], layout: str, bccd: Splits, tmp_path: Path
 ) -> None:
-    splits = read_voc(str(BCCD))
+    splits = bccd
     sizes = {
         (name, Path(path).stem): tuple(size.tolist())
         for name, index in splits.items()
