@@ -74,12 +74,12 @@ class YoloFolder:
         return found
 
     def _is_list(self, path: str) -> bool:
-        named = [entry for split in _SPLITS for entry in self._entries(split)]
-        return _LIST.fullmatch(base_name(path)) is not None or base_name(path) in map(base_name, named)
+        named = [base_name(entry) for split in _SPLITS for entry in self._entries(split)]
+        return _LIST.fullmatch(base_name(path)) is not None or ("/" not in path and path in named)
 
     def _entries(self, split: str) -> list[str]:
         """The folders and lists of a split in data.yaml."""
-        value = next((self._yaml[key] for key in _SPLITS[split] if self._yaml.get(key)), [])
+        value: Any = next((self._yaml[key] for key in _SPLITS[split] if self._yaml.get(key)), [])
         return [str(entry) for entry in (value if isinstance(value, list) else [value])]
 
     def _class_names(self) -> tuple[str, dict[int, str]]:

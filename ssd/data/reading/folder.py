@@ -98,12 +98,14 @@ class FileTable:
     def _find(self, path: str, near: str) -> list[str]:
         folder, _, name = path.rpartition("/")
         near_parts = _parts(near.rpartition("/")[0])
-        wanted = [_parts(folder), near_parts + _parts(folder)]
         split = split_of(near_parts)
         found = [other for other in self._by_name.get(_normal(name), ()) if _may_be_of(split, other)]
-        ranked = [(rank, other) for other in found if (rank := _rank(other, name, wanted)) is not None]
-        best = min((rank for rank, _ in ranked), default=None)
-        return [other for rank, other in ranked if rank == best]
+        for wanted in dict.fromkeys((near_parts + _parts(folder), _parts(folder))):
+            ranked = [(rank, other) for other in found if (rank := _rank(other, name, wanted)) is not None]
+            if ranked:
+                best = min(rank for rank, _ in ranked)
+                return [other for rank, other in ranked if rank == best]
+        return []
 
 
 def images_by_stem(folder: Path) -> dict[str, str]:
@@ -139,11 +141,11 @@ def _may_be_of(split: str | None, path: str) -> bool:
     return other in (None, split)
 
 
-def _rank(path: str, name: str, wanted: Sequence[_Parts]) -> tuple[int, bool] | None:
+def _rank(path: str, name: str, wanted: _Parts) -> tuple[int, bool] | None:
     """0 folders more or less is best, then the same case; None if the folders exclude each other."""
     folder, _, other = path.rpartition("/")
-    distances = [distance for parts in wanted if (distance := _distance(_parts(folder), parts)) is not None]
-    return (min(distances), name not in (other, stem_of(other))) if distances else None
+    distance = _distance(_parts(folder), wanted)
+    return None if distance is None else (distance, name not in (other, stem_of(other)))
 
 
 def _distance(parts: _Parts, others: _Parts) -> int | None:
