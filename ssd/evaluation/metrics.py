@@ -14,6 +14,9 @@ from ssd.common.structures import PADDING_LABEL, Batch, Detections
 from ssd.evaluation.matching import ImageResult
 
 _MAP = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
+# torchmetrics' own are rounded to float32, so that a recall of 3 / 5 misses the level 0.6
+_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
+_RECALL_THRESHOLDS = np.linspace(0, 1, 101).tolist()
 _MAR = ("mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large")
 
 
@@ -56,7 +59,13 @@ def coco_metrics(images: Mapping[str, ImageResult], class_names: Sequence[str]) 
     """
     if not images:
         return {}
-    metric = MeanAveragePrecision(backend="faster_coco_eval", extended_summary=True, sync_on_compute=False)
+    metric = MeanAveragePrecision(
+        backend="faster_coco_eval",
+        extended_summary=True,
+        sync_on_compute=False,
+        iou_thresholds=_IOU_THRESHOLDS,
+        rec_thresholds=_RECALL_THRESHOLDS,
+    )
     metric.warn_on_many_detections = False
     ordered = [images[name] for name in sorted(images)]
     metric.update(
