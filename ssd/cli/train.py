@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ssd.cli import build
+from ssd.cli.config import nearest
 from ssd.common import runtime
 from ssd.common.console import log, relative_to_cwd
+from ssd.common.errors import ConfigError
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.splits import describe_data, describe_skipped
+from ssd.evaluation.metrics import metric_names
 from ssd.evaluation.report import metric_table
 from ssd.training import run_metadata
 from ssd.training.checkpoint_callbacks import best_score
@@ -37,12 +41,14 @@ def train(config: DictConfig) -> float | None:
     for line in describe_data(datamodule.splits, balance=config.dataset.balance):
         log(line)
     datamodule.splits.check_trainable()
+    _check_objective(config.objective, datamodule.class_names)
+    build.check_augmentation(config, datamodule)
     model = build.build_model(config, datamodule.class_names, resumes=resumed is not None)
     if resumed is not None:
         check_classes(resumed, model)
     module = build.build_module(config, model)
     trainer = build.build_trainer(
-        config, folder, validates=datamodule.splits.val is not None, first_step=resumed.step if resumed else None
+        config, folder, validates=datamodule.splits.validates, first_step=resumed.step if resumed else None
     )
 
     run_metadata.log_start(trainer, run, datamodule.splits, step=resumed.step if resumed else 0)
@@ -76,7 +82,7 @@ def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMo
         checkpoint.save_release(model, folder / "model.safetensors")
     stage, best_map = "val", best_score(trainer)
     scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    objective = best_map if config.objective == "val/map" else scores.get(config.objective)
+    objective = best_score(trainer, config.objective)
     if datamodule.splits.test is not None:
         module = build.build_module(config, model)
         stage, scores = "test", dict(trainer.test(module, datamodule, verbose=False)[0])
@@ -87,6 +93,14 @@ def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMo
     _log_files(folder, best)
     run_metadata.log_end(trainer, best=best_map)
     return objective
+
+
+def _check_objective(name: str, class_names: Sequence[str]) -> None:
+    losses = ("loss", "loss_classification", "loss_localization")
+    known = [f"val/{metric}" for metric in (*metric_names(class_names), *losses)]
+    if name not in known:
+        shown = ", ".join(item for item in known if "class/" not in item)
+        raise ConfigError(f"objective={name}: no such metric{nearest(name, known)}; choose from {shown}")
 
 
 def _log_files(folder: Path, best: Path) -> None:

@@ -64,6 +64,11 @@ class Splits:
         """The C class names, in the order of the labels; none if there is no split."""
         return next((index.class_names for _, index in self.items()), ())
 
+    @property
+    def validates(self) -> bool:
+        """Whether the val split has an object that counts; without one there is no metric to select weights by."""
+        return self.val is not None and not self.val.ignore.all()
+
     def check_trainable(self) -> None:
         """Adds to the report what the objects of the splits are too few for.
 
@@ -91,6 +96,10 @@ def describe_data(splits: Splits, *, balance: float | None = None) -> list[str]:
         counts = _counts(splits.train, per_epoch)
         lines.append(f"dataset.balance={balance:g}: boxes in an epoch of training, on average: {counts}")
     lines += [f"data: {line}" for line in splits.report.summary_lines()]
+    if splits.val is not None and not splits.validates:
+        lines.append(
+            "warning: the val split has no object that counts, so there is no validation: the last weights are used"
+        )
     for name, index in splits.items():
         empty = int((np.diff(index.box_offsets) == 0).sum())
         if empty > _MANY_NEGATIVES * len(index):

@@ -20,6 +20,11 @@ _RECALL_THRESHOLDS = np.linspace(0, 1, 101).tolist()
 _MAR = ("mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large")
 
 
+def metric_names(class_names: Sequence[str]) -> list[str]:
+    """The names that `coco_metrics` may have."""
+    return [*_MAP, *_MAR, *(f"map_class/{name}" for name in class_names)]
+
+
 class DetectionMetrics:
     """Collects the images of an epoch and computes their COCO metrics at its end.
 

@@ -41,20 +41,42 @@ def checkpoint_callbacks(folder: Path, *, validates: bool, minutes: float | None
     return [*([best] if validates else []), RecoveryPoint(folder / LAST, minutes=minutes, steps=steps)]
 
 
-def best_score(trainer: pl.Trainer) -> float | None:
-    """The best val/map of the run; None without a validation."""
-    score = getattr(trainer.checkpoint_callback, "best_model_score", None)
-    return None if score is None else float(score)
+def best_score(trainer: pl.Trainer, name: str = "val/map") -> float | None:
+    """The best value of a validation metric over the run; None without one."""
+    best = next((callback for callback in trainer.callbacks if isinstance(callback, BestCheckpoint)), None)  # type: ignore[attr-defined]
+    return None if best is None else best.best_values.get(name)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Can resume after the run folder was moved, or when best.ckpt is missing."""
+    """Knows the best value of every validation metric: the lowest loss, the highest of the others.
+
+    It can resume after the run folder was moved, or when best.ckpt is missing.
+    """
+
+    best_values: dict[str, float]
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.best_values = {}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            for name, value in trainer.callback_metrics.items():
+                if name.startswith("val/") and math.isfinite(value):
+                    better = min if "loss" in name else max
+                    self.best_values[name] = better(float(value), self.best_values.get(name, float(value)))
+        super().on_validation_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"best_values": self.best_values}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        score = state_dict["best_model_score"]  # all that older checkpoints have
+        self.best_values = state_dict.get("best_values") or ({} if score is None else {"val/map": float(score)})
         best = self.format_checkpoint_name({})
         if state_dict["best_model_path"] and Path(best).is_file():
             here = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best}
-            super().load_state_dict(state_dict | here | {"best_k_models": {best: state_dict["best_model_score"]}})
+            super().load_state_dict(state_dict | here | {"best_k_models": {best: score}})
 
 
 class RecoveryPoint(Checkpoint):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ssd.common.errors import ConfigError
+
 _WARMUP_START = 0.01  # of the learning rate
 
 
@@ -22,7 +24,15 @@ def multistep(
     """Multiplies the learning rate by `gamma` at each of `milestones`, fractions of `total_steps` like `warmup`.
 
     Source: SSD paper, section 3.1: 120,000 steps, a tenth at 80,000 and at 100,000.
+
+    Raises:
+        ConfigError: milestones that are no rising shares, such as numbers of epochs.
     """
+    if not all(0 < milestone < 1 for milestone in milestones) or sorted(milestones) != list(milestones):
+        raise ConfigError(
+            f"scheduler.milestones={list(milestones)}: give rising shares of the run between 0 and 1, such as "
+            "[0.6667, 0.8333], not epochs"
+        )
     return _schedule(
         optimizer, total_steps, warmup, lambda done: gamma ** sum(done >= milestone for milestone in milestones)
     )

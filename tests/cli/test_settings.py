@@ -1,0 +1,99 @@
+"""Settings that only the data, the augmentation or the end of a run can judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import albumentations
+import pytest
+from composed import compose
+from forked import TINY, run
+from voc_files import CAT_BOX, add, add_list, object_xml, write_voc
+
+from ssd.cli import build
+from ssd.common.errors import ConfigError
+from ssd.data.augmentation import Augmentation, SSDWindow
+from ssd.data.datamodule import DetectionDataModule
+from ssd.data.formats.shapes import read_shapes
+
+VOC = ["dataset=voc", "dataset.root=data", "image_size=96", "backbone.width_multiplier=0.1", "batch_size=2"]
+VOC += ["num_workers=0", "epochs=2", "logger=null", "hydra.run.dir=run"]
+
+
+def train(folder: Path, *settings: str) -> CompletedProcess[str]:
+    return run(folder, "train.py", *settings)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("objective=val/typo", "objective=val/typo"),
+        ("objective=val/map_5", "did you mean val/map_"),
+        ("scheduler.milestones=[80,100]", "scheduler.milestones=[80, 100]"),
+        ("scheduler.milestones=[0.8,0.5]", "scheduler.milestones=[0.8, 0.5]"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_ends_with_2(tmp_path: Path, setting: str, message: str) -> None:
+    done = train(tmp_path, *TINY, "scheduler=multistep", setting)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["negatives", "difficult"])
+def test_a_val_split_without_objects_trains_and_keeps_the_last_weights(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {"train": ["a", "b", "c", "d"]})
+    objects = [] if kind == "negatives" else [object_xml("cat", CAT_BOX, difficult="1")]
+    for name in ("v", "w"):
+        add(root, name, *objects)
+    for split in ("val", "test"):
+        add_list(root, split, ["v"] if split == "val" else ["w"])
+    done = train(tmp_path, *VOC)
+    assert done.returncode == 0, done.stderr
+    assert "the val split has no object that counts" in done.stdout
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    evaluated = run(tmp_path, "evaluate", "checkpoint=run/model.safetensors", "dataset=voc", "dataset.root=data")
+    assert evaluated.returncode == 0, evaluated.stderr
+    metrics = json.dumps(json.loads((tmp_path / "evaluation" / "evaluation.json").read_text()))
+    assert "NaN" not in metrics
+
+
+def test_a_dataset_of_one_image_trains(tmp_path: Path) -> None:
+    write_voc(tmp_path / "data", {"train": ["a"]})
+    done = train(tmp_path, *VOC)
+    assert done.returncode == 0, done.stderr
+
+
+def datamodule(*transforms: object) -> DetectionDataModule:
+    augmentation = Augmentation(list(transforms))  # type: ignore[arg-type]
+    return DetectionDataModule(read_shapes, train_augmentation=augmentation, eval_augmentation=augmentation)
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        [SSDWindow.resize(96), albumentations.Normalize()],
+        [SSDWindow.resize(96), albumentations.ToFloat()],
+        [SSDWindow.resize(96), albumentations.RandomCrop(50, 50)],
+        [albumentations.HorizontalFlip()],
+        [albumentations.RandomCrop(5000, 5000)],
+        [SSDWindow.resize(64)],
+        [SSDWindow.resize(96), albumentations.ToTensorV2()],
+    ],
+    ids=["Normalize", "ToFloat", "RandomCrop", "no resize", "too large a crop", "another size", "ToTensorV2"],
+)
+def test_an_augmentation_must_give_images_of_the_network(
+    transforms: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"augmentation: it must give uint8 \[96, 96, 3\]"):
+        build.check_augmentation(compose("image_size=96"), datamodule(*transforms))
+
+
+@pytest.mark.parametrize("name", ["ssd", "light", "none"])
+def test_our_augmentations_are_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = compose("image_size=96", f"augmentation={name}")
+    build.check_augmentation(config, build.build_datamodule(config))
