@@ -14,6 +14,7 @@ from ssd.data.sampler import boxes_per_epoch, repeat_factors
 from ssd.data.validation import Problem, Report
 
 _MAX_NAMED = 10  # skipped images in one line
+_MAX_CLASSES = 12  # in one line
 _MANY_NEGATIVES = 0.5  # share of images without an object that is worth a warning
 
 
@@ -82,7 +83,7 @@ class Splits:
             ignored = (
                 f"; all {len(train.ignore)} are ignored (difficult, crowd or group-of)" if len(train.ignore) else ""
             )
-            rule = f"no object of {', '.join(self.class_names)} in the {len(train)} training images{ignored}"
+            rule = f"no object of {_named(self.class_names)} in the {len(train)} training images{ignored}"
             self.report.add("train split", f"{rule}; see dataset.classes", fatal=True)
 
 
@@ -106,7 +107,7 @@ def describe_data(splits: Splits, *, balance: float | None = None) -> list[str]:
             lines.append(f"warning: {empty} of {len(index)} images of the {name} split have no object")
         absent = [label for label, count in zip(index.class_names, index.class_counts(), strict=True) if not count]
         if absent:
-            lines.append(f"warning: the {name} split has no object of {', '.join(absent)}")
+            lines.append(f"warning: the {name} split has no object of {_named(absent)}")
     return lines
 
 
@@ -127,4 +128,14 @@ def describe_skipped(splits: Splits, decoded: Mapping[str, Sequence[str]]) -> li
 
 
 def _counts(index: DetectionIndex, counts: Shaped[np.ndarray, "C"]) -> str:
-    return ", ".join(f"{name} {count:.0f}" for name, count in zip(index.class_names, counts, strict=True))
+    """Boxes of each class; of many classes, of the most frequent ones."""
+    pairs = list(zip(index.class_names, counts.tolist(), strict=True))
+    if len(pairs) <= _MAX_CLASSES:
+        return ", ".join(f"{name} {count:.0f}" for name, count in pairs)
+    most = sorted(pairs, key=lambda pair: -pair[1])[: _MAX_CLASSES // 2]
+    return f"{len(pairs)} classes: {', '.join(f'{name} {count:.0f}' for name, count in most)} ..."
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_CLASSES} more classes" if len(names) > _MAX_CLASSES else ""
+    return f"{', '.join(names[:_MAX_CLASSES])}{more}"

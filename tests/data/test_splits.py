@@ -7,7 +7,7 @@ import pytest
 from ssd.common.errors import DataError
 from ssd.common.images import read_image
 from ssd.data.index import DetectionIndex, ImageRecord, build_index
-from ssd.data.splits import Splits
+from ssd.data.splits import Splits, describe_data
 
 SPLITS = ("train", "val", "test")
 
@@ -36,3 +36,15 @@ def test_a_split_that_lies_in_another_is_no_test_but_trains(smaller: str, larger
 def holding(ids: list[str]) -> DetectionIndex:
     records = [ImageRecord(id, id, (8, 8), [], [], [], []) for id in ids]
     return build_index(records, class_names=["cat"], load=read_image)
+
+
+@pytest.mark.parametrize("classes", [3, 12, 13, 601])
+def test_lines_about_the_data_stay_short(classes: int) -> None:
+    names = [f"class {number}" for number in range(classes)]
+    records = [ImageRecord("a", "a", (8, 8), [[0, 0, 1, 1]], [classes - 1], [False], [1])]
+    index = build_index(records, class_names=names, load=read_image)
+    lines = describe_data(Splits(train=index))
+    assert max(map(len, lines)) < 200
+    assert any(f"class {classes - 1} 1" in line for line in lines)
+    absent = next(line for line in lines if "no object of" in line)
+    assert ("more classes" in absent) == (classes > 13)
