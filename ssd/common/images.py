@@ -7,7 +7,6 @@ the upper 8 are kept; 32 bits must hold values of 8 or 16 bits; transparency is 
 from __future__ import annotations
 
 import io
-import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,15 +20,11 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssd.common.errors import DamagedImageError, DataError
+from ssd.common.image_formats import describe_unidentified
 
 MAX_PIXELS = 2 * 10**8
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above it and fails above twice as much; we fail at once
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
-    *(".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif"),  # where Pillow reads them
-)
-
 _File = io.FileIO | io.BytesIO
 ImageArray = UInt8[np.ndarray, "_ _ 3"]  # named H and W would have to be equal for all images of a list
 
@@ -49,14 +44,7 @@ _JPEG_FRAMES = {0xC0 + kind for kind in range(16)} - {0xC4, 0xC8, 0xCC}
 _JPEG_APP1 = 0xE1  # EXIF or XMP
 _JPEG_WARNINGS = ("Corrupt", "Premature", "Invalid", "Unsupported marker")  # first words of libjpeg's warnings
 _HEADER_BYTES = 4096
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_OPTIONAL_FORMATS = {  # first bytes of the formats that not every Pillow reads
-    "AVIF": re.compile(rb".{4}ftypavi[fs]", re.DOTALL),
-    "HEIC": re.compile(rb".{4}ftyp(hei[cfmsvx]|hev[cmsx]|mif1|msf1)", re.DOTALL),
-    "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
-    "JPEG XL": re.compile(rb"\0\0\0\x0cJXL |\xff\x0a"),
-}
 
 
 def read_image(path: str | Path, *, name: str | None = None) -> ImageArray:
@@ -259,25 +247,13 @@ def _open_image(file: _File, name: str) -> Image.Image:
         header = Image.open(file)
     except UnidentifiedImageError:
         file.seek(0)
-        raise DataError(f"{name}: {_unidentified(file.read(_HEADER_BYTES))}") from None
+        raise DataError(f"{name}: {describe_unidentified(file.read(_HEADER_BYTES))}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: {error}") from error
     if header.width * header.height > MAX_PIXELS:
         raise DataError(f"{name}: {header.width}x{header.height} is over the limit of {MAX_PIXELS} pixels; resize it")
     _check_mode(header, name)
     return header
-
-
-def _unidentified(start: bytes) -> str:
-    if not start:
-        return "empty file; replace or delete it"
-    if start.startswith(_TIFF_STARTS):
-        return "damaged TIFF, or its pixels are neither 8 nor 16 bits; convert to 8 bits"
-    for kind, pattern in _OPTIONAL_FORMATS.items():
-        if pattern.match(start):
-            return f"a {kind} image, which Pillow does not read here; convert it to JPEG or PNG"
-    looks_like = " (it looks like a web page)" if start.lstrip().startswith(b"<") else ""
-    return f"not an image{looks_like}; replace or delete the file"
 
 
 def _check_mode(image: Image.Image, name: str) -> None:

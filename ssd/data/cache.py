@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ssd.common.atomic_files import write_atomically
-from ssd.common.images import IMAGE_SUFFIXES, ImageArray, read_below
+from ssd.common.image_formats import IMAGE_SUFFIXES
+from ssd.common.images import ImageArray, read_below
 from ssd.data.index import DetectionIndex, PackedStrings
 from ssd.data.splits import Splits
 from ssd.data.validation import Problem, Report

@@ -15,7 +15,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from ssd.common.errors import ConfigError, DamagedImageError, DataError, PartialError
-from ssd.common.images import IMAGE_SUFFIXES, ImageArray, decode_image, read_bytes
+from ssd.common.image_formats import IMAGE_SUFFIXES
+from ssd.common.images import ImageArray, decode_image, read_bytes
 from ssd.inference.remote import fetch
 from ssd.inference.video import VIDEO_SUFFIXES, VideoReader, is_video
 

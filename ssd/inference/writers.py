@@ -23,7 +23,8 @@ from PIL import Image
 
 from ssd.common.atomic_files import write_atomically
 from ssd.common.errors import ConfigError
-from ssd.common.images import IMAGE_SUFFIXES, ImageArray
+from ssd.common.image_formats import IMAGE_SUFFIXES
+from ssd.common.images import ImageArray
 from ssd.inference.results import CSV_COLUMNS, FrameResult, csv_rows
 from ssd.inference.sources import Frame, Medium
 from ssd.inference.video import VideoWriter

@@ -117,6 +117,9 @@ class RecoveryPoint(Checkpoint):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.fit_loop._should_accumulate():
             return
+        if self._any_process(trainer, _ends_within_epoch(trainer)):
+            self._save(trainer)  # Lightning will count the epoch as done
+            return
         seconds, steps = time.monotonic() - self._saved_at, trainer.global_step - self._saved_step
         due = seconds >= self._seconds or steps >= self._steps
         if not self._any_process(trainer, due or self._signal is not None):
@@ -136,12 +139,18 @@ class RecoveryPoint(Checkpoint):
             self._save(trainer)
             self._exit_if_requested(trainer)
 
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        fitting = not trainer.sanity_checking and trainer.state.fn == "fit"
+        if fitting and self._saved_step != trainer.global_step and _ends_within_epoch(trainer):  # by an early stop
+            self._save(trainer)
+
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             self._exit_if_requested(trainer, save=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._save(trainer)
+        if trainer.is_last_batch:
+            self._save(trainer)
         self._exit_if_requested(trainer)
 
     def on_test_start(self, *_: Any) -> None:
@@ -197,6 +206,12 @@ class RecoveryPoint(Checkpoint):
         if number in slurm.requeue_signals() and trainer.is_global_zero:
             slurm.requeue()
         raise SystemExit(128 + number)
+
+
+def _ends_within_epoch(trainer: pl.Trainer) -> bool:
+    """Whether training ends after this step, by max_steps, max_time or a callback, though the epoch has more."""
+    ends = trainer.should_stop or trainer.global_step == trainer.max_steps
+    return ends and not trainer.is_last_batch
 
 
 class AtomicCheckpointIO(CheckpointIO):

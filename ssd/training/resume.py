@@ -19,6 +19,7 @@ from ssd.weights.safe_load import safe_load
 
 _FIXED = ("backbone", "seed", "image_size", "priors", "dataset.classes", "optimizer._target_", "module.freeze")
 _FREE = ("resume", "backbone.weights", "logger", "download.archives", "download.mirrors")  # paths and addresses
+_NEW = ("dataset.val_share", "dataset.test_share", "dataset.seed")  # runs of version 0.1 had no such settings
 _PARTS = ("recipe", "state_dict", "optimizer_states", "lr_schedulers", "loops")
 _MAX_VALUE_LENGTH = 60
 
@@ -93,7 +94,7 @@ def changes(saved: Any, now: Any) -> dict[str, tuple[Any, Any]]:
     return {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(_FREE)
+        if before.get(key) != after.get(key) and not key.startswith(_FREE) and not (key in _NEW and key not in before)
     }
 
 

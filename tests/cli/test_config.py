@@ -316,7 +316,7 @@ def test_what_hydra_cannot_read_is_taken_as_text(argument: str, value: object) -
 
 
 def test_what_hydra_can_read_is_left_alone() -> None:
-    for argument in ("--help", "-m", "~callbacks.ema", "lr=1e-3,1e-2", "+a.b=[1,2]", "source=a b.jpg", "x="):
+    for argument in ("--help", "-m", "~callbacks.ema", "lr=1e-3,1e-2", "+a.b=[1,2]", "optimizer.lr=0.1", "x="):
         assert quoted(argument) == argument
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from ssd.common import images
 from ssd.common.errors import DataError
-from ssd.common.images import IMAGE_SUFFIXES, decode_image, read_image, read_size, warp
+from ssd.common.image_formats import IMAGE_SUFFIXES
+from ssd.common.images import decode_image, read_image, read_size, warp
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}

@@ -166,7 +166,7 @@ def test_mean_ap_is_that_of_the_validation_during_training(index: DetectionIndex
     assert mean_ap(predict, index, class_names=shuffled, batch_size=3, num_workers=1) == value
     evaluation = evaluator.evaluate(
         "a",
-        detect(predict, index, class_names=shuffled, batch_size=2, num_workers=0)[0],
+        detect(predict, index, class_names=shuffled, batch_size=2, num_workers=0).detections,
         index,
         speed=SPEED,
         weights=bootstrap_weights(len(index), samples=3, seed=0),
@@ -189,13 +189,13 @@ def test_labels_are_mapped_by_name(index: DetectionIndex) -> None:
     assert [names[label] for label in mapped.labels] == [CLASS_NAMES[label] for label in index.labels[wanted]]
     assert len(mapped) == len(index)
     detections = Detections(torch.rand(3, 4), torch.rand(3), torch.tensor([2, 0, 1]))
-    found, _ = detect(
+    found = detect(
         lambda images: [detections] * len(images),
         mapped,
         class_names=("a", "star", "dog"),
         batch_size=4,
         num_workers=1,
-    )
+    ).detections
     assert [item.labels.tolist() for item in found] == [[1, 0]] * len(index)  # dog and star; a is skipped
 
 
@@ -223,8 +223,9 @@ def test_detections_are_in_the_order_of_the_images(
         rows = [torch.tensor([[0.0, 0.0, *image.shape[:2]]]) for image in images]
         return [Detections(row, torch.ones(1), torch.zeros(1, dtype=torch.int64)) for row in rows]
 
-    found, speed = detect(sizes, index, class_names=CLASS_NAMES, batch_size=batch_size, num_workers=num_workers)
-    assert [item.boxes[0, 2:].tolist() for item in found] == index.sizes.tolist()
+    found = detect(sizes, index, class_names=CLASS_NAMES, batch_size=batch_size, num_workers=num_workers)
+    speed = found.speed
+    assert [item.boxes[0, 2:].tolist() for item in found.detections] == index.sizes.tolist()
     assert speed.images == len(index)
     assert 0 < speed.waiting < speed.seconds
 

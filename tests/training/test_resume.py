@@ -16,8 +16,13 @@ from omegaconf import DictConfig
 from ssd.cli import build
 from ssd.cli.app import register_resolvers
 from ssd.training.checkpoint_callbacks import RecoveryPoint
+from ssd.training.run_dir import LAST
 
-pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:You're resuming from a checkpoint")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Checkpoint directory",
+    "ignore:You're resuming from a checkpoint",
+    "ignore:.*could not find the monitored key",  # a run that ends before its first validation
+)
 
 TINY = [
     "backbone=mobilenet_v1",
@@ -98,7 +103,12 @@ def compose(*overrides: str) -> DictConfig:
 
 
 def fit(
-    config: DictConfig, folder: Path, *, resume_from: Path | None = None, save_all: bool = False
+    config: DictConfig,
+    folder: Path,
+    *,
+    resume_from: Path | None = None,
+    save_all: bool = False,
+    stop: pl.Callback | None = None,
 ) -> tuple[Recorder, dict[str, Any], list[tuple[Path, int, int]]]:
     """The recorded batches, the state at the end, and the recovery points."""
     folder.mkdir(exist_ok=True)
@@ -108,6 +118,8 @@ def fit(
     trainer = build.build_trainer(config, folder, validates=datamodule.splits.val is not None)
     recorder = Recorder()
     trainer.callbacks.insert(0, recorder)
+    if stop is not None:
+        trainer.callbacks.insert(1, stop)
     saving = SaveAll(folder, recorder)
     if save_all:
         trainer.callbacks[-1] = saving
@@ -164,6 +176,52 @@ def test_a_resumed_run_equals_one_that_never_stopped(case: str, tmp_path: Path) 
 @pytest.mark.parametrize("case", CASES)
 def test_from_every_step(case: str, tmp_path: Path) -> None:
     check(case, tmp_path, every=1)
+
+
+class StopAt(pl.Callback):
+    """Stops after a step, as Lightning's Timer does, or after a validation, as EarlyStopping does."""
+
+    def __init__(self, step: int, *, validation: bool = False) -> None:
+        self.step, self.validation = step, validation
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step and not self.validation:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step >= self.step and self.validation:
+            trainer.should_stop = True
+
+
+CONSTANT_LR = ["scheduler=multistep", "scheduler.gamma=1", "scheduler.warmup=0"]  # does not depend on max_steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "stop", "limit", "steps"),
+    [
+        ([], StopAt(5), [], 5),
+        (["num_workers=2"], StopAt(16), [], 16),
+        ([], StopAt(11), [], 11),  # at the end of an epoch
+        (["trainer.val_check_interval=4"], StopAt(6), [], 6),
+        (["trainer.val_check_interval=4"], StopAt(8, validation=True), [], 8),
+        ([], StopAt(11, validation=True), [], 11),
+        (CONSTANT_LR, None, ["trainer.max_steps=5"], 5),
+        (CONSTANT_LR, None, ["trainer.max_steps=22"], 22),
+    ],
+    ids=[
+        *("max_time", "with workers", "at the end of an epoch", "between validations", "early stop within an epoch"),
+        *("early stop", "max_steps", "max_steps at the end of an epoch"),
+    ],
+)
+def test_a_run_that_ended_early_resumes_exactly(
+    settings: list[str], stop: pl.Callback | None, limit: list[str], steps: int, tmp_path: Path
+) -> None:
+    whole, end, _ = fit(compose(*settings), tmp_path / "whole")
+    ended, _, _ = fit(compose(*settings, *limit), tmp_path / "run", stop=stop)
+    assert ended.batches == whole.batches[:steps]
+    resumed, resumed_end, _ = fit(compose(*settings), tmp_path / "run", resume_from=tmp_path / "run" / LAST)
+    assert resumed.batches == whole.batches[steps:]
+    assert differing(parts(end), parts(resumed_end)) == []
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

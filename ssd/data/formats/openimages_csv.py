@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int32, Int64
 from pyarrow import csv as arrow_csv
 
 from ssd.common.errors import DataError
-from ssd.common.images import IMAGE_SUFFIXES
+from ssd.common.image_formats import IMAGE_SUFFIXES
 from ssd.data.reading.folder import stem_of
 from ssd.data.validation import Report
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssd.common.errors import ConfigError, DataError
-from ssd.common.images import IMAGE_SUFFIXES
+from ssd.common.image_formats import IMAGE_SUFFIXES
 from ssd.common.text import read_text
 from ssd.data.reading.division import UNDIVIDED
 from ssd.data.reading.folder import FileTable, SourceFolder, base_name, split_of, stem_of

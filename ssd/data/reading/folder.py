@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from ssd.common.images import IMAGE_SUFFIXES
+from ssd.common.image_formats import IMAGE_SUFFIXES
 
 _HELPERS = ("__macosx", "thumbs.db", "desktop.ini")  # and every hidden name
 _MASKS = ("segmentationclass", "segmentationobject", "segmentation", "masks", "mask", "trimaps")
