@@ -38,4 +38,5 @@ def import_weights(config: DictConfig) -> None:
     checkpoint.save_release(model, output)
     for line in imported.report:
         console.log(line)
-    console.log(f"written to {output}; next: python predict.py checkpoint={output} source=FOLDER output=predictions")
+    shown = console.for_shell(output)
+    console.log(f"written to {output}; next: python predict.py checkpoint={shown} source=FOLDER output=predictions")

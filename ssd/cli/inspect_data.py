@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from ssd.cli import build
 from ssd.common import runtime
-from ssd.common.console import log
+from ssd.common.console import for_shell, log
 from ssd.common.errors import ConfigError, DataError
 from ssd.data.analysis import duplicates, report
 from ssd.data.analysis.index_lines import write_index
@@ -114,7 +114,7 @@ def _measure_coverage(
     gain = f"{before.share:.1%} -> {after.share:.1%} of the boxes matched at IoU {threshold}"
     arguments = f"Arguments: {' '.join(HydraConfig.get().overrides.task)} (image_size={config.image_size})"
     write_priors(fitted.spec, priors_file, comments=[f"Fitted by ssd inspect: {gain}", arguments])
-    notes = [f"{gain}. To train with them, give priors.file={priors_file} to train.py."]
+    notes = [f"{gain}. To train with them, give priors.file={for_shell(priors_file)} to train.py."]
     warnings = coverage_warnings(fitted, after, names, fitted=True)
     return [
         *sections,

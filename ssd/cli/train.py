@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ssd.cli import build
 from ssd.cli.config import nearest
 from ssd.common import runtime
-from ssd.common.console import log, relative_to_cwd
+from ssd.common.console import for_shell, log, relative_to_cwd
 from ssd.common.errors import ConfigError
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.splits import describe_data, describe_skipped
@@ -116,5 +116,5 @@ def _log_files(folder: Path, best: Path) -> None:
     ):
         log(f"  {name!s:22} {what}")
     log("next:")
-    log(f"  python predict.py checkpoint={shown}/model.safetensors source=FOLDER output=predictions")
-    log(f"  tensorboard --logdir {shown.parent}")
+    log(f"  python predict.py checkpoint={for_shell(shown / 'model.safetensors')} source=FOLDER output=predictions")
+    log(f"  tensorboard --logdir {for_shell(shown.parent)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 
 from ssd.common.runtime import is_first_process
@@ -21,3 +22,8 @@ def relative_to_cwd(path: Path) -> Path:
     """The path relative to the current folder, or absolute if it is not below it."""
     path = path.resolve()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def for_shell(path: str | Path) -> str:
+    """The path as a shell takes it: in quotes where it has spaces, brackets and the like."""
+    return shlex.quote(str(path))

@@ -25,7 +25,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 
 from ssd.common import slurm
 from ssd.common.atomic_files import write_atomically
-from ssd.common.console import log, relative_to_cwd
+from ssd.common.console import for_shell, log, relative_to_cwd
 from ssd.common.errors import MachineError
 from ssd.training.run_dir import BEST, LAST
 from ssd.weights.safe_load import safe_load
@@ -198,7 +198,7 @@ class RecoveryPoint(Checkpoint):
         if save:
             self._save(trainer)
         number = signal.Signals(self._signal or signal.SIGTERM)  # no signal here: another process of the run has one
-        saved = f"saved; resume with: python train.py resume={relative_to_cwd(self.path.parent.parent)}"
+        saved = f"saved; resume with: python train.py resume={for_shell(relative_to_cwd(self.path.parent.parent))}"
         log(
             f"stopped by {number.name} at step {trainer.global_step}: "
             f"{saved if self.path.exists() else 'nothing saved yet'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,24 @@ def test_a_folder_trains_without_naming_its_format(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"dataset.root={root}: PASCAL VOC format" in done.stdout
     assert "quickstart" not in done.stdout
+
+
+def test_printed_commands_can_be_pasted(tmp_path: Path) -> None:
+    add(tmp_path / "data", "0", object_xml())
+    add(tmp_path / "data", "1", object_xml())
+    limits = ["trainer.max_steps=1", "batch_size=1", "num_workers=0"]
+    done = run(tmp_path, "train.py", "dataset.root=data", *TINY, *limits, "hydra.run.dir=my run (1)")
+    assert done.returncode == 0, done.stderr
+    command = next(line for line in done.stdout.splitlines() if "predict.py" in line)
+    assert "checkpoint=my run (1)/model.safetensors" in shlex.split(command)
+
+
+def test_a_run_resumes_with_the_format_that_was_found(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for number in range(8):
+        add(root, str(number), object_xml())
+    limits = ["trainer.max_steps=2", "batch_size=2", "num_workers=0"]
+    assert run(tmp_path, "train.py", f"dataset.root={root}", *TINY, *limits).returncode == 0
     (folder,) = (tmp_path / "runs").glob("mobilenet_v1_half_voc/*")
     resumed = run(tmp_path, "train.py", f"resume={folder}", "trainer.max_steps=4")
     assert resumed.returncode == 0, resumed.stderr
