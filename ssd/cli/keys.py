@@ -64,6 +64,7 @@ KEYS: dict[str, Key] = {  # COMMAND:KEY where a command differs
     "dataset.val": Key(low=0),
     "dataset.test": Key(low=0),
     "dataset.side_px": Key(low=32, high=4096),
+    "download.root": Key(str | list[str]),  # of several folders nothing is downloaded
     "download.max_images": _COUNT,
     "download.max_images_per_class": _COUNT,
     "download.seed": Key(low=0),
