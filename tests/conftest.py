@@ -23,10 +23,8 @@ torch.set_num_threads(1)  # small tensors: on a shared machine the threads wait 
 
 
 @pytest.fixture(autouse=True)
-def _start() -> None:
-    """Every test starts with the same random numbers and with the checks on, whatever another one has left."""
+def _seed() -> None:
     torch.manual_seed(0)
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

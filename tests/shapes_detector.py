@@ -37,5 +37,7 @@ def shapes_detector(priors: PriorSpec) -> SSD:
 def unchecked() -> Iterator[None]:
     """Disables the annotation checks: they compare batch sizes, so the exporter would treat the size as fixed."""
     jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

@@ -155,12 +155,13 @@ def register_resolvers() -> None:
 
 def classes_to_download(classes: list[str], root: object) -> list[str] | None:
     """`classes`, or None for all where `root` holds a dataset that this program has not downloaded."""
-    folder = Path(root) if isinstance(root, str) else None
-    if folder is not None and (not folder.is_dir() or (folder / ".download.json").is_file()):
-        return classes
-    visible = [] if folder is None else [path for path in folder.iterdir() if not path.name.startswith(".")]
-    downloadable = all(path.suffix in (".csv", ".json") and not path.name.startswith("sub-") for path in visible)
-    return classes if folder is not None and downloadable else None
+    if not isinstance(root, str):
+        return None
+    from ssd.data.download.folder import DownloadFolder, holds_tables_only
+
+    folder = Path(root)
+    ours = not folder.is_dir() or DownloadFolder(folder, {}).has_marker or holds_tables_only(folder)
+    return classes if ours else None
 
 
 def _remove_unused(folder: Path) -> None:

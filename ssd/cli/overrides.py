@@ -50,13 +50,10 @@ def quoted(argument: str, *, multirun: bool = False) -> str:
     key, separator, value = argument.partition("=")
     if argument.startswith(("-", "~")) or not separator:
         return argument
-    if key.lstrip("+") in TEXT_KEYS and not _is_meant_for_hydra(value, multirun=multirun):
-        if value.startswith("[") and value.endswith("]") and not Path(value).exists():
-            return f"{key}=[{','.join(_quote_item(item) for item in value[1:-1].split(','))}]"
-        return f"{key}={_quote(value)}"
-    if _parses(argument):
+    is_text = key.lstrip("+") in TEXT_KEYS and not _is_meant_for_hydra(value, multirun=multirun)
+    if not is_text and _parses(argument):
         return argument
-    if value.startswith("[") and value.endswith("]"):
+    if _is_list(value) and not (is_text and Path(value).exists()):
         return f"{key}=[{','.join(map(_quote_item, value[1:-1].split(',')))}]"
     return f"{key}={_quote(value)}"
 
@@ -70,6 +67,10 @@ def _is_meant_for_hydra(value: str, *, multirun: bool) -> bool:
 
 def _is_quoted(text: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+
+
+def _is_list(text: str) -> bool:
+    return text.startswith("[") and text.endswith("]")
 
 
 def _quote_item(text: str) -> str:
@@ -107,7 +108,7 @@ def with_format(arguments: list[str], *, multirun: bool) -> list[str]:
 def _roots(value: str, *, multirun: bool) -> list[str]:
     if Path(value).exists():
         return [value]
-    if value.startswith("[") and value.endswith("]"):
+    if _is_list(value):
         value, multirun = value[1:-1], True
     parts = value.split(",") if multirun else [value]
     return [part.strip()[1:-1] if _is_quoted(part.strip()) else part.strip() for part in parts]

@@ -21,6 +21,7 @@ from ssd.evaluation.metrics import metric_names
 from ssd.evaluation.report import metric_table
 from ssd.training import run_metadata
 from ssd.training.checkpoint_callbacks import best_score
+from ssd.training.lightning_module import LOSS_NAMES
 from ssd.training.resume import check_classes
 from ssd.training.run_dir import RunConfig, best_checkpoint, prepare
 from ssd.weights import checkpoint
@@ -96,8 +97,7 @@ def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMo
 
 
 def _check_objective(name: str, class_names: Sequence[str]) -> None:
-    losses = ("loss", "loss_classification", "loss_localization")
-    known = [f"val/{metric}" for metric in (*metric_names(class_names), *losses)]
+    known = [f"val/{metric}" for metric in (*metric_names(class_names), *LOSS_NAMES)]
     if name not in known:
         shown = ", ".join(item for item in known if "class/" not in item)
         raise ConfigError(f"objective={name}: no such metric{nearest(name, known)}; choose from {shown}")

@@ -117,7 +117,7 @@ class RecoveryPoint(Checkpoint):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.fit_loop._should_accumulate():
             return
-        if self._any_process(trainer, _ends_within_epoch(trainer)):
+        if _ends_within_epoch(trainer):  # in all processes: Lightning's own stops are agreed on
             self._save(trainer)  # Lightning will count the epoch as done
             return
         seconds, steps = time.monotonic() - self._saved_at, trainer.global_step - self._saved_step

@@ -21,6 +21,11 @@ from ssd.model.postprocess import PostProcess
 from ssd.model.ssd import SSD
 from ssd.training.finite_guard import FiniteGuard
 
+LOSS_NAMES = (
+    *("loss", "loss_classification", "loss_classification_positive", "loss_classification_negative"),
+    "loss_localization",
+)
+
 
 class SSDModule(pl.LightningModule):
     """Trains an SSD.
@@ -145,16 +150,15 @@ class SSDModule(pl.LightningModule):
         losses: Losses = self.loss(
             predictions, boxes=batch.boxes, labels=batch.labels, ignore=batch.ignore, priors=self.model.priors
         )
-        values = {
-            f"{stage}/loss": losses.total,
-            f"{stage}/loss_classification": losses.classification,
-            f"{stage}/loss_classification_positive": losses.positive_classification,
-            f"{stage}/loss_classification_negative": losses.classification - losses.positive_classification,
-            f"{stage}/loss_localization": losses.localization,
-        }
+        negatives = losses.classification - losses.positive_classification
+        values = (losses.total, losses.classification, losses.positive_classification, negatives, losses.localization)
         training = stage == "train"
         self.log_dict(
-            values, batch_size=len(batch.ids), on_step=training, on_epoch=not training, sync_dist=not training
+            {f"{stage}/{name}": value for name, value in zip(LOSS_NAMES, values, strict=True)},
+            batch_size=len(batch.ids),
+            on_step=training,
+            on_epoch=not training,
+            sync_dist=not training,
         )
         return losses
 

@@ -15,7 +15,14 @@ from ssd.common.atomic_files import write_atomically
 from ssd.common.errors import MachineError
 
 _MARKER, _LOCK = ".download.json", ".download.lock"
+OTHER_DOWNLOADER = "sub-*-annotations-bbox.csv"  # files of the downloader by dusty-nv and jetsonai
 _log = logging.getLogger("ssd")
+
+
+def holds_tables_only(root: Path) -> bool:
+    """Whether a folder is empty but for tables: it then waits for images, and is no dataset from elsewhere."""
+    visible = (path for path in root.iterdir() if not path.name.startswith("."))
+    return not any(root.glob(OTHER_DOWNLOADER)) and all(path.suffix in (".csv", ".json") for path in visible)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.common.http_client import DEFAULT_NETWORK, Network
 from ssd.common.images import decode_image
 from ssd.common.tables import Table
-from ssd.data.download.folder import DownloadFolder
+from ssd.data.download.folder import OTHER_DOWNLOADER, DownloadFolder, holds_tables_only
 from ssd.data.download.openimages_selection import Selection, select_images, split_limit
 from ssd.data.formats.openimages_csv import OFFICIAL_ID, read_rows
 from ssd.data.formats.openimages_files import SPLITS, choose_classes, read_class_names
@@ -26,7 +26,6 @@ from ssd.data.validation import Report
 
 _CLASSES = "class-descriptions-boxable.csv"
 _BOXES = ("{}-annotations-bbox.csv", "oidv6-{}-annotations-bbox.csv")  # the first is downloaded if both are missing
-_OTHER_DOWNLOADER = "sub-*-annotations-bbox.csv"
 _MISSING = "missing.csv"
 _MAX_TABLE_BYTES = 16 * 10**9
 _MAX_IMAGE_BYTES = 10**8
@@ -116,13 +115,10 @@ class OpenImagesDownload:
         if self._folder.has_marker:
             files = [self._image_folder(split).is_dir() and self._box_table(split).is_file() for split in self.splits]
             return not all(files) or not self._folder.is_finished
-        if not root.is_dir():
-            return not root.exists()
-        visible = [path for path in root.iterdir() if not path.name.startswith(".")]
-        return not any(root.glob(_OTHER_DOWNLOADER)) and all(path.suffix in (".csv", ".json") for path in visible)
+        return holds_tables_only(root) if root.is_dir() else not root.exists()
 
     def _lock(self, *, wait: bool) -> AbstractContextManager[object]:
-        if others := sorted(Path(self.root).glob(_OTHER_DOWNLOADER)):
+        if others := sorted(Path(self.root).glob(OTHER_DOWNLOADER)):
             raise ConfigError(
                 f"{others[0]} is from another downloader, whose folder is never changed; choose another dataset.root"
             )

@@ -166,11 +166,12 @@ class _Parser:
             where = f"{self._path}: category {_id(item.get('id'), number)}"
             with self._report.collect_errors():
                 name = _category_name(item.get("name"), where)
-                if _key(item, "id", where) in names:
+                id = _key(item, "id", where)
+                if id in names:
                     raise DataError(f"{where}: the id is used twice; give each category its own")
                 if name in names.values():
                     self._report.add(where, "another category has the same name; they are one class", value=name)
-                names[_key(item, "id", where)] = name
+                names[id] = name
                 parents[name] = str(item.get("supercategory"))
         file.groups = {name for name in parents if name in {above for own, above in parents.items() if own != name}}
 

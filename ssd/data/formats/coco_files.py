@@ -9,7 +9,7 @@ from pathlib import Path
 from ssd.common.errors import ConfigError, DataError
 from ssd.data.formats import foreign_json
 from ssd.data.reading.division import UNDIVIDED
-from ssd.data.reading.folder import FileTable, SourceFolder, base_name, split_of, stem_of
+from ssd.data.reading.folder import FileTable, SourceFolder, base_name, split_of, split_of_folders, stem_of
 
 _DETECTION = "instances_"  # the official folder has captions_, person_keypoints_, image_info_ as well
 DOWNLOAD_HELP = (
@@ -63,7 +63,7 @@ def _candidates(folder: SourceFolder) -> list[str]:
 
 def _split(path: str) -> str | None:
     """By the name of the file, or else of its folders."""
-    return split_of([stem_of(base_name(path))]) or split_of(path.split("/")[:-1])
+    return split_of([stem_of(base_name(path))]) or split_of_folders(path)
 
 
 class ImageFinder:
@@ -91,7 +91,7 @@ class ImageFinder:
         """
         found = self._table.find(name, near=near)
         if len(found) > 1:
-            found = [path for path in found if split_of(path.split("/")[:-1]) == split] or found
+            found = [path for path in found if split_of_folders(path) == split] or found
         if len(found) > 1:
             raise DataError(
                 f"{self._root / near}: file_name {name!r} may be {' or '.join(found[:5])}; give dataset.images=FOLDER"

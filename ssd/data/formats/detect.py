@@ -83,12 +83,9 @@ def _voc(folder: SourceFolder) -> str | None:
 
 
 def _yolo(folder: SourceFolder) -> str | None:
-    images = FileTable(folder.images)
-    paths = [
-        path
-        for path in folder.with_suffix(".txt")
-        if "/label/" not in path.lower() and images.find(stem_of(base_name(path)), near=path)
-    ]
+    texts = [path for path in folder.with_suffix(".txt") if "/label/" not in path.lower()]
+    images = FileTable(folder.images if texts else ())
+    paths = [path for path in texts if images.find(stem_of(base_name(path)), near=path)]
     return next((path for path in _sample(paths) if is_label_file(folder.root / path)), None)
 
 

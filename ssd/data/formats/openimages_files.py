@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +48,10 @@ def image_folder(root: Path, split: str) -> Path:
 
 
 def _has_files(folder: Path) -> bool:
-    return folder.is_dir() and any(path.is_file() for path in folder.iterdir())
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:  # iterdir would list millions for the first one
+        return any(entry.is_file() for entry in entries)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from ssd.common.errors import ConfigError, DataError
 from ssd.common.image_formats import IMAGE_SUFFIXES
 from ssd.common.text import read_text
-from ssd.data.reading.division import UNDIVIDED
+from ssd.data.reading.division import UNDIVIDED, divide_by_folder
 from ssd.data.reading.folder import FileTable, SourceFolder, base_name, split_of, stem_of
 from ssd.data.validation import Report
 
@@ -68,7 +68,7 @@ def choose_splits(
             "dataset.*_splits"
         )
     if not lists:
-        return _by_folder(folder, annotations, report)
+        return divide_by_folder(annotations, kind="annotations", report=report)
     return _ListReader(folder, annotations, lists, report).read(chosen)
 
 
@@ -211,22 +211,3 @@ def _of_base(
     if both and not (splits["train"] and splits["val"]):
         splits["train"] = both
     return splits if splits["train"] else splits | {UNDIVIDED: [item for item in items if item not in named]}
-
-
-def _by_folder(folder: SourceFolder, annotations: Sequence[str], report: Report) -> dict[str, list[str]]:
-    """By the names of folders, where those of at least half of the annotations mean a split."""
-    names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    others: list[str] = []
-    for name in annotations:
-        split = split_of(name.split("/")[:-1])
-        (others if split is None else names[split]).append(name)
-    if not names["train"] or 2 * len(others) > len(annotations):
-        return {UNDIVIDED: list(annotations)}
-    for split, members in names.items():
-        if members:
-            folders = dict.fromkeys(name.rpartition("/")[0] for name in members)
-            more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
-            report.note(f"{split}: {len(members)} images of {', '.join(list(folders)[:3])}{more}")
-    if others:
-        report.note(f"{len(others)} annotations are in no folder of the splits, so they are not used: {others[0]}")
-    return names

@@ -11,7 +11,7 @@ import yaml
 
 from ssd.common.errors import ConfigError, DataError
 from ssd.common.text import read_text
-from ssd.data.reading.division import UNDIVIDED
+from ssd.data.reading.division import divide_by_folder
 from ssd.data.reading.folder import FileTable, SourceFolder, base_name, split_of, stem_of
 from ssd.data.validation import Report
 
@@ -48,8 +48,11 @@ class YoloFolder:
         self._yaml_path = _find_yaml(self._files, data_yaml)
         self._yaml = {} if self._yaml_path is None else read_yaml(self.root / self._yaml_path)
         self.names_file, self.class_names = self._class_names()
-        labels = [path for path in self._files.with_suffix(".txt") if base_name(path).lower() not in _NO_LABELS]
-        self._labels = FileTable(path for path in labels if not self._is_list(path))
+        texts = self._files.with_suffix(".txt")
+        named = {base_name(entry) for split in _SPLITS for entry in self._entries(split)}
+        self._lists = [path for path in texts if _LIST.fullmatch(base_name(path)) or path in named]
+        others = set(texts).difference(self._lists)
+        self._labels = FileTable(path for path in texts if path in others and base_name(path).lower() not in _NO_LABELS)
 
     def label_file(self, image: str) -> str | None:
         """The label file of an image; None if there is none.
@@ -68,14 +71,14 @@ class YoloFolder:
         Raises:
             DataError: no image, or a list that names images which do not exist.
         """
-        found = self._of_yaml(report) or self._of_lists(report) or self._of_folders(report)
+        found = (
+            self._of_yaml(report)
+            or self._of_lists(report)
+            or (divide_by_folder(self._files.images, kind="images", report=report))
+        )
         if not any(found.values()):
             raise DataError(f"dataset.root={self.root}: no image in it; give a folder of images and label files")
         return found
-
-    def _is_list(self, path: str) -> bool:
-        named = [base_name(entry) for split in _SPLITS for entry in self._entries(split)]
-        return _LIST.fullmatch(base_name(path)) is not None or ("/" not in path and path in named)
 
     def _entries(self, split: str) -> list[str]:
         """The folders and lists of a split in data.yaml."""
@@ -117,7 +120,7 @@ class YoloFolder:
 
     def _of_lists(self, report: Report) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for path in (path for path in self._files.with_suffix(".txt") if self._is_list(path)):
+        for path in self._lists:
             split = split_of([stem_of(base_name(path))]) or "train"
             images = list(self._of_list(path, report))
             if images:
@@ -136,21 +139,6 @@ class YoloFolder:
             else:
                 what = f"is {' or '.join(images[:3])}" if images else f"is no image below dataset.root={self.root}"
                 report.add(f"{self.root / path}:{number}", f"{entry!r} {what}; correct the line", fatal=True)
-
-    def _of_folders(self, report: Report) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        others: list[str] = []
-        for path in self._files.images:
-            split = split_of(path.split("/")[:-1])
-            (others if split is None else found.setdefault(split, [])).append(path)
-        if "train" not in found or 2 * len(others) > len(self._files.images):
-            return {UNDIVIDED: list(self._files.images)}
-        for split, members in found.items():
-            folders = dict.fromkeys(path.rpartition("/")[0] for path in members)
-            report.note(f"{split}: {len(members)} images of {', '.join(list(folders)[:3])}")
-        if others:
-            report.note(f"{len(others)} images are in no folder of the splits, so they are not used: {others[0]}")
-        return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

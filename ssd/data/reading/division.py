@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ssd.data.reading.folder import split_of_folders
 from ssd.data.reading.options import ReadOptions
 from ssd.data.validation import Report
 
 UNDIVIDED = "all"  # images that belong to no split yet
+_MAX_NAMED = 3  # folders in a note
 
 
 def divide(
@@ -37,6 +39,33 @@ def divide(
         )
         report.note(f"no val split found: {len(split['val'])} of the train images, {chosen_by} (dataset.val_share)")
     return split
+
+
+def divide_by_folder(paths: Sequence[str], *, kind: str, report: Report) -> dict[str, list[str]]:
+    """The paths of each split, by the names of their folders; the folders are noted in the report.
+
+    They are under UNDIVIDED if there is no folder for training, or most are in no folder of a split.
+
+    Args:
+        paths: below the root.
+        kind: what they are, in the note about those that are not used.
+        report: gets the notes.
+    """
+    names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    others: list[str] = []
+    for path in paths:
+        split = split_of_folders(path)
+        (others if split is None else names[split]).append(path)
+    if not names["train"] or 2 * len(others) > len(paths):
+        return {UNDIVIDED: list(paths)}
+    for split, members in names.items():
+        if members:
+            folders = list(dict.fromkeys(path.rpartition("/")[0] for path in members))
+            more = f" and {len(folders) - _MAX_NAMED} more" if len(folders) > _MAX_NAMED else ""
+            report.note(f"{split}: {len(members)} images of {', '.join(folders[:_MAX_NAMED])}{more}")
+    if others:
+        report.note(f"{len(others)} {kind} are in no folder of the splits, so they are not used: {others[0]}")
+    return names
 
 
 def seeded_split(names: Sequence[str], *, options: ReadOptions) -> dict[str, list[str]]:

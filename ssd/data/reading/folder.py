@@ -80,7 +80,7 @@ class FileTable:
     def __init__(self, paths: Iterable[str]) -> None:
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for path in paths:
-            name = path.rpartition("/")[2]
+            name = base_name(path)
             for key in {_normal(name), _normal(stem_of(name))}:
                 self._by_name[key].append(path)
 
@@ -136,9 +136,13 @@ def split_of(names: Sequence[str]) -> str | None:
     return None
 
 
+def split_of_folders(path: str) -> str | None:
+    """`split_of` the folders of a path."""
+    return split_of(path.split("/")[:-1])
+
+
 def _may_be_of(split: str | None, path: str) -> bool:
-    other = None if split is None else split_of(path.split("/")[:-1])
-    return other in (None, split)
+    return split is None or split_of_folders(path) in (None, split)
 
 
 def _rank(path: str, name: str, wanted: _Parts) -> tuple[int, bool] | None:
