@@ -13,13 +13,13 @@ import pytest
 from dataset_folders import LAYOUTS, WITHOUT_SPLITS, WRITERS, contents, expected, random_scenes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ssd.data.formats.detect import detect_format
-from ssd.data.formats.yolo import read_yolo
 
 from ssd.common.errors import ConfigError, DataError
 from ssd.data.formats.coco import read_coco
+from ssd.data.formats.detect import detect_format
 from ssd.data.formats.openimages import read_openimages
 from ssd.data.formats.voc import read_voc
+from ssd.data.formats.yolo import read_yolo
 from ssd.data.splits import Splits
 from ssd.data.validation import Report
 
