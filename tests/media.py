@@ -70,6 +70,18 @@ def write_video(path: Path, *, frames: int, rate: float = 12.5, size: tuple[int,
     return path
 
 
+def write_animation(
+    path: Path, *, frames: int, durations_ms: Sequence[int] | None = None, size: tuple[int, int] = (64, 180)
+) -> Path:
+    """Writes an animation or a multi-page TIFF in the format of the suffix, in which the square moves to the right."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *others = (Image.fromarray(square_at(square_x(frame), size=size)) for frame in range(frames))
+    tiff = path.suffix in (".tif", ".tiff")
+    durations = list(durations_ms or [80] * frames)
+    first.save(path, save_all=True, append_images=others, **({} if tiff else {"duration": durations}))
+    return path
+
+
 def read_video(path: Path) -> tuple[list[ImageArray], float]:
     """(RGB frames, frames per second), read with OpenCV alone."""
     capture = cv2.VideoCapture(str(path))

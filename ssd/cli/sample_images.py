@@ -32,7 +32,7 @@ def read_images(source: str) -> list[ImageArray]:
         ConfigError: there is no image.
         DataError: an image cannot be read.
     """
-    paths = [str(medium.path) for medium in find_files(source) if not medium.is_video]
+    paths = [str(medium.path) for medium in find_files(source) if medium.kind != "video"]
     if not paths:
         raise ConfigError(f"images={source}: has videos only; give a folder of images")
     return [read_image(paths[position]) for position in _evenly_spread(len(paths), MAX_IMAGES)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
     *(".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif"),  # where Pillow reads them
 )
 

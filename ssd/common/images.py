@@ -25,7 +25,9 @@ from ssd.common.image_formats import describe_unidentified
 MAX_PIXELS = 2 * 10**8
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above it and fails above twice as much; we fail at once
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-_File = io.FileIO | io.BytesIO
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # of a TIFF; our error names the file
+PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError)
+File = io.FileIO | io.BytesIO | io.BufferedReader
 ImageArray = UInt8[np.ndarray, "_ _ 3"]  # named H and W would have to be equal for all images of a list
 
 _EXIF_ORIENTATION = 0x0112
@@ -62,7 +64,7 @@ def read_bytes(path: str | Path) -> bytes:
     Raises:
         DataError: missing or unreadable.
     """
-    with _open_file(path) as file:
+    with open_file(path) as file:
         return file.read()
 
 
@@ -79,7 +81,7 @@ def decode_image(data: bytes, *, name: str, accept_damage: bool = False) -> Imag
             wrong instead.
         DataError: as `read_image`.
     """
-    header = _open_image(io.BytesIO(data), name)
+    header = open_image(io.BytesIO(data), name)
     if header.format == "JPEG":
         _check_complete(data, name)
         pixels, warning = _decode_jpeg(data)
@@ -88,7 +90,7 @@ def decode_image(data: bytes, *, name: str, accept_damage: bool = False) -> Imag
                 f"{name}: damaged inside, part of it is gray or wrong ({warning}); replace the file"
             )
         if pixels is not None and header.mode in ("RGB", "L"):
-            with _errors_named(name):  # Pillow finds EXIF and XMP; OpenCV reads fewer places
+            with errors_named(name):  # Pillow finds EXIF and XMP; OpenCV reads fewer places
                 to_upright = _TO_UPRIGHT.get(header.getexif().get(_EXIF_ORIENTATION))
             return pixels if to_upright is None else np.ascontiguousarray(to_upright(pixels))
     return from_pillow(header, name=name)
@@ -101,7 +103,7 @@ def from_pillow(image: Image.Image, *, name: str) -> ImageArray:
         DataError: damaged, or with floating-point pixels.
     """
     _check_mode(image, name)
-    with _errors_named(name):
+    with errors_named(name):
         kind, image = image.format, ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):
             sixteen_bits = image.mode != "I" or kind == "PPM"  # Pillow reads PPM of 16 bits as 32 bits
@@ -125,7 +127,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: as `read_image`, except for damage inside the compressed data, which only decoding finds.
     """
-    with _open_file(path) as file:
+    with open_file(path) as file:
         size = _plain_jpeg_size(file)
         if size is not None and size[0] * size[1] <= MAX_PIXELS:
             return size
@@ -138,9 +140,9 @@ def read_orientation(path: str | Path) -> int:
     Raises:
         DataError: as `read_image`.
     """
-    with _open_file(path) as file:
-        header = _open_image(file, str(path))
-        with _errors_named(str(path)):
+    with open_file(path) as file:
+        header = open_image(file, str(path))
+        with errors_named(str(path)):
             value = header.getexif().get(_EXIF_ORIENTATION)
     return value if isinstance(value, int) and value in _TO_UPRIGHT else 1
 
@@ -186,7 +188,8 @@ def warp(
 
 
 @contextmanager
-def _open_file(path: str | Path) -> Iterator[io.FileIO]:
+def open_file(path: str | Path) -> Iterator[io.FileIO]:
+    """An image file, unbuffered; raises a DataError if it is missing or unreadable."""
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  half the time of Path.open
             yield file
@@ -196,7 +199,7 @@ def _open_file(path: str | Path) -> Iterator[io.FileIO]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _plain_jpeg_size(file: _File) -> tuple[int, int] | None:
+def _plain_jpeg_size(file: File) -> tuple[int, int] | None:
     """(H, W) of a complete JPEG without EXIF and XMP, in a fifth of Pillow's time; None for anything less common."""
     data = file.read(_HEADER_BYTES)
     size, segment = None, len(_JPEG_START)
@@ -213,10 +216,10 @@ def _plain_jpeg_size(file: _File) -> tuple[int, int] | None:
     return None
 
 
-def _size_by_pillow(file: _File, name: str) -> tuple[int, int]:
+def _size_by_pillow(file: File, name: str) -> tuple[int, int]:
     plain_png = _is_plain_png(file)
-    header = _open_image(file, name)
-    with _errors_named(name):  # Pillow decodes a PNG to look for EXIF after the pixels
+    header = open_image(file, name)
+    with errors_named(name):  # Pillow decodes a PNG to look for EXIF after the pixels
         exif = Image.Image.getexif(header) if plain_png else header.getexif()
     if header.format == "JPEG":
         file.seek(-len(_JPEG_END), io.SEEK_END)
@@ -228,7 +231,7 @@ def _size_by_pillow(file: _File, name: str) -> tuple[int, int]:
     return (width, height) if transposed else (height, width)
 
 
-def _is_plain_png(file: _File) -> bool:
+def _is_plain_png(file: File) -> bool:
     """True for a complete PNG without chunks after its pixels."""
     file.seek(0)
     plain, kind, pixels = file.read(len(_PNG_START)) == _PNG_START, b"", False
@@ -241,19 +244,25 @@ def _is_plain_png(file: _File) -> bool:
     return plain
 
 
-def _open_image(file: _File, name: str) -> Image.Image:
+def open_image(file: File, name: str) -> Image.Image:
+    """A Pillow image whose pixels are not decoded yet; raises a DataError as `read_size`."""
     file.seek(0)
     try:
         header = Image.open(file)
     except UnidentifiedImageError:
         file.seek(0)
         raise DataError(f"{name}: {describe_unidentified(file.read(_HEADER_BYTES))}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except PILLOW_ERRORS as error:
         raise DataError(f"{name}: {error}") from error
-    if header.width * header.height > MAX_PIXELS:
-        raise DataError(f"{name}: {header.width}x{header.height} is over the limit of {MAX_PIXELS} pixels; resize it")
+    check_size(header, name)
     _check_mode(header, name)
     return header
+
+
+def check_size(header: Image.Image, name: str) -> None:
+    """Raises a DataError if the image, or the current frame of an animation, is over MAX_PIXELS."""
+    if header.width * header.height > MAX_PIXELS:
+        raise DataError(f"{name}: {header.width}x{header.height} is over the limit of {MAX_PIXELS} pixels; resize it")
 
 
 def _check_mode(image: Image.Image, name: str) -> None:
@@ -279,8 +288,9 @@ def _check_complete(data: bytes, name: str) -> None:
 
 
 @contextmanager
-def _errors_named(name: str) -> Iterator[None]:
+def errors_named(name: str) -> Iterator[None]:
+    """Raises what Pillow raises for a damaged image as a DataError that begins with `name`."""
     try:
         yield
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except PILLOW_ERRORS as error:
         raise DataError(f"{name}: damaged image: {error}; replace or delete the file") from error

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from PIL import Image
 
+from ssd.common.animations import frame_kind
 from ssd.common.errors import ConfigError, DataError, MachineError
 from ssd.common.images import ImageArray, from_pillow, read_image
 from ssd.common.structures import Detections
@@ -213,4 +214,9 @@ def _read_file(path: str | Path) -> ImageArray:
         )
     if Path(path).is_dir() or Path(path).suffix.lower() in VIDEO_SUFFIXES:
         raise DataError(f"{path}: not a single image; use python predict.py checkpoint=FILE source=...")
+    if frame_kind(Path(path)) != "image":
+        raise DataError(
+            f"{path}: several frames or pages, not a single image; give [frame.copy() for frame in "
+            "PIL.ImageSequence.Iterator(PIL.Image.open(path))], or use python predict.py checkpoint=FILE source=..."
+        )
     return read_image(path)

@@ -42,6 +42,7 @@ class FrameResult:
             self.detections,
             source=self.frame.medium.source,
             frame=self.frame.number,
+            time_s=self.frame.time_s,
             size=self.frame.image.shape[:2],
             class_names=self.class_names,
         )
@@ -60,9 +61,15 @@ class FrameResult:
 
 
 def to_record(
-    detections: Detections, *, source: str, frame: int | None, size: tuple[int, int], class_names: Sequence[str]
+    detections: Detections,
+    *,
+    source: str,
+    frame: int | None,
+    size: tuple[int, int],
+    class_names: Sequence[str],
+    time_s: float | None = None,
 ) -> dict[str, Any]:
-    """The content of a line of predictions.jsonl for an image of (H, W) pixels."""
+    """The content of a line of predictions.jsonl for an image of (H, W) pixels; without a time if it is None."""
     height, width = size
     boxes = detections.boxes.double() * torch.tensor([width, height, width, height])
     rows = zip(boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
@@ -75,7 +82,8 @@ def to_record(
         }
         for box, score, label in rows
     ]
-    return {"source": source, "frame": frame, "width": width, "height": height, "detections": items}
+    time = {} if time_s is None else {"time_s": round(time_s, 3)}
+    return {"source": source, "frame": frame, **time, "width": width, "height": height, "detections": items}
 
 
 def csv_rows(record: dict[str, Any]) -> list[list[Any]]:

@@ -1,4 +1,4 @@
-"""What to predict on: an image, a video, a folder or glob of both, a URL, or a camera."""
+"""What to predict on: an image, an animation, a video, a folder or glob of them, a URL, or a camera."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
+from ssd.common.animations import FrameKind, frame_kind
 from ssd.common.errors import ConfigError, DamagedImageError, DataError, PartialError
 from ssd.common.image_formats import IMAGE_SUFFIXES
-from ssd.common.images import ImageArray, decode_image, read_bytes
+from ssd.common.images import PILLOW_ERRORS, ImageArray, decode_image, read_bytes
+from ssd.inference.animation import AnimationReader
 from ssd.inference.remote import fetch
 from ssd.inference.video import VIDEO_SUFFIXES, VideoReader, is_video
+
+MediumKind = FrameKind | Literal["video"]
 
 _log = logging.getLogger("ssd")
 _UNSUPPORTED_SUFFIXES = re.compile(  # of images and videos that cannot be read
@@ -29,7 +34,7 @@ _UNSUPPORTED_SUFFIXES = re.compile(  # of images and videos that cannot be read
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """An image, a video or a camera.
+    """An image, several pages of a file, an animation, or a video (or camera).
 
     `path` is a file, or a camera number. `name` is its name in the output: the path relative to the source (for a
     glob, to its fixed part). `source` is its name in the records.
@@ -38,17 +43,26 @@ class Medium:
     path: Path | int
     name: Path
     source: str
-    is_video: bool
+    kind: MediumKind
+
+    @property
+    def is_video(self) -> bool:
+        """Whether its frames follow each other in time."""
+        return self.kind in ("animation", "video")
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An image (`number` and `rate` are None), or frame `number` (from 0) of a video with `rate` frames per second."""
+    """An image, page `number` (from 0), or frame `number` of a video with `rate` frames per second; else None.
+
+    `time_s` is the time of a frame of an animation, whose frames may differ in their durations.
+    """
 
     image: ImageArray
     medium: Medium
-    number: int | None
-    rate: float | None
+    number: int | None = None
+    rate: float | None = None
+    time_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -68,12 +82,12 @@ def find_media(source: str, *, downloads: Path, output: str | Path | None = None
     """
     if "://" in source:
         path = fetch(source, downloads)
-        is_image = _is_image(path)  # by content: the name in a URL may be wrong
-        if not is_image and not is_video(path):
+        kind = _kind_by_content(path)  # the name in a URL may be wrong
+        if kind is None:
             raise DataError(f"{source}: neither an image nor a video; check that the URL does not lead to a web page")
-        return [Medium(path, Path(path.name), source, not is_image)]
+        return [Medium(path, Path(path.name), source, kind)]
     if source.isdecimal() and not Path(source).exists():
-        return [Medium(int(source), Path(f"camera_{source}"), source, True)]
+        return [Medium(int(source), Path(f"camera_{source}"), source, "video")]
     return find_files(source, output=output)
 
 
@@ -98,7 +112,7 @@ def find_files(source: str, *, output: str | Path | None = None) -> list[Medium]
     files = _skip_output([file for file in found if file.is_file()], base, output)
     if path.is_dir():
         files = _skip_other_files(files, source)
-    media = [Medium(file, file.relative_to(base), str(file), _is_video(file)) for file in files]
+    media = [Medium(file, file.relative_to(base), str(file), _kind(file)) for file in files]
     if any(".." in medium.name.parts for medium in media):
         raise ConfigError(f"source={source}: put '..' before the first wildcard; the output would leave its folder")
     if not media:
@@ -145,30 +159,53 @@ def count_frames(media: Sequence[Medium]) -> int | None:
         if isinstance(medium.path, int):
             return None
         with suppress(DataError):  # `read_frames` reports it
-            count = VideoReader(medium.path, name=medium.source).frame_count if medium.is_video else 1
+            count = 1 if medium.kind == "image" else _open(medium).frame_count
             if count is None:
                 return None
             total += count
     return total
 
 
+def _open(medium: Medium) -> VideoReader | AnimationReader:
+    if medium.kind == "video" or isinstance(medium.path, int):
+        return VideoReader(medium.path, name=medium.source)
+    return AnimationReader(medium.path, pages=medium.kind == "pages", name=medium.source)
+
+
 def _read(medium: Medium) -> Iterator[Frame]:
-    if medium.is_video:
-        video = VideoReader(medium.path, name=medium.source)
-        for number, image in enumerate(video):
-            yield Frame(image, medium, number, video.rate)
+    if medium.kind == "image":
+        yield from _read_image(medium)
         return
+    reader = _open(medium)
+    if isinstance(reader, VideoReader):
+        for number, image in enumerate(reader):
+            yield Frame(image, medium, number, reader.rate)
+    else:
+        for frame in reader:
+            yield Frame(frame.image, medium, frame.number, reader.rate, frame.time_s)
+
+
+def _read_image(medium: Medium) -> Iterator[Frame]:
     data = read_bytes(str(medium.path))
     try:
-        yield Frame(decode_image(data, name=medium.source), medium, None, None)
+        yield Frame(decode_image(data, name=medium.source), medium)
     except DamagedImageError as error:
-        yield Frame(decode_image(data, name=medium.source, accept_damage=True), medium, None, None)
+        yield Frame(decode_image(data, name=medium.source, accept_damage=True), medium)
         raise PartialError(str(error)) from error
 
 
-def _is_video(path: Path) -> bool:
+def _kind(path: Path) -> MediumKind:
     suffix = path.suffix.lower()
-    return suffix in VIDEO_SUFFIXES or (suffix not in IMAGE_SUFFIXES and not _is_image(path) and is_video(path))
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    return frame_kind(path) if suffix in IMAGE_SUFFIXES else _kind_by_content(path) or "image"
+
+
+def _kind_by_content(path: Path) -> MediumKind | None:
+    """None for a file that is neither an image nor a video."""
+    if _is_image(path):
+        return frame_kind(path)
+    return "video" if is_video(path) else None
 
 
 def _is_image(path: Path) -> bool:
@@ -177,5 +214,5 @@ def _is_image(path: Path) -> bool:
             return True
     except UnidentifiedImageError:
         return False
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except PILLOW_ERRORS:
         return True  # a damaged or too large image; reading it gives the error message

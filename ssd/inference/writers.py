@@ -65,7 +65,8 @@ class PredictionWriter:
     Args:
         folder: created if missing.
         media: all media of the run, to check their output names before it starts.
-        save: some of SAVE_KINDS; None: images with boxes for images, a video for a video, and json.
+        save: some of SAVE_KINDS; None: images with boxes for images and pages, a video for an animation or video, and
+            json.
 
     Raises:
         ConfigError: an unknown kind, a source would be overwritten, two results would have the same name, or nothing
@@ -157,7 +158,8 @@ def _check_names(folder: Path, media: Sequence[Medium]) -> None:
     """Checks the output paths of the media that are drawn."""
     drawn: dict[Path, Medium] = {}
     for medium in media:
-        name = _video_name(medium.name) if medium.is_video else _image_name(medium, None)
+        first = 0 if medium.kind == "pages" else None
+        name = _video_name(medium.name) if medium.is_video else _image_name(medium, first)
         path = (folder / name).resolve()
         if isinstance(medium.path, Path) and path == medium.path.resolve():
             raise ConfigError(f"output={folder} would overwrite {medium.path}; give another folder")

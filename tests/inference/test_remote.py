@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import WhiteSquarePredictor, predict, read_video, write_image, write_video
+from media import WhiteSquarePredictor, predict, read_video, write_animation, write_image, write_video
 
 from ssd.common.errors import ConfigError, DataError, MachineError
 from ssd.common.images import read_image
@@ -21,9 +21,11 @@ from ssd.inference.remote import fetch, safe_name
 def server(tmp_path: Path) -> Iterator[str]:
     write_image(tmp_path / "cat.png")
     write_video(tmp_path / "street.mp4", frames=5)
+    write_animation(tmp_path / "dance.gif", frames=4)
     content = {
         "/images/cat.png": (tmp_path / "cat.png").read_bytes(),
         "/show": (tmp_path / "cat.png").read_bytes(),
+        "/dance.jpg": (tmp_path / "dance.gif").read_bytes(),
         "/trip.jpg": (tmp_path / "street.mp4").read_bytes(),
         "/page.jpg": b"<!doctype html><html>Not here</html>",
         "/large": bytes(10_000),
@@ -73,9 +75,11 @@ def test_image_url(server: str, tmp_path: Path) -> None:
     assert read_image(tmp_path / "out" / "cat.png").shape == read_image(tmp_path / "cat.png").shape
 
 
-def test_content_not_name_decides_between_image_and_video(server: str, tmp_path: Path) -> None:
+def test_content_not_name_decides_between_image_animation_and_video(server: str, tmp_path: Path) -> None:
     assert len(predict(WhiteSquarePredictor(), f"{server}/trip.jpg", tmp_path / "out")) == 5
     assert len(read_video(tmp_path / "out" / "trip.jpg.mp4")[0]) == 5
+    assert len(predict(WhiteSquarePredictor(), f"{server}/dance.jpg", tmp_path / "out")) == 4
+    assert len(read_video(tmp_path / "out" / "dance.jpg.mp4")[0]) == 4
     assert len(predict(WhiteSquarePredictor(), f"{server}/show?id=7", tmp_path / "out")) == 1
     assert np.any(read_image(tmp_path / "out" / "show.jpg"))
 
@@ -102,7 +106,7 @@ def test_invalid_url_is_a_config_error(url: str, tmp_path: Path) -> None:
 def test_redirect_to_another_protocol_is_refused(server: str, target: str, tmp_path: Path) -> None:
     with pytest.raises((DataError, MachineError)):
         fetch(f"{server}/to/{target}", tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat.png", "street.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat.png", "dance.gif", "street.mp4"]
 
 
 @pytest.mark.parametrize("path", ["/large", "/without_length"])
