@@ -71,6 +71,13 @@ def read_headers(path: Path) -> FrameHeaders:
     return FrameHeaders(count, total_s, truncated)
 
 
+def extra_frames(path: Path) -> int:
+    """How many frames or pages follow the first one, which alone is used where an image is expected."""
+    with suppress(DataError):
+        return max(0, read_headers(path).count - 1)
+    return 0
+
+
 def seconds(duration_ms: float) -> float:
     """How long a frame is shown."""
     return (duration_ms if duration_ms > _SHORTEST_MS else _DEFAULT_MS) / 1000

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
+    *(*JPEG_SUFFIXES, ".png", ".apng", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
     *(".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif"),  # where Pillow reads them
 )
 

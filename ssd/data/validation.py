@@ -6,13 +6,16 @@ An inverted box would make log() NaN and destroy the weights, so no such box may
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
+from ssd.common.animations import extra_frames
 from ssd.common.errors import DataError
+from ssd.common.image_formats import JPEG_SUFFIXES
 from ssd.data.index import DetectionIndex
 
 _SKIPPED_IMAGES, _SKIPPED_SHARE, _MAX_SKIPPED_SHARE = 10, 0.01, 0.2  # unreadable images that training skips
@@ -172,6 +175,15 @@ def check_unreadable(
         raise too_many_unreadable([message for _, message in unreadable], images=images, strict=strict)
     for path, message in unreadable:
         report.add(path, f"{message.partition(': ')[2]}; skipped", fatal=too_many, skipped_from=split)
+
+
+def report_extra_frames(root: Path, paths: Iterable[str], *, report: Report, split: str) -> None:
+    """Counts what is left out of the animations and multi-page files of a split; a JPEG has a single image."""
+    counts = {path: extra_frames(root / path) for path in paths if not path.lower().endswith(JPEG_SUFFIXES)}
+    several = [path for path, count in counts.items() if count]
+    if several:
+        total = f"{sum(counts.values())} frames or pages of {len(several)} images in {split} left out"
+        report.add(several[0], f"{total}: only the first of each is used", value=", ".join(several[:_MAX_NAMED]))
 
 
 def too_many_unreadable(messages: Sequence[str], *, images: int, strict: bool) -> DataError:

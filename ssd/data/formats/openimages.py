@@ -39,7 +39,7 @@ from ssd.data.reading.division import divide
 from ssd.data.reading.folder import images_by_stem
 from ssd.data.reading.options import CommonOptions, ReadOptions
 from ssd.data.splits import Splits
-from ssd.data.validation import Report, check_unreadable, validate
+from ssd.data.validation import Report, check_unreadable, report_extra_frames, validate
 
 _BLOCK, _THREADS = 256, 8  # images per task of a thread
 
@@ -194,4 +194,5 @@ def _sizes(root: Path, paths: PackedStrings, report: Report, *, split: str, stri
             pass
     errors = [item for _, item in sorted(unreadable.items())]
     check_unreadable(errors, images=len(paths), report=report, split=split, strict=strict)
+    report_extra_frames(root, paths, report=report, split=split)
     return sizes

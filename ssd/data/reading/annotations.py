@@ -21,7 +21,7 @@ from ssd.data.reading.division import divide
 from ssd.data.reading.options import ReadOptions
 from ssd.data.reading.written_sizes import Frame, to_fractions
 from ssd.data.splits import Splits
-from ssd.data.validation import Report, check_unreadable, validate
+from ssd.data.validation import Report, check_unreadable, report_extra_frames, validate
 
 
 class AnnotatedObject(NamedTuple):
@@ -138,6 +138,7 @@ class _Reading:
             except DataError as error:
                 unreadable.append((image.path, str(error)))
         check_unreadable(unreadable, images=len(images), report=self.report, split=split, strict=self.strict)
+        report_extra_frames(self.root, [record.path for record in records], report=self.report, split=split)
         return records
 
     def _record(self, image: AnnotatedImage) -> ImageRecord:

@@ -14,7 +14,7 @@ from ssd.common.images import read_below, read_size
 from ssd.data.index import DetectionIndex, ImageRecord, PackedStrings, build_index, offsets_of
 from ssd.data.reading.folder import SourceFolder
 from ssd.data.splits import Splits
-from ssd.data.validation import Problem, Report, check_unreadable
+from ssd.data.validation import Problem, Report, check_unreadable, report_extra_frames
 
 
 def read_negatives(root: str, *, report: Report | None = None) -> Splits:
@@ -34,6 +34,7 @@ def read_negatives(root: str, *, report: Report | None = None) -> Splits:
         except DataError as error:
             unreadable.append((path, str(error)))
     check_unreadable(unreadable, images=len(paths), report=report, split="train")
+    report_extra_frames(folder, [record.path for record in records], report=report, split="train")
     report.note(f"train: {len(records)} images without objects from {root}")
     return Splits(train=build_index(records, class_names=[], load=partial(read_below, root)), report=report)
 

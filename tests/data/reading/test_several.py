@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dataset_folders import contents
-from voc_files import add, add_list, object_xml, write_image
+from media import square_at, square_x, write_animation
+from voc_files import HEIGHT, WIDTH, add, add_list, object_xml, write_image
 
 from ssd.common.errors import DataError
 from ssd.data.formats.voc import read_voc
@@ -52,6 +54,25 @@ def test_negatives_are_training_images(tmp_path: Path) -> None:
     splits = read_several({root: partial(read_voc, root), negatives: partial(read_negatives, negatives)})
     assert [(name, len(index), len(index.boxes)) for name, index in splits.items()] == [("train", 3, 1), ("val", 1, 1)]
     assert any("2 images without objects" in note for note in splits.report.notes)
+
+
+def test_frames_after_the_first_are_counted(tmp_path: Path) -> None:
+    """The boxes of an annotation belong to the first one."""
+    make(tmp_path, "dog")
+    for name, frames in (("1.gif", 5), ("2.tif", 3)):
+        path = tmp_path / "JPEGImages" / name
+        path.with_suffix(".jpg").unlink()
+        write_animation(path, frames=frames, size=(HEIGHT, WIDTH))
+    write_animation(tmp_path / "none" / "x.png", frames=2)
+    write_image(tmp_path / "none" / "y.png")
+    splits = read_voc(str(tmp_path))
+    assert np.array_equal(splits.train.load("JPEGImages/1.gif"), square_at(square_x(0), size=(HEIGHT, WIDTH)))
+    assert [(problem.file, problem.rule, problem.fatal) for problem in splits.report.problems] == [
+        ("JPEGImages/1.gif", "4 frames or pages of 1 images in train left out: only the first of each is used", False),
+        ("JPEGImages/2.tif", "2 frames or pages of 1 images in val left out: only the first of each is used", False),
+    ]
+    (problem,) = read_negatives(str(tmp_path / "none")).report.problems
+    assert (problem.file, problem.rule.partition(" left out")[0]) == ("x.png", "1 frames or pages of 1 images in train")
 
 
 @pytest.mark.parametrize("collect", [False, True])
