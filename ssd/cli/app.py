@@ -25,12 +25,14 @@ from ssd.cli.overrides import (
     check_form,
     quoted,
     texts,
+    with_first_options,
     with_format,
     with_quickstart,
     with_saved_overrides,
     without_null,
 )
-from ssd.common.errors import ConfigError
+from ssd.cli.sweep import Sweep
+from ssd.common.errors import ConfigError, JobError
 
 COMMANDS = {
     "train": "train on a folder of labelled images, or on the built-in shapes",
@@ -91,18 +93,23 @@ def run(name: str, *, argv: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own handler, which always exits with 1
 
     def checked(config: DictConfig) -> object:
+        is_job = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
+            if is_job:
+                sweep.start()
             check(config, command=name, texts=texts(list(HydraConfig.get().overrides.task)))
             sys.argv = argv
             return _command(name)(config)
         except Exception as error:
+            if is_job and not _is_broken_pipe(error):
+                sweep.fail(error, config_name=name)
+                return None
             if name == "train":
                 _remove_unused(Path(HydraConfig.get().runtime.output_dir))
-            if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs still run; Hydra raises again at the end
-                raise
             _exit(error, name, arguments)
 
     checked.__module__ = "__main__"
+    sweep = Sweep()
     arguments: list[str] = []
     try:
         check_form(sys.argv[1:])
@@ -115,8 +122,17 @@ def run(name: str, *, argv: list[str]) -> None:
         if name == "train":
             arguments[:] = with_quickstart(arguments)
         arguments[:] = [without_null(quoted(argument, multirun=multirun)) for argument in arguments]  # saved ones, too
+        if multirun:
+            arguments[:] = with_first_options(arguments)
         sys.argv = [argv[0], *arguments]
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(checked)()
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(checked)()
+        except JobError:
+            if not sweep.failed:  # the job of another process
+                raise
+        finally:
+            sweep.print_failed()
+        sweep.raise_failed()
         sys.stdout.flush()  # a closed pipe is noticed here
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
@@ -180,8 +196,13 @@ def _exit_code(stop: SystemExit) -> str | int | None:
     return _BROKEN_PIPE if isinstance(stop.__context__, BrokenPipeError) else stop.code
 
 
+def _is_broken_pipe(error: Exception) -> bool:
+    """Whether nobody reads the output, as after `| head`."""
+    return any(isinstance(cause, BrokenPipeError) for cause in causes(error))
+
+
 def _exit(error: Exception, config_name: str, arguments: list[str]) -> NoReturn:
-    if any(isinstance(cause, BrokenPipeError) for cause in causes(error)):  # `| head`
+    if _is_broken_pipe(error):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_BROKEN_PIPE)
     code, line = explain(error, config_name=config_name, arguments=arguments)

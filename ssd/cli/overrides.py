@@ -20,6 +20,10 @@ from ssd.common.saved_config import CONFIG_FILE, OVERRIDES_FILE, upgrade_overrid
 _SETTING = re.compile(r"[+~]{0,2}(?P<key>\w[\w./@]*)(?:=(?P<value>.*))?", re.DOTALL)  # and no flag such as --config-dir
 # would call code, could resolve to a call, or would write elsewhere
 _FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle)\(")
+_FLAGS_WITH_VALUE = {
+    *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c"),
+    *("--info", "-i"),
+}
 _UNSAFE = re.compile(r"_target_|\$\{|^[+~]*hydra|^[+~]*logger\.")
 
 
@@ -115,20 +119,39 @@ def _roots(value: str, *, multirun: bool) -> list[str]:
 
 
 def without_null(argument: str) -> str:
-    """`~GROUP` for `GROUP=null`, which Hydra refuses."""
+    """`~GROUP` for `GROUP=null`, which Hydra refuses.
+
+    Raises:
+        ConfigError: null among the options of a sweep.
+    """
     key, _, value = argument.partition("=")
-    if value != "null" or not re.fullmatch(r"\w+", key) or not (CONF / key).is_dir():
+    if "null" not in value.split(",") or not re.fullmatch(r"\w+", key) or not (CONF / key).is_dir():
         return argument
+    if value != "null":
+        raise ConfigError(f"{argument}: null cannot be one of several options; start that run by itself")
     return "dataset=none" if key == "dataset" else f"~{key}"
 
 
 def check_form(arguments: list[str]) -> None:
     """Raises ConfigError for an argument that is no flag and sets nothing."""
-    flags = ("-", "~")
-    values = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--info", "-i"}
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        if "=" not in argument and not argument.startswith(flags) and before not in {*values, "--cfg", "-c"}:
+        if "=" not in argument and not argument.startswith(("-", "~")) and before not in _FLAGS_WITH_VALUE:
             raise ConfigError(f"{argument}: give KEY=VALUE or GROUP=OPTION")
+
+
+def with_first_options(arguments: list[str]) -> list[str]:
+    """Adds the first option of each group of which a sweep runs several.
+
+    Before the sweep Hydra composes one configuration without what is swept, and refuses settings that the default
+    option of the group lacks: `-m dataset=voc,coco dataset.root=DIR`. In the jobs the later value counts.
+    """
+    result: list[str] = []
+    for argument in arguments:
+        group, _, options = argument.partition("=")
+        if re.fullmatch(r"\w+(,\w+)+", options) and (CONF / group).is_dir():
+            result.append(f"{group}={options.partition(',')[0]}")  # just before, as the order is that of the jobs
+        result.append(argument)
+    return result
 
 
 def with_quickstart(arguments: list[str]) -> list[str]:

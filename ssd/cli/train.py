@@ -64,7 +64,8 @@ def run_config(config: DictConfig) -> RunConfig:
     overrides = tuple(item for item in hydra.overrides.task if not item.startswith("resume="))
     sweep = folder.parent / "multirun.yaml"
     common = OmegaConf.load(sweep).hydra.overrides.task if sweep.exists() else overrides
-    unchanged = {item.lower() for item in common}  # Hydra passes `false` to a job as False
+    last = {item.partition("=")[0]: item for item in common}  # of two values of a key the later one counts
+    unchanged = {item.lower() for item in last.values()}  # Hydra passes `false` to a job as False
     settings: Any = OmegaConf.to_container(config, resolve=True)
     return RunConfig(
         folder=folder,

@@ -43,6 +43,10 @@ class PartialError(SSDError):
     exit_code = 4
 
 
+class JobError(SSDError):
+    """A job of a sweep failed, or all did; `exit_code` is set to that of the cause."""
+
+
 class MachineError(SSDError):
     """The environment fails: disk, permissions, memory, device or network."""
 
