@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -106,10 +107,11 @@ def run(name: str, *, argv: list[str]) -> None:
                 return None
             if name == "train":
                 _remove_unused(Path(HydraConfig.get().runtime.output_dir))
-            _exit(error, name, arguments)
+            _exit(error, name, arguments, as_sweep)
 
     checked.__module__ = "__main__"
     sweep = Sweep()
+    as_sweep = _with_multirun(argv, sys.argv[1:])
     arguments: list[str] = []
     try:
         check_form(sys.argv[1:])
@@ -139,7 +141,7 @@ def run(name: str, *, argv: list[str]) -> None:
     except SystemExit as stop:
         sys.exit(_exit_code(stop))
     except Exception as error:
-        _exit(error, name, arguments)
+        _exit(error, name, arguments, as_sweep)
 
 
 def _command(name: str) -> Callable[[DictConfig], object]:
@@ -189,6 +191,15 @@ def _remove_unused(folder: Path) -> None:
             folder.rmdir()
 
 
+def _with_multirun(argv: list[str], settings: list[str]) -> str:
+    """The command line `argv`, which ends with `settings`, as a user types it for a sweep."""
+    script = Path(argv[0])
+    program = ["python", argv[0]] if script.suffix == ".py" else [script.name]
+    if script.name == "__main__.py":
+        program = ["python", "-m", "ssd"]
+    return shlex.join([*program, *argv[1 : len(argv) - len(settings)], "-m", *settings])
+
+
 def _exit_code(stop: SystemExit) -> str | int | None:
     """Lightning turns Ctrl-C into exit code 1, and rich does the same when the output pipe is closed."""
     if isinstance(stop.__context__, KeyboardInterrupt):
@@ -201,11 +212,11 @@ def _is_broken_pipe(error: Exception) -> bool:
     return any(isinstance(cause, BrokenPipeError) for cause in causes(error))
 
 
-def _exit(error: Exception, config_name: str, arguments: list[str]) -> NoReturn:
+def _exit(error: Exception, config_name: str, arguments: list[str], as_sweep: str) -> NoReturn:
     if _is_broken_pipe(error):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_BROKEN_PIPE)
-    code, line = explain(error, config_name=config_name, arguments=arguments)
+    code, line = explain(error, config_name=config_name, arguments=arguments, as_sweep=as_sweep)
     if line is None:
         traceback.print_exception(error)
     else:

@@ -39,13 +39,31 @@ def check(config: DictConfig, *, command: str = "train", texts: dict[str, str] |
     if missing:
         raise ConfigError(f"{missing[0]} is missing: give {missing[0]}=...")
     for key in sorted(_leaves(config, ""), key=lambda key: "." in key):
-        rule = KEYS.get(f"{command}:{key}", KEYS.get(key))
-        _check_value(config, key, rule, (texts or {}).get(key))
+        _check_value(config, key, _rule(key, command), (texts or {}).get(key))
+
+
+def takes(config: DictConfig, key: str, value: object, *, command: str) -> bool:
+    """Whether `value` has the type of the setting `key`; where any type is allowed, that of the configured value."""
+    rule = _rule(key, command) or Key()
+    if rule.type is None and not isinstance(OmegaConf.select(config, key.rpartition(".")[0]), DictConfig):
+        return False
+    try:
+        expected = rule.type if rule.type is not None else _parameter_type(config, key)
+        if expected is Any:
+            return isinstance(OmegaConf.select(config, key), ListConfig) == isinstance(value, list)
+        _convert(key, value, expected, None)
+    except ConfigError:
+        return False
+    return True
+
+
+def _rule(key: str, command: str) -> Key | None:
+    return KEYS.get(f"{command}:{key}", KEYS.get(key))
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean X?` if a known name is close."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    """`; did you mean X?` if another known name is close."""
+    close = difflib.get_close_matches(name, [other for other in known if other != name], n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -145,13 +163,14 @@ def _convert(key: str, value: Any, expected: Any, text: str | None) -> Any:
         if as_typed is not None and isinstance(value, bool | list):
             with suppress(ValidationError):
                 return _plain(adapter.validate_python(as_typed))
-        raise ConfigError(f"{key}={value!s}: must be {_reason(error.errors())}") from error
+        as_list = f": {key}=[{value}]" if isinstance(value, str) else ""
+        raise ConfigError(f"{key}={value!s}: must be {_reason(error.errors(), as_list)}") from error
 
 
-def _reason(errors: list[Any]) -> str:
+def _reason(errors: list[Any], as_list: str) -> str:
     settable = [item for item in errors if item["type"] != "is_instance_of"] or errors  # a Tensor is not typed by hand
     if any(item["type"] == "sequence_str" for item in settable):
-        return "a list in brackets"
+        return f"a list in brackets{as_list}"
     return "; or ".join(dict.fromkeys(str(item["msg"]).removeprefix("Input should be ") for item in settable))
 
 

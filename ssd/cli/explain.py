@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssd.cli.config import CONF, nearest
+from ssd.cli.config import CONF, nearest, takes
 from ssd.common.errors import ConfigError, MachineError, SSDError
 from ssd.common.saved_config import current_key
 
+_LISTED = (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)  # no glob, no interval
 _MACHINE = {  # what libraries report: the remedy
     r"MemoryError|can't allocate memory|out of memory|not enough memory|bad_alloc|insufficient memory": (
         "out of memory: halve batch_size (or image_size)"
@@ -30,12 +33,15 @@ _MACHINE = {  # what libraries report: the remedy
 }
 
 
-def explain(error: BaseException, *, config_name: str, arguments: list[str] | None = None) -> tuple[int, str | None]:
+def explain(
+    error: BaseException, *, config_name: str, arguments: list[str] | None = None, as_sweep: str = ""
+) -> tuple[int, str | None]:
     """(exit code, one line) of an error; no line for a bug of ours.
 
     Args:
         error: with its causes.
         config_name, arguments: what Hydra composed: the command's configuration and the overrides.
+        as_sweep: the command line that runs the same as a sweep.
     """
     all_causes = list(causes(error))
     for cause in all_causes:
@@ -50,7 +56,7 @@ def explain(error: BaseException, *, config_name: str, arguments: list[str] | No
             if re.search(pattern, f"{type(cause).__name__} {cause}", re.IGNORECASE | re.DOTALL):
                 return MachineError.exit_code, remedy
     if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
-        return ConfigError.exit_code, _explain_config(error, config_name, arguments or [])
+        return ConfigError.exit_code, _explain_config(error, config_name, arguments or [], as_sweep)
     if type(error).__name__ == "MisconfigurationException":  # Lightning's, which is not imported for this
         return ConfigError.exit_code, f"trainer: {_one_line(str(error))}"
     if isinstance(error, OSError) and error.filename is not None:
@@ -78,22 +84,55 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _explain_config(error: BaseException, config_name: str, arguments: list[str]) -> str:
+def _explain_config(error: BaseException, config_name: str, arguments: list[str], as_sweep: str) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: YAML: {error.problem}"
     if not isinstance(error, InstantiationException):
-        overrides = list(_parse(arguments))
-        problems = [_option_problem(override, arguments) for override in overrides]
-        if not any(problems):
-            known = _known_keys(config_name, arguments)
-            problems = [_key_problem(override, known) for override in overrides]
-        if any(problems):
-            return next(filter(None, problems))
+        jobs = _jobs(arguments)
+        problems = itertools.chain.from_iterable(_problems(job, config_name) for job in jobs)
+        if not {"-m", "--multirun"} & set(arguments):
+            problems = itertools.chain(problems, _several_values(arguments, config_name, as_sweep))
+        if problem := next(filter(None, problems), None):
+            return problem
     omegaconf = [cause for cause in causes(error) if isinstance(cause, OmegaConfBaseException)]
     if omegaconf and omegaconf[-1].full_key:
         return f"{omegaconf[-1].full_key}: {_one_line(str(omegaconf[-1].msg or omegaconf[-1]).splitlines()[0])}"
     root = list(causes(error))[-1]
     return _one_line(str(root))
+
+
+def _jobs(arguments: list[str]) -> Iterator[list[str]]:
+    """The overrides of each job of a sweep; of two values of a key the later one counts."""
+    values: dict[str, list[str]] = {}
+    for override in _parse(arguments):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            values[key] = [override.input_line or ""]
+        elif override.value_type in _LISTED:
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    return ([*flags, *job] for job in itertools.product(*values.values()))
+
+
+def _problems(job: list[str], config_name: str) -> Iterator[str | None]:
+    """Unknown options, then unknown keys."""
+    overrides = list(_parse(job))
+    yield from (_option_problem(override, job) for override in overrides)
+    config, chosen = _configuration(job, config_name)
+    known = _flat(OmegaConf.to_container(config), "")
+    yield from (_key_problem(override, config_name, known, chosen) for override in overrides)
+
+
+def _several_values(arguments: list[str], config_name: str, as_sweep: str) -> Iterator[str]:
+    """Settings of which several values are given without brackets or -m."""
+    config, _ = _configuration(next(_jobs(arguments)), config_name)
+    for override in _parse(arguments):
+        key, (name, _, values) = override.key_or_group, (override.input_line or "").partition("=")
+        is_list = override.value_type is ValueType.SIMPLE_CHOICE_SWEEP and not _is_group(key)
+        if is_list and takes(config, key, next(_parse([f"{name}=[{values}]"])).value(), command=config_name):
+            yield f"{key}={values}: a list goes into brackets: {name}=[{values}]"
+        elif override.is_sweep_override():
+            yield f"{key}={values}: several values need -m, which starts a run for each: {as_sweep}"
 
 
 def _parse(arguments: list[str]) -> Iterator[Override]:
@@ -107,62 +146,82 @@ def _parse(arguments: list[str]) -> Iterator[Override]:
 
 
 def _option_problem(override: Override, arguments: list[str]) -> str | None:
-    """A list without brackets, or an option that its group does not have."""
-    key, text = override.key_or_group, override.input_line or ""
-    if override.is_sweep_override() and not {"-m", "--multirun"} & set(arguments):
-        name, _, values = text.partition("=")
-        return f"{key}={values}: a list goes into brackets: {name}=[{values}]"
-    if _is_group(key) and isinstance(option := override.value(), str):
-        options = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+    """An option that its group does not have."""
+    key = override.key_or_group
+    if _is_group(key) and not override.is_sweep_override() and isinstance(option := override.value(), str):
+        options = _options(key)
         has_own_configs = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)
         if option not in options and not has_own_configs:
             return f"{key}={option}: no such option{nearest(option, options)}; there are {', '.join(options)}"
     return None
 
 
-def _key_problem(override: Override, known: list[str]) -> str | None:
-    """A key that the configuration does not have."""
+def _key_problem(
+    override: Override, config_name: str, known: list[str], chosen: Mapping[str, str | None]
+) -> str | None:
+    """A key that is not known; `chosen` is the option of each group."""
     key = override.key_or_group
     if current_key(key) != key:
         return f"{key}: now called {current_key(key)}"
-    if known and key not in known and not override.is_add() and not _is_group(key) and not key.startswith("hydra"):
-        group, _, name = key.partition(".")
-        settings = _settings_of_options(group)
-        options = [f"{group}={option}" for option, names in settings.items() if name in names]
-        if options:
-            return f"{key}: no such setting here; give {' or '.join(options)}"
-        others = [f"{group}.{other}" for names in settings.values() for other in names]
-        return f"{key}: no such setting{nearest(key, [*known, *others])}"
-    return None
+    if not known or key in known or override.is_add() or _is_group(key) or key.startswith("hydra"):
+        return None
+    group, _, name = key.partition(".")
+    settings = {option: _settings(config_name, group, option) for option in _options(group)}
+    options = [f"{group}={option}" for option, names in settings.items() if name in names]
+    if options:
+        lacks = f"{group}={chosen[group]} has no such setting" if chosen.get(group) else "no such setting here"
+        return f"{key}: {lacks}; give {' or '.join(options)}"
+    others = [f"{group}.{other}" for names in settings.values() for other in names]
+    return f"{key}: no such setting{nearest(key, [*known, *others])}"
 
 
-def _settings_of_options(group: str) -> dict[str, list[str]]:
-    """The names of the settings of each option of a group; empty for what is no group."""
-    files = sorted((CONF / group).glob("*.yaml")) if _is_group(group) else []
-    return {path.stem: [str(name) for name in OmegaConf.load(path)] for path in files}
+def _options(group: str) -> list[str]:
+    """The options of a group; none for what is no group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml")) if _is_group(group) else []
+
+
+def _settings(config_name: str, group: str, option: str) -> list[str]:
+    """The names of the settings of an option of a group."""
+    config = _compose(config_name, f"{group}={option}")
+    node = None if config is None else config.get(group)
+    return [str(name) for name in node] if isinstance(node, DictConfig) else []
 
 
 def _is_group(key: str) -> bool:
     return ".." not in key and Path(CONF, key).is_dir()
 
 
-def _known_keys(config_name: str, arguments: list[str]) -> list[str]:
-    """Every key of the configuration with the group options that were given, if these exist."""
+def _configuration(job: list[str], config_name: str) -> tuple[DictConfig, Mapping[str, str | None]]:
+    """The configuration with the options that were given, if these exist, and the chosen option of each group."""
+    groups = [override for override in job if _is_group(override.partition("=")[0])]
+    config = _compose(config_name, *groups)
+    if config is not None:
+        return config, config.hydra.runtime.choices
+    return _compose(config_name) or DictConfig({}), {}
+
+
+@cache
+def _compose(config_name: str, *groups: str) -> DictConfig | None:
+    """The configuration with these options of groups, and with the node hydra; None if it cannot be composed."""
     from hydra import compose, initialize_config_dir
 
-    groups = [argument for argument in arguments if _is_group(argument.partition("=")[0])]
-    for overrides in (groups, []):
-        GlobalHydra.instance().clear()
-        try:
-            with initialize_config_dir(str(CONF), version_base="1.3"):
-                config = compose(config_name, overrides=overrides)
-        except (HydraException, OmegaConfBaseException):
-            continue
-        return list(_flat(OmegaConf.to_container(config), ""))
-    return []
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(config_name, overrides=list(groups), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return None
 
 
 def _flat(node: object, prefix: str) -> list[str]:
+    """Dotted keys; of the items of a list, those of their settings."""
+    if isinstance(node, list):
+        return [name for number, item in enumerate(node) for name in _flat(item, f"{prefix}{number}.")]
     if not isinstance(node, dict):
         return []
-    return [name for key, child in node.items() for name in (f"{prefix}{key}", *_flat(child, f"{prefix}{key}."))]
+    return [
+        name
+        for key, child in node.items()
+        if (prefix, key) != ("", "hydra")
+        for name in (f"{prefix}{key}", *_flat(child, f"{prefix}{key}."))
+    ]
