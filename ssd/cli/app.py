@@ -24,6 +24,7 @@ from ssd.cli.config import CONF, check, nearest
 from ssd.cli.explain import causes, explain
 from ssd.cli.overrides import (
     check_form,
+    flags_last,
     quoted,
     texts,
     with_first_options,
@@ -126,7 +127,7 @@ def run(name: str, *, argv: list[str]) -> None:
         arguments[:] = [without_null(quoted(argument, multirun=multirun)) for argument in arguments]  # saved ones, too
         if multirun:
             arguments[:] = with_first_options(arguments)
-        sys.argv = [argv[0], *arguments]
+        sys.argv = [argv[0], *flags_last(arguments)]
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(checked)()
         except JobError:

@@ -24,6 +24,7 @@ _FLAGS_WITH_VALUE = {
     *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c"),
     *("--info", "-i"),
 }
+_ACTIONS = {"--multirun", "-m", "--run", "-r", "--cfg", "-c", "--info", "-i"}
 _UNSAFE = re.compile(r"_target_|\$\{|^[+~]*hydra|^[+~]*logger\.")
 
 
@@ -133,10 +134,23 @@ def without_null(argument: str) -> str:
 
 
 def check_form(arguments: list[str]) -> None:
-    """Raises ConfigError for an argument that is no flag and sets nothing."""
+    """Raises ConfigError for an argument that is no flag and sets nothing, and for flags of which only one can be."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if "=" not in argument and not argument.startswith(("-", "~")) and before not in _FLAGS_WITH_VALUE:
             raise ConfigError(f"{argument}: give KEY=VALUE or GROUP=OPTION")
+    actions = [argument for argument in arguments if argument.partition("=")[0] in _ACTIONS]
+    if len(actions) > 1:
+        raise ConfigError(f"{' and '.join(actions)}: give only one of them")
+
+
+def flags_last(arguments: list[str]) -> list[str]:
+    """The settings, then the flags with their values: argparse refuses settings on both sides of a flag."""
+    flags: list[str] = []
+    settings: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_value = before in _FLAGS_WITH_VALUE and not (before in ("--info", "-i") and "=" in argument)
+        (flags if is_value or argument.startswith("-") else settings).append(argument)
+    return [*settings, *flags]
 
 
 def with_first_options(arguments: list[str]) -> list[str]:

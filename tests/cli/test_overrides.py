@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from composed import compose
 from forked import run
+from hydra._internal.utils import get_args_parser
 
 from ssd.cli.config import nearest, takes
-from ssd.cli.overrides import with_first_options, without_null
+from ssd.cli.overrides import check_form, flags_last, with_first_options, without_null
 from ssd.common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,7 @@ def test_a_forgotten_m_is_answered_with_the_command(tmp_path: Path, settings: li
         (["backbone=vgg16,vgg"], 2, "backbone=vgg: no such option"),
         (["-m", "backbone=vgg16,vgg"], 2, "backbone=vgg: no such option"),
         (["-m", "logger=null,default"], 2, "logger=null,default: "),
+        (["-m", "seed=1,2", "--cfg", "job"], 2, "-m and --cfg: "),
         (["-m", "dataset=shapes,voc", "dataset.train=24"], 2, "dataset.train: dataset=voc has no such setting"),
         (["-m", "dataset=voc,shapes", "dataset.train=24"], 2, "dataset.train: dataset=voc has no such setting"),
         (["dataset=voc", "dataset.train=24"], 2, "has no such setting; give dataset=shapes"),
@@ -60,6 +62,34 @@ def test_one_line_names_the_setting_and_what_it_takes(
     done = run(tmp_path, "train.py", *settings)
     assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["seed=-1", "-m", "seed=-2,-3"],
+        ["seed=-1", "-m", "--config-dir", ".", "seed=-2,-3"],
+        ["-m", "seed=-2,-3", "--config-dir=."],
+        ["seed=-2,-3", "-m"],
+    ],
+)
+def test_flags_may_stand_anywhere_and_the_later_value_counts(tmp_path: Path, arguments: list[str]) -> None:
+    done = run(tmp_path, "train.py", *arguments, "hydra.sweep.dir=sweep")
+    assert done.returncode == 2
+    assert [line.partition(")")[0] for line in done.stderr.splitlines()[:2]] == ["job 0 (seed=-2", "job 1 (seed=-3"]
+
+
+def test_flags_keep_their_values_and_settings_their_order() -> None:
+    arguments = ["a=1", "--cfg", "job", "b=2", "-cd", "x=y", "~c", "--config-name=train", "--info", "a=3"]
+    parsed = get_args_parser().parse_args(flags_last(arguments))
+    assert parsed.overrides == ["a=1", "b=2", "~c", "a=3"]
+    assert (parsed.cfg, parsed.config_dir, parsed.config_name, parsed.info) == ("job", "x=y", "train", "all")
+
+
+@pytest.mark.parametrize("flags", [["-m", "-r"], ["--cfg", "job", "--info"], ["--multirun", "-c=job"]])
+def test_flags_of_which_only_one_can_be_given(flags: list[str]) -> None:
+    with pytest.raises(ConfigError, match=f"{flags[0]} and {flags[-1]}: give only one"):
+        check_form(["seed=1", *flags])
 
 
 def test_a_group_of_several_options_is_composed_with_the_first() -> None:
