@@ -18,13 +18,13 @@ from ssd.common.errors import ConfigError
 from ssd.common.saved_config import CONFIG_FILE, OVERRIDES_FILE, upgrade_overrides
 
 _SETTING = re.compile(r"[+~]{0,2}(?P<key>\w[\w./@]*)(?:=(?P<value>.*))?", re.DOTALL)  # and no flag such as --config-dir
-# would call code, could resolve to a call, or would write elsewhere
 _FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle)\(")
 _FLAGS_WITH_VALUE = {
     *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c"),
     *("--info", "-i"),
 }
-_ACTIONS = {"--multirun", "-m", "--run", "-r", "--cfg", "-c", "--info", "-i"}
+_ACTIONS = {flag: flag.lstrip("-")[0] for flag in ("--multirun", "-m", "--run", "-r", "--cfg", "-c", "--info", "-i")}
+# would call code, could resolve to a call, or would write elsewhere
 _UNSAFE = re.compile(r"_target_|\$\{|^[+~]*hydra|^[+~]*logger\.")
 
 
@@ -138,9 +138,10 @@ def check_form(arguments: list[str]) -> None:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if "=" not in argument and not argument.startswith(("-", "~")) and before not in _FLAGS_WITH_VALUE:
             raise ConfigError(f"{argument}: give KEY=VALUE or GROUP=OPTION")
-    actions = [argument for argument in arguments if argument.partition("=")[0] in _ACTIONS]
+    actions = {_ACTIONS.get(argument.partition("=")[0]): argument for argument in arguments}
+    actions.pop(None, None)
     if len(actions) > 1:
-        raise ConfigError(f"{' and '.join(actions)}: give only one of them")
+        raise ConfigError(f"{' and '.join(actions.values())}: give only one of them")
 
 
 def flags_last(arguments: list[str]) -> list[str]:

@@ -90,6 +90,7 @@ def test_flags_keep_their_values_and_settings_their_order() -> None:
 def test_flags_of_which_only_one_can_be_given(flags: list[str]) -> None:
     with pytest.raises(ConfigError, match=f"{flags[0]} and {flags[-1]}: give only one"):
         check_form(["seed=1", *flags])
+    check_form(["-m", "seed=1,2", "--multirun"])
 
 
 def test_a_group_of_several_options_is_composed_with_the_first() -> None:
