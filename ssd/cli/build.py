@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
@@ -153,28 +152,6 @@ def build_datamodule(config: DictConfig) -> DetectionDataModule:
         strict=config.dataset.get("strict", False),
         balance=config.dataset.balance,
     )
-
-
-def check_augmentation(config: DictConfig, datamodule: DetectionDataModule) -> None:
-    """Augments a blank image with a box once.
-
-    Raises:
-        ConfigError: the augmentation fails, or does not give images for the network.
-    """
-    side = config.image_size
-    image = np.full((side + 3, 2 * side, 3), 127, dtype=np.uint8)
-    columns = {"labels": np.zeros(1, dtype=np.int32), "ignore": np.zeros(1, dtype=np.bool_)}
-    box = np.array([[0.2, 0.2, 0.8, 0.8]], dtype=np.float32)
-    try:
-        found = datamodule.train_augmentation(image, boxes=box, **columns, id="", seed=(config.seed, 0, 0)).image
-        given = f"{found.dtype} {list(found.shape)}"
-    except Exception as error:  # whatever a transform raises for what it was not made for
-        given = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if given != f"uint8 {[side, side, 3]}":
-        raise ConfigError(
-            f"augmentation: it must give uint8 [{side}, {side}, 3] (image_size={side}), and boxes, but gives {given}; "
-            "end the geometry with a resize, and leave out Normalize and ToTensorV2: the network normalises"
-        )
 
 
 def has_dataset(config: DictConfig) -> bool:

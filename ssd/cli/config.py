@@ -42,6 +42,16 @@ def check(config: DictConfig, *, command: str = "train", texts: dict[str, str] |
         _check_value(config, key, _rule(key, command), (texts or {}).get(key))
 
 
+def options_of(group: str) -> list[str]:
+    """The options of a group of conf/; none for what is no group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml")) if is_group(group) else []
+
+
+def is_group(key: str) -> bool:
+    """Whether conf/ has a group of this name."""
+    return ".." not in key and Path(CONF, key).is_dir()
+
+
 def takes(config: DictConfig, key: str, value: object, *, command: str) -> bool:
     """Whether `value` has the type of the setting `key`; where any type is allowed, that of the configured value."""
     rule = _rule(key, command) or Key()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import itertools
 import re
+import sysconfig
+import traceback
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,11 +19,12 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssd.cli.config import CONF, nearest, takes
+from ssd.cli.config import CONF, is_group, nearest, options_of, takes
 from ssd.common.errors import ConfigError, MachineError, SSDError
 from ssd.common.saved_config import current_key
 
 _LISTED = (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)  # no glob, no interval
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _MACHINE = {  # what libraries report: the remedy
     r"MemoryError|can't allocate memory|out of memory|not enough memory|bad_alloc|insufficient memory": (
         "out of memory: halve batch_size (or image_size)"
@@ -61,6 +64,8 @@ def explain(
         return ConfigError.exit_code, f"trainer: {_one_line(str(error))}"
     if isinstance(error, OSError) and error.filename is not None:
         return MachineError.exit_code, f"{error.filename}: {error.strerror}; give another path"
+    if blamed := _lightning_settings(error, arguments or []):
+        return ConfigError.exit_code, f"{blamed}: {type(error).__name__}: {_one_line(str(error))}"
     return 1, None
 
 
@@ -71,6 +76,16 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _lightning_settings(error: BaseException, arguments: list[str]) -> str:
+    """The given settings of Lightning, where it failed in its own set-up, and not in a step; "" otherwise."""
+    frames = traceback.extract_tb(error.__traceback__)
+    is_set_up = not any(frame.name in ("training_step", "validation_step", "test_step") for frame in frames)
+    is_library = frames and frames[-1].filename.startswith(_LIBRARIES)  # and no callback of the user's own
+    if is_set_up and is_library and any("/pytorch_lightning/" in Path(frame.filename).as_posix() for frame in frames):
+        return " ".join(item for item in arguments if re.match(r"\+*(trainer|callbacks|logger)[.=]", item))
+    return ""
 
 
 def missing_package(error: ImportError) -> str:
@@ -97,8 +112,8 @@ def _explain_config(error: BaseException, config_name: str, arguments: list[str]
     omegaconf = [cause for cause in causes(error) if isinstance(cause, OmegaConfBaseException)]
     if omegaconf and omegaconf[-1].full_key:
         return f"{omegaconf[-1].full_key}: {_one_line(str(omegaconf[-1].msg or omegaconf[-1]).splitlines()[0])}"
-    root = list(causes(error))[-1]
-    return _one_line(str(root))
+    node = re.search(r"full_key: ([\w.]+)", str(error))  # where Hydra failed to instantiate
+    return (f"{node[1]}: " if node else "") + _one_line(str(list(causes(error))[-1]))
 
 
 def _jobs(arguments: list[str]) -> Iterator[list[str]]:
@@ -128,7 +143,7 @@ def _several_values(arguments: list[str], config_name: str, as_sweep: str) -> It
     config, _ = _configuration(next(_jobs(arguments)), config_name)
     for override in _parse(arguments):
         key, (name, _, values) = override.key_or_group, (override.input_line or "").partition("=")
-        is_list = override.value_type is ValueType.SIMPLE_CHOICE_SWEEP and not _is_group(key)
+        is_list = override.value_type is ValueType.SIMPLE_CHOICE_SWEEP and not is_group(key)
         if is_list and takes(config, key, next(_parse([f"{name}=[{values}]"])).value(), command=config_name):
             yield f"{key}={values}: a list goes into brackets: {name}=[{values}]"
         elif override.is_sweep_override():
@@ -148,8 +163,8 @@ def _parse(arguments: list[str]) -> Iterator[Override]:
 def _option_problem(override: Override, arguments: list[str]) -> str | None:
     """An option that its group does not have."""
     key = override.key_or_group
-    if _is_group(key) and not override.is_sweep_override() and isinstance(option := override.value(), str):
-        options = _options(key)
+    if is_group(key) and not override.is_sweep_override() and isinstance(option := override.value(), str):
+        options = options_of(key)
         has_own_configs = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)
         if option not in options and not has_own_configs:
             return f"{key}={option}: no such option{nearest(option, options)}; there are {', '.join(options)}"
@@ -163,21 +178,16 @@ def _key_problem(
     key = override.key_or_group
     if current_key(key) != key:
         return f"{key}: now called {current_key(key)}"
-    if not known or key in known or override.is_add() or _is_group(key) or key.startswith("hydra"):
+    if not known or key in known or override.is_add() or is_group(key) or key.startswith("hydra"):
         return None
     group, _, name = key.partition(".")
-    settings = {option: _settings(config_name, group, option) for option in _options(group)}
+    settings = {option: _settings(config_name, group, option) for option in options_of(group)}
     options = [f"{group}={option}" for option, names in settings.items() if name in names]
     if options:
         lacks = f"{group}={chosen[group]} has no such setting" if chosen.get(group) else "no such setting here"
         return f"{key}: {lacks}; give {' or '.join(options)}"
     others = [f"{group}.{other}" for names in settings.values() for other in names]
     return f"{key}: no such setting{nearest(key, [*known, *others])}"
-
-
-def _options(group: str) -> list[str]:
-    """The options of a group; none for what is no group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml")) if _is_group(group) else []
 
 
 def _settings(config_name: str, group: str, option: str) -> list[str]:
@@ -187,13 +197,9 @@ def _settings(config_name: str, group: str, option: str) -> list[str]:
     return [str(name) for name in node] if isinstance(node, DictConfig) else []
 
 
-def _is_group(key: str) -> bool:
-    return ".." not in key and Path(CONF, key).is_dir()
-
-
 def _configuration(job: list[str], config_name: str) -> tuple[DictConfig, Mapping[str, str | None]]:
     """The configuration with the options that were given, if these exist, and the chosen option of each group."""
-    groups = [override for override in job if _is_group(override.partition("=")[0])]
+    groups = [override for override in job if is_group(override.partition("=")[0])]
     config = _compose(config_name, *groups)
     if config is not None:
         return config, config.hydra.runtime.choices

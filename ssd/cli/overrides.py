@@ -11,13 +11,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from ssd.cli.config import CONF
+from ssd.cli.config import CONF, is_group, options_of
 from ssd.cli.keys import TEXT_KEYS
 from ssd.common import slurm
 from ssd.common.errors import ConfigError
 from ssd.common.saved_config import CONFIG_FILE, OVERRIDES_FILE, upgrade_overrides
 
 _SETTING = re.compile(r"[+~]{0,2}(?P<key>\w[\w./@]*)(?:=(?P<value>.*))?", re.DOTALL)  # and no flag such as --config-dir
+_OPTIONAL_GROUPS = ("callbacks", "dataset", "download", "experiment", "logger")
 _FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle)\(")
 _FLAGS_WITH_VALUE = {
     *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c"),
@@ -55,6 +56,8 @@ def quoted(argument: str, *, multirun: bool = False) -> str:
     key, separator, value = argument.partition("=")
     if argument.startswith(("-", "~")) or not separator:
         return argument
+    if value.isdecimal() and is_group(key):  # no option, and nothing that Hydra takes
+        return f"{key}='{value}'"
     is_text = key.lstrip("+") in TEXT_KEYS and not _is_meant_for_hydra(value, multirun=multirun)
     if not is_text and _parses(argument):
         return argument
@@ -123,21 +126,41 @@ def without_null(argument: str) -> str:
     """`~GROUP` for `GROUP=null`, which Hydra refuses.
 
     Raises:
-        ConfigError: null among the options of a sweep.
+        ConfigError: a list of options, null among the options of a sweep, or for a group without which nothing runs.
     """
     key, _, value = argument.partition("=")
-    if "null" not in value.split(",") or not re.fullmatch(r"\w+", key) or not (CONF / key).is_dir():
+    if not re.fullmatch(r"\w+", key) or not is_group(key):
+        return argument
+    if _is_list(value) and key not in _OPTIONAL_GROUPS:
+        raise ConfigError(f"{argument}: give one option, {key}={value[1:-1].partition(',')[0]}")
+    if "null" not in value.split(","):
         return argument
     if value != "null":
         raise ConfigError(f"{argument}: null cannot be one of several options; start that run by itself")
+    if key not in _OPTIONAL_GROUPS:
+        raise ConfigError(f"{argument}: nothing runs without it; choose from {', '.join(options_of(key))}")
     return "dataset=none" if key == "dataset" else f"~{key}"
 
 
 def check_form(arguments: list[str]) -> None:
-    """Raises ConfigError for an argument that is no flag and sets nothing, and for flags of which only one can be."""
+    """Checks the form of the arguments, without regard to which settings there are.
+
+    Raises:
+        ConfigError: an argument that is no flag and sets nothing, text that is empty, a setting that is added to none
+            of the groups, or flags of which only one can be.
+    """
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if "=" not in argument and not argument.startswith(("-", "~")) and before not in _FLAGS_WITH_VALUE:
             raise ConfigError(f"{argument}: give KEY=VALUE or GROUP=OPTION")
+        key, value = key_of(argument), argument.partition("=")[2]
+        if argument.startswith("-") or before in _FLAGS_WITH_VALUE:
+            continue
+        if not _SETTING.fullmatch(argument):
+            raise ConfigError(f"{argument}: {key!r} cannot be the name of a setting; give KEY=VALUE")
+        if key in TEXT_KEYS and "=" in argument and value in ("", "''", '""'):
+            raise ConfigError(f"{key} is empty; give a value, or null")
+        if re.fullmatch(r"\+\w+", argument.partition("=")[0]) and not is_group(key):
+            raise ConfigError(f"{argument}: + adds settings to groups, such as +trainer.NAME={value}")
     actions = {_ACTIONS.get(argument.partition("=")[0]): argument for argument in arguments}
     actions.pop(None, None)
     if len(actions) > 1:

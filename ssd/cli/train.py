@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,15 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ssd.cli import build
-from ssd.cli.config import nearest
+from ssd.cli import build, check_run
 from ssd.common import runtime
 from ssd.common.console import for_shell, log, relative_to_cwd
 from ssd.common.errors import ConfigError
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.splits import describe_data, describe_skipped
-from ssd.evaluation.metrics import metric_names
 from ssd.evaluation.report import metric_table
 from ssd.training import run_metadata
 from ssd.training.checkpoint_callbacks import best_score
-from ssd.training.lightning_module import LOSS_NAMES
 from ssd.training.resume import check_classes
 from ssd.training.run_dir import RunConfig, best_checkpoint, prepare
 from ssd.weights import checkpoint
@@ -36,14 +32,15 @@ def train(config: DictConfig) -> float | None:
     folder, resumed = run.folder, prepare(run)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
+    check_run.check_trainer(config)
     build.check_fit(config)
+    check_run.check_batch_norm(config)
     datamodule = build.build_datamodule(config)
     datamodule.prepare_data()
     for line in describe_data(datamodule.splits, balance=config.dataset.balance):
         log(line)
     datamodule.splits.check_trainable()
-    _check_objective(config.objective, datamodule.class_names)
-    build.check_augmentation(config, datamodule)
+    check_run.check_augmentation(config, datamodule)
     model = build.build_model(config, datamodule.class_names, resumes=resumed is not None)
     if resumed is not None:
         check_classes(resumed, model)
@@ -51,6 +48,7 @@ def train(config: DictConfig) -> float | None:
     trainer = build.build_trainer(
         config, folder, validates=datamodule.splits.validates, first_step=resumed.step if resumed else None
     )
+    check_run.check_metric_names(config, trainer, datamodule.class_names)
 
     run_metadata.log_start(trainer, run, datamodule.splits, step=resumed.step if resumed else 0)
     trainer.fit(module, datamodule, ckpt_path=resumed.checkpoint if resumed else None)
@@ -79,6 +77,8 @@ def run_config(config: DictConfig) -> RunConfig:
 def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataModule, folder: Path) -> float | None:
     """Writes the release file from the best weights, tests them, and prints the results."""
     best = best_checkpoint(folder)
+    if trainer.global_step == 0 and not best.exists():
+        raise ConfigError(f"trainer.max_time={config.trainer.max_time}: over before the first step; give more")
     model = checkpoint.load(best)
     if trainer.is_global_zero:
         checkpoint.save_release(model, folder / "model.safetensors")
@@ -86,8 +86,9 @@ def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMo
     scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     objective = best_score(trainer, config.objective)
     if datamodule.splits.test is not None:
-        module = build.build_module(config, model)
-        stage, scores = "test", dict(trainer.test(module, datamodule, verbose=False)[0])
+        tested = trainer.test(build.build_module(config, model), datamodule, verbose=False)
+        if tested:  # nothing with limit_test_batches=0
+            stage, scores = "test", dict(tested[0])
     metrics = {name.removeprefix(f"{stage}/"): score for name, score in scores.items()}
     metric_table(metrics, model.class_names, title=f"{stage} results").log()
     for line in describe_skipped(datamodule.splits, datamodule.skipped_images()):
@@ -95,13 +96,6 @@ def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMo
     _log_files(folder, best)
     run_metadata.log_end(trainer, best=best_map)
     return objective
-
-
-def _check_objective(name: str, class_names: Sequence[str]) -> None:
-    known = [f"val/{metric}" for metric in (*metric_names(class_names), *LOSS_NAMES)]
-    if name not in known:
-        shown = ", ".join(item for item in known if "class/" not in item)
-        raise ConfigError(f"objective={name}: no such metric{nearest(name, known)}; choose from {shown}")
 
 
 def _log_files(folder: Path, best: Path) -> None:

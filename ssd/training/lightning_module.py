@@ -25,6 +25,7 @@ LOSS_NAMES = (
     *("loss", "loss_classification", "loss_classification_positive", "loss_classification_negative"),
     "loss_localization",
 )
+STEP_METRICS = ("train/gradient_norm", "train/skipped_steps")
 
 
 class SSDModule(pl.LightningModule):

@@ -12,12 +12,13 @@ from composed import compose
 from forked import TINY, run
 from voc_files import CAT_BOX, add, add_list, object_xml, write_voc
 
-from ssd.cli import build
+from ssd.cli import build, check_run
 from ssd.common.errors import ConfigError
 from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.formats.shapes import read_shapes
 
+STOP = "pytorch_lightning.callbacks.EarlyStopping"
 VOC = ["dataset=voc", "dataset.root=data", "image_size=96", "backbone.width_multiplier=0.1", "batch_size=2"]
 VOC += ["num_workers=0", "epochs=2", "logger=null", "hydra.run.dir=run"]
 
@@ -33,12 +34,45 @@ def train(folder: Path, *settings: str) -> CompletedProcess[str]:
         ("objective=val/map_5", "did you mean val/map_"),
         ("scheduler.milestones=[80,100]", "scheduler.milestones=[80, 100]"),
         ("scheduler.milestones=[0.8,0.5]", "scheduler.milestones=[0.8, 0.5]"),
+        ("scheduler=null", "choose from cosine, multistep"),
+        ("backbone=[vgg16]", "give one option"),
+        ("backbone=3", "backbone=3: no such option"),
+        ("optimizer.lr,x=3", "'optimizer.lr,x' cannot be the name of a setting"),
+        ("+classes=a", "+ adds settings to groups"),
+        ("resume=", "resume is empty"),
+        ("dataset.root=''", "dataset.root is empty"),
+        ("trainer.max_epochs=-1 trainer.max_time=00:00:00:04", "the schedule needs its length"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: nothing would be trained"),
+        ("trainer.max_steps=0", "trainer.max_steps=0: nothing would be trained"),
+        ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0: nothing would be trained"),
+        ("trainer.max_time=00:00:00:00", "over before the first step"),
+        ("trainer.val_check_interval=0", "trainer.val_check_interval=0: must be above 0"),
+        ("trainer.val_check_interval=1000", "trainer.val_check_interval=1000: ValueError"),
+        ("+trainer.overfit_batches=2", "give trainer.limit_train_batches=2"),
+        ("trainer.precision=bf16-true", "trainer.precision=bf16-true"),
+        ("trainer.precision=64-true", "trainer.precision=64-true"),
+        ("trainer.strategy=ddp_spawn", "trainer.strategy=ddp_spawn"),
+        ("trainer.devices=0", "trainer: `Trainer(devices=0)`"),
+        ("trainer.num_nodes=2", "with torchrun or srun"),
+        (f"+callbacks.stop._target_={STOP} +callbacks.stop.monitor=val/no", "callbacks.stop.monitor=val/no"),
+        ("module.freeze=bas", "module.freeze=bas"),
+        ("optimizer.betas=[2,0.9]", "optimizer: Invalid beta parameter"),
+        ("optimizer=sgd optimizer.nesterov=true optimizer.momentum=0", "optimizer: Nesterov momentum"),
+        ("optimizer._target_=torch.optim.LBFGS ~optimizer.betas ~optimizer.weight_decay", "optimizer.fused: no such setting"),
+        ("image_size=32 batch_size=1", "give a larger batch_size"),
     ],
 )
 def test_a_setting_that_makes_no_sense_ends_with_2(tmp_path: Path, setting: str, message: str) -> None:
-    done = train(tmp_path, *TINY, "scheduler=multistep", setting)
+    multistep = ["scheduler=multistep"] if setting.startswith("scheduler.") else []
+    done = train(tmp_path, *TINY, *multistep, *setting.split())
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("setting", ["logger=null", "trainer.limit_test_batches=0", "trainer.limit_val_batches=0"])
+def test_parts_that_are_left_out(tmp_path: Path, setting: str) -> None:
+    done = train(tmp_path, *TINY, setting)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
 @pytest.mark.parametrize("kind", ["negatives", "difficult"])
@@ -89,11 +123,11 @@ def test_an_augmentation_must_give_images_of_the_network(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"augmentation: it must give uint8 \[96, 96, 3\]"):
-        build.check_augmentation(compose("image_size=96"), datamodule(*transforms))
+        check_run.check_augmentation(compose("image_size=96"), datamodule(*transforms))
 
 
 @pytest.mark.parametrize("name", ["ssd", "light", "none"])
 def test_our_augmentations_are_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = compose("image_size=96", f"augmentation={name}")
-    build.check_augmentation(config, build.build_datamodule(config))
+    check_run.check_augmentation(config, build.build_datamodule(config))
