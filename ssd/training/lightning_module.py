@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ssd.common.errors import ConfigError
 from ssd.common.structures import Batch, Predictions
@@ -108,7 +108,11 @@ class SSDModule(pl.LightningModule):
         for group, configured in zip(groups, self._group_settings, strict=True):
             group["lr"] *= configured["initial_lr"] / group["initial_lr"]
             group.update(configured)
-        self.trainer.lr_scheduler_configs[0].scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+        scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        if isinstance(scheduler, LambdaLR):  # the restored rate is that of the schedule of the stopped run
+            for group, factor in zip(groups, scheduler.lr_lambdas, strict=True):
+                group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
 
     def on_train_end(self) -> None:
         self._guard.settle()

@@ -7,6 +7,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from pytorch_lightning.callbacks import Timer
 from torch import Tensor
 
 from ssd.common.console import log
@@ -33,12 +34,12 @@ class RecoveryState:
     class_names: tuple[str, ...]
 
 
-def read_recovery_point(path: Path, *, epochs: int) -> RecoveryState:
+def read_recovery_point(path: Path, *, epochs: int, max_time: Any = None) -> RecoveryState:
     """Reads and checks a recovery point before anything is built from it.
 
     Raises:
         CheckpointError: the file is damaged, or not a recovery point.
-        ConfigError: the run has completed more than `epochs` epochs.
+        ConfigError: the run has completed more than `epochs` epochs, or trained for `max_time`.
     """
     content = safe_load(path)
     complete = isinstance(content, dict) and all(content.get(part) for part in _PARTS) and "callbacks" in content
@@ -51,7 +52,21 @@ def read_recovery_point(path: Path, *, epochs: int) -> RecoveryState:
     checkpoint.check_finite(_optimizer_tensors(content["optimizer_states"]), name=f"{path}: optimizer")
     if content["epoch"] > epochs:
         raise ConfigError(f"epochs={epochs}: the run has completed {content['epoch']} epochs; set a larger number")
+    _check_time(content["callbacks"], max_time)
     return RecoveryState(path, content["global_step"], model.class_names)
+
+
+def _check_time(callbacks: dict[str, Any], max_time: Any) -> None:
+    """Checks that a run has some of `max_time` left; Lightning counts the time before the resume."""
+    elapsed = callbacks.get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
+    if max_time is not None and isinstance(elapsed, float | int):
+        remaining = Timer(max_time)
+        remaining.load_state_dict({"time_elapsed": {"train": elapsed}})
+        if (remaining.time_remaining() or 0.0) <= 0:
+            raise ConfigError(
+                f"trainer.max_time={max_time}: the run has used it up ({elapsed:.0f} s); "
+                "give a longer trainer.max_time, or trainer.max_time=null"
+            )
 
 
 def check_classes(state: RecoveryState, model: SSD) -> None:

@@ -64,7 +64,8 @@ def prepare(run: RunConfig) -> RecoveryState | None:
     if is_first_process():
         _open(run)
     last = run.folder / LAST
-    state = read_recovery_point(last, epochs=run.settings["epochs"]) if run.resumes and last.exists() else None
+    limits = {"epochs": run.settings["epochs"], "max_time": run.get("trainer.max_time")}
+    state = read_recovery_point(last, **limits) if run.resumes and last.exists() else None
     if is_first_process():  # only now: a refused resume leaves the saved configuration as it was
         for name, content in ((CONFIG_FILE, run.settings), (OVERRIDES_FILE, list(run.overrides))):
             write_atomically(run.folder / name, as_yaml(content))

@@ -151,6 +151,28 @@ def test_a_damaged_recovery_point_is_refused(
     assert done.stderr.count("\n") == 1
 
 
+def test_a_run_that_used_up_its_time_is_not_resumed_for_nothing(ended: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(ended, tmp_path / "run")
+    content = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    content["callbacks"]["Timer"] = {"time_elapsed": {"train": 61.0}}  # as of a run with max_time
+    torch.save(content, folder / "checkpoints/last.ckpt")
+    done = run(tmp_path, "train.py", "resume=run", "epochs=5", "trainer.max_time=00:00:01:00")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "trainer.max_time=00:00:01:00: the run has used it up (61 s); give a longer" in done.stderr
+    done = run(tmp_path, "train.py", "resume=run", "epochs=5", "trainer.max_time=null")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["lr=0.1,bs=4", "한글 실행", "my run (1)", "2025_11", "it's"])
+def test_the_folder_of_a_run_may_have_any_name(ended: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(ended, tmp_path / name)
+    quote = '"' if "'" in name else "'"
+    for epochs, typed in ((5, name), (6, str(folder)), (7, f"{quote}{folder}{quote}")):
+        done = run(tmp_path, "train.py", f"resume={typed}", f"epochs={epochs}")
+        assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+
+
 def test_a_saved_group_of_null_is_left_out(tmp_path: Path) -> None:
     """Version 0.1 wrote `download=null`, which was a plain setting then; Hydra refuses it for a group."""
     (tmp_path / ".hydra").mkdir()

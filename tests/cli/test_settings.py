@@ -18,6 +18,7 @@ from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.formats.shapes import read_shapes
 
+LBFGS = "optimizer._target_=torch.optim.LBFGS"
 STOP = "pytorch_lightning.callbacks.EarlyStopping"
 VOC = ["dataset=voc", "dataset.root=data", "image_size=96", "backbone.width_multiplier=0.1", "batch_size=2"]
 VOC += ["num_workers=0", "epochs=2", "logger=null", "hydra.run.dir=run"]
@@ -58,7 +59,7 @@ def train(folder: Path, *settings: str) -> CompletedProcess[str]:
         ("module.freeze=bas", "module.freeze=bas"),
         ("optimizer.betas=[2,0.9]", "optimizer: Invalid beta parameter"),
         ("optimizer=sgd optimizer.nesterov=true optimizer.momentum=0", "optimizer: Nesterov momentum"),
-        ("optimizer._target_=torch.optim.LBFGS ~optimizer.betas ~optimizer.weight_decay", "optimizer.fused: no such setting"),
+        (f"{LBFGS} ~optimizer.betas ~optimizer.weight_decay", "optimizer.fused: no such setting"),
         ("image_size=32 batch_size=1", "give a larger batch_size"),
     ],
 )

@@ -228,7 +228,7 @@ def test_a_run_that_ended_early_resumes_exactly(
 def test_settings_changed_on_resume_take_effect(optimizer: str, tmp_path: Path) -> None:
     """From then on they equal those of a run that had them from the start."""
     before = [f"optimizer={optimizer}", "optimizer.lr=1e-3"]
-    changes = ["optimizer.lr=4e-3", "optimizer.weight_decay=0.3", "module.base_lr_multiplier=0.1"]
+    changes = ["epochs=5", "optimizer.lr=4e-3", "optimizer.weight_decay=0.3", "module.base_lr_multiplier=0.1"]
     changes += ["optimizer.betas=[0.8,0.99]"] if optimizer == "adamw" else ["optimizer.momentum=0.8"]
     _, _, points = fit(compose(*before), tmp_path / "run", save_all=True)
     expected, _, _ = fit(compose(*before, *changes), tmp_path / "other")
