@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 
 from ssd.common.errors import DataError
+from ssd.common.untrusted_files import read_untrusted
 
 _BYTE_ORDER_MARKS = {  # UTF-32 before UTF-16, whose mark is its beginning
     codecs.BOM_UTF8: "utf-8-sig",
@@ -14,6 +16,8 @@ _BYTE_ORDER_MARKS = {  # UTF-32 before UTF-16, whose mark is its beginning
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff]")
 
 
 def read_text(path: Path, *, as_file_names: bool = False) -> str:
@@ -27,11 +31,7 @@ def read_text(path: Path, *, as_file_names: bool = False) -> str:
     Raises:
         DataError: unreadable, or in another encoding.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    return decode_text(data, name=str(path), as_file_names=as_file_names)
+    return decode_text(read_untrusted(path), name=str(path), as_file_names=as_file_names)
 
 
 def decode_text(data: bytes, *, name: str, as_file_names: bool = False) -> str:
@@ -45,5 +45,15 @@ def decode_text(data: bytes, *, name: str, as_file_names: bool = False) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with escapes for what a terminal or a log file cannot show, such as bytes of a name in GBK."""
-    return text.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="backslashreplace")
+    """The text with escapes for what a terminal or a log file cannot show, or would obey.
+
+    These are bytes of a name in another encoding, control characters but line feeds and tabs, and the marks that
+    reverse the direction of text.
+    """
+    shown = _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    return shown.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="backslashreplace")
+
+
+def one_line(text: str) -> str:
+    """`printable`, with line feeds and tabs as escapes, too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -7,7 +7,6 @@ without boxes are negatives.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, Unpack
 
 from ssd.common.errors import DataError
+from ssd.common.untrusted_text import read_json
 from ssd.data.formats.coco_files import DOWNLOAD_HELP, ImageFinder, choose_files
 from ssd.data.reading.annotations import AnnotatedImage, AnnotatedObject, build_splits
 from ssd.data.reading.division import UNDIVIDED
@@ -177,14 +177,7 @@ class _Parser:
 
 
 def _load_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes(), object_hook=_without_outline)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}; download or export the file again") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}; download or export the file again") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    content = read_json(path, each=_without_outline)
     if not isinstance(content, dict):
         raise DataError(f"{path}: not in COCO format: it must be an object with images, annotations and categories")
     return content

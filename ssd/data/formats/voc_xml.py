@@ -13,9 +13,11 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
 from ssd.common.errors import DataError
+from ssd.common.untrusted_files import read_untrusted
 from ssd.data.reading.annotations import AnnotatedObject
 from ssd.data.validation import Report
 
+_MAX_BYTES = 64 << 20  # of the annotation of one image
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _LINE = " line"  # no attribute in a file can have a name with a space
@@ -59,10 +61,7 @@ def parse_xml(path: Path, report: Report) -> VocXml | None:
 
 
 def _tree(path: Path) -> Element:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    data = read_untrusted(path, max_bytes=_MAX_BYTES)
     builder = _LineNumbers()
     try:
         text, encoding = _decoded(data)

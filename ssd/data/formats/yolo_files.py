@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from ssd.common.errors import ConfigError, DataError
 from ssd.common.text import read_text
+from ssd.common.untrusted_text import read_yaml
 from ssd.data.reading.division import divide_by_folder
 from ssd.data.reading.folder import FileTable, SourceFolder, base_name, split_of, stem_of
 from ssd.data.validation import Report
@@ -46,7 +45,7 @@ class YoloFolder:
         self._files = SourceFolder(root)
         self._images = FileTable(self._files.images)
         self._yaml_path = _find_yaml(self._files, data_yaml)
-        self._yaml = {} if self._yaml_path is None else read_yaml(self.root / self._yaml_path)
+        self._yaml = {} if self._yaml_path is None else read_data_yaml(self.root / self._yaml_path)
         self.names_file, self.class_names = self._class_names()
         texts = self._files.with_suffix(".txt")
         named = {base_name(entry) for split in _SPLITS for entry in self._entries(split)}
@@ -141,17 +140,13 @@ class YoloFolder:
                 report.add(f"{self.root / path}:{number}", f"{entry!r} {what}; correct the line", fatal=True)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_data_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of keys and values.
 
     Raises:
         DataError: it is not.
     """
-    try:
-        content = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise DataError(f"{path}:{line}: not YAML; correct the file") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: no keys and values; a data.yaml has `names`, `train` and `val`")
     return content
@@ -174,7 +169,7 @@ def _find_yaml(files: SourceFolder, data_yaml: str | None) -> str | None:
 def is_data_yaml(path: Path) -> bool:
     """Whether a YAML file has the class names and splits of a dataset."""
     try:
-        content = read_yaml(path)
+        content = read_data_yaml(path)
     except DataError:
         return stem_of(path.name).lower() in ("data", "dataset")
     return bool(content.keys() & {"names", "nc"}) and bool(content.keys() & {"train", "val", "names"})
