@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import runpy
 import sys
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -61,11 +62,14 @@ def start(folder: Path, *arguments: str, environment: dict[str, str] | None = No
 def _start(
     folder: Path, script: str, arguments: tuple[str, ...], environment: dict[str, str], out: Path, errors: Path
 ) -> ForkServerProcess:
+    return fork(_run_command, str(folder), script, arguments, environment, str(out), str(errors))
+
+
+def fork(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    """Calls a function in a process forked from the one that has imported everything."""
     with mock.patch.dict(os.environ, PYTHONPATH=_PATH):
         forkserver.ensure_running()  # Python 3.11 does not pass it sys.path
-    process = _CONTEXT.Process(
-        target=_run_command, args=(str(folder), script, arguments, environment, str(out), str(errors))
-    )
+    process = _CONTEXT.Process(target=target, args=arguments)
     process.start()
     return process
 

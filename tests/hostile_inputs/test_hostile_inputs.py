@@ -1,0 +1,42 @@
+"""Every hostile input ends with the right exit code and one line; nothing outside its folder changes.
+
+`pytest -n 0 -s tests/hostile_inputs` prints the table of inputs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hostile_inputs.harness import HostileCase, Outcome, problems, run_case
+
+CASES: list[HostileCase] = [
+    case
+    for path in sorted(Path(__file__).parent.glob("cases_*.py"))
+    for case in importlib.import_module(f"hostile_inputs.{path.stem}").CASES
+]
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[list[tuple[HostileCase, Outcome]]]:
+    rows: list[tuple[HostileCase, Outcome]] = []
+    yield rows
+    print(f"\n{'input':70} {'code':>4} {'s':>6} {'MiB':>6}  changed outside  requests")
+    for case, outcome in rows:
+        measures = f"{outcome.code!s:>4} {outcome.seconds:6.1f} {outcome.memory_mib:6.0f}"
+        print(f"{case.name[:70]:70} {measures}  {len(outcome.changed):15}  {len(outcome.connections):8}")
+    print(f"{len(rows)} inputs")
+
+
+def test_names_are_unique() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_hostile_input(case: HostileCase, tmp_path: Path, table: list[tuple[HostileCase, Outcome]]) -> None:
+    outcome = run_case(case, tmp_path)
+    table.append((case, outcome))
+    assert problems(case, outcome) == []
