@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from ssd.cli.build import build_backbone
 from ssd.cli.config import nearest
 from ssd.common.errors import ConfigError
-from ssd.data.datamodule import DetectionDataModule
+from ssd.data.augmentation import Augmentation
 from ssd.evaluation.metrics import metric_names
 from ssd.training.lightning_module import LOSS_NAMES, STEP_METRICS
 
@@ -86,7 +86,7 @@ def _check_metric(setting: str, name: str, known: list[str]) -> None:
         raise ConfigError(f"{setting}={name}: no such metric{nearest(name, known)}; choose from {shown}")
 
 
-def check_augmentation(config: DictConfig, datamodule: DetectionDataModule) -> None:
+def check_augmentation(config: DictConfig, augmentation: Augmentation) -> None:
     """Augments a blank image with a box once.
 
     Raises:
@@ -97,7 +97,7 @@ def check_augmentation(config: DictConfig, datamodule: DetectionDataModule) -> N
     columns: dict[str, Any] = {"labels": np.zeros(1, dtype=np.int32), "ignore": np.zeros(1, dtype=np.bool_)}
     box = np.array([[0.2, 0.2, 0.8, 0.8]], dtype=np.float32)
     try:
-        found = datamodule.train_augmentation(image, boxes=box, **columns, id="", seed=(config.seed, 0, 0)).image
+        found = augmentation(image, boxes=box, **columns, id="", seed=(config.seed, 0, 0)).image
         given = f"{found.dtype} {list(found.shape)}"
     except Exception as error:  # whatever a transform raises for what it was not made for
         given = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

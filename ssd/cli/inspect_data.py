@@ -14,13 +14,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from ssd.cli import build
+from ssd.cli import build, check_run
 from ssd.common import runtime
 from ssd.common.console import for_shell, log
 from ssd.common.errors import ConfigError, DataError
 from ssd.data.analysis import duplicates, report
 from ssd.data.analysis.index_lines import write_index
 from ssd.data.analysis.prior_coverage import PriorLayout, coverage_warnings, fit_priors, measure_coverage, write_priors
+from ssd.data.augmentation import Augmentation
 from ssd.data.dataset import DetectionDataset
 from ssd.data.splits import Splits
 from ssd.data.validation import Report
@@ -39,25 +40,31 @@ def inspect(config: DictConfig) -> None:
     runtime.quiet_libraries()
     priors_file = _priors_file(config)
     build.fill_auto(config)
-    spec, grids = build.check_fit(config)
-    layout = PriorLayout(
-        spec, grids, image_size=config.image_size, match_threshold=config.loss.get("match_threshold", 0.5)
-    )
+    layout = _prior_layout(config)
+    augmentation = instantiate(config.augmentation, _convert_="all")
+    check_run.check_augmentation(config, augmentation)
     found, roots = Report(collect_all=True), build.dataset_roots(config)
     splits: Splits | None = None
     with found.collect_errors():
         splits = build.build_reader(config, cached=False)(report=found)
         splits.check_trainable()
-    sections = [] if splits is None or not splits.items() else _analyse(config, splits, layout, priors_file)
+    sections = (
+        [] if splits is None or not splits.items() else _analyse(config, splits, layout, augmentation, priors_file)
+    )
     if splits is not None and config.index is not None:
         write_index(splits, Path(config.index), roots=roots)
     problems = [replace(problem, file=_below(problem.file, roots)) for problem in found.problems]
     title = f"Inspection of {', '.join(roots) or 'the built-in shapes'}"
-    seconds = time.perf_counter() - started
-    report.write_report(Path(config.output), problems, sections, title=title, seconds=seconds)
+    report.write_report(Path(config.output), problems, sections, title=title, seconds=time.perf_counter() - started)
     errors = [problem for problem in problems if problem.fatal]
     if errors:
         raise DataError(f"training would fail (problems: {len(errors)}, see problems.txt), first on {errors[0]}")
+
+
+def _prior_layout(config: DictConfig) -> PriorLayout:
+    spec, grids = build.check_fit(config)
+    threshold = config.loss.get("match_threshold", 0.5)
+    return PriorLayout(spec, grids, image_size=config.image_size, match_threshold=threshold)
 
 
 def _below(file: str, roots: Sequence[str]) -> str:
@@ -66,7 +73,9 @@ def _below(file: str, roots: Sequence[str]) -> str:
     return file.removeprefix(root) if len(roots) == 1 else file
 
 
-def _analyse(config: DictConfig, splits: Splits, layout: PriorLayout, priors_file: Path | None) -> list[report.Section]:
+def _analyse(
+    config: DictConfig, splits: Splits, layout: PriorLayout, augmentation: Augmentation, priors_file: Path | None
+) -> list[report.Section]:
     """Decodes all images; problems go to the report of `splits`."""
     counts = report.splits_section(splits)
     for note in splits.report.notes:
@@ -80,7 +89,7 @@ def _analyse(config: DictConfig, splits: Splits, layout: PriorLayout, priors_fil
     duplicates.report_absent_classes(splits)
     coverage = _measure_coverage(config, splits, layout, priors_file)
     name, index = splits.items()[0]
-    dataset = DetectionDataset(index, instantiate(config.augmentation, _convert_="all"), seed=config.seed)
+    dataset = DetectionDataset(index, augmentation, seed=config.seed)
     chosen = np.random.default_rng(config.seed).permutation(fingerprints[name].positions)[:_SAMPLES]
     samples = report.samples_section([dataset[0, int(row)] for row in chosen], splits.class_names)
     return [counts, report.leaks_section(leaks, splits), *coverage, samples]

@@ -40,7 +40,7 @@ def train(config: DictConfig) -> float | None:
     for line in describe_data(datamodule.splits, balance=config.dataset.balance):
         log(line)
     datamodule.splits.check_trainable()
-    check_run.check_augmentation(config, datamodule)
+    check_run.check_augmentation(config, datamodule.train_augmentation)
     model = build.build_model(config, datamodule.class_names, resumes=resumed is not None)
     if resumed is not None:
         check_classes(resumed, model)

@@ -10,13 +10,12 @@ import albumentations
 import pytest
 from composed import compose
 from forked import TINY, run
+from hydra.utils import instantiate
 from voc_files import CAT_BOX, add, add_list, object_xml, write_voc
 
-from ssd.cli import build, check_run
+from ssd.cli import check_run
 from ssd.common.errors import ConfigError
 from ssd.data.augmentation import Augmentation, SSDWindow
-from ssd.data.datamodule import DetectionDataModule
-from ssd.data.formats.shapes import read_shapes
 
 LBFGS = "optimizer._target_=torch.optim.LBFGS"
 STOP = "pytorch_lightning.callbacks.EarlyStopping"
@@ -101,11 +100,6 @@ def test_a_dataset_of_one_image_trains(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def datamodule(*transforms: object) -> DetectionDataModule:
-    augmentation = Augmentation(list(transforms))  # type: ignore[arg-type]
-    return DetectionDataModule(read_shapes, train_augmentation=augmentation, eval_augmentation=augmentation)
-
-
 @pytest.mark.parametrize(
     "transforms",
     [
@@ -120,15 +114,22 @@ def datamodule(*transforms: object) -> DetectionDataModule:
     ids=["Normalize", "ToFloat", "RandomCrop", "no resize", "too large a crop", "another size", "ToTensorV2"],
 )
 def test_an_augmentation_must_give_images_of_the_network(
-    transforms: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    transforms: list[albumentations.BasicTransform | SSDWindow],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"augmentation: it must give uint8 \[96, 96, 3\]"):
-        check_run.check_augmentation(compose("image_size=96"), datamodule(*transforms))
+        check_run.check_augmentation(compose("image_size=96"), Augmentation(transforms))
 
 
 @pytest.mark.parametrize("name", ["ssd", "light", "none"])
-def test_our_augmentations_are_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_our_augmentations_are_accepted(name: str) -> None:
     config = compose("image_size=96", f"augmentation={name}")
-    check_run.check_augmentation(config, build.build_datamodule(config))
+    check_run.check_augmentation(config, instantiate(config.augmentation, _convert_="all"))
+
+
+def test_inspect_refuses_the_augmentation_that_training_refuses(tmp_path: Path) -> None:
+    resize = "{_target_: albumentations.Resize, height: 64, width: 64}"
+    settings = [*TINY[:5], f"augmentation.transforms=[{resize}]"]
+    for command in ("train.py", "inspect"):
+        done = run(tmp_path, command, *settings)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert "augmentation: it must give uint8 [96, 96, 3]" in done.stderr
