@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from ssd.common.structures import Batch
 from ssd.data.augmentation import Augmentation
 from ssd.data.dataset import DetectionDataset, collate
-from ssd.data.sampler import EpochSampler, repeat_factors
+from ssd.data.index import DetectionIndex
+from ssd.data.sampler import EvaluationSampler, TrainingStream, repeat_factors
 from ssd.data.splits import Splits
 
 
@@ -44,7 +45,8 @@ class DetectionDataModule(pl.LightningDataModule):
         num_workers: loader processes; None is one less than the number of cores, at most 8.
         seed: determines order and augmentation.
         strict: an image that cannot be decoded is an error.
-        balance: threshold of `repeat_factors` for training; None uses each image once per epoch.
+        batches_per_epoch: steps between two validations; None for one pass over the images.
+        balance: threshold of `repeat_factors` for training; None uses each image once per pass.
         prepare: downloads missing files; called before `read`, in one process per machine.
     """
 
@@ -58,6 +60,7 @@ class DetectionDataModule(pl.LightningDataModule):
         num_workers: int | None = None,
         seed: int = 0,
         strict: bool = False,
+        batches_per_epoch: int | None = None,
         balance: float | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
@@ -68,12 +71,14 @@ class DetectionDataModule(pl.LightningDataModule):
         self.num_workers = min(8, (os.cpu_count() or 1) - 1) if num_workers is None else num_workers
         self.seed = seed
         self.strict = strict
+        self.batches_per_epoch = batches_per_epoch
         self.balance = balance
         self._read = read
         self._prepare = prepare
         self._splits: Splits | None = None
         self._datasets: dict[str, DetectionDataset] = {}
-        self._resume = {"epoch": 0, "samples": 0}
+        self._stream: TrainingStream
+        self._resume: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
         if self._prepare is not None and self._splits is None:
@@ -104,43 +109,56 @@ class DetectionDataModule(pl.LightningDataModule):
         training = split == "train"
         index = getattr(self.splits, split)
         augmentation = self.train_augmentation if training else self.eval_augmentation
-        trainer = self.trainer
-        sampler = EpochSampler(
-            len(index),
-            shuffle=training,
-            seed=self.seed,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-            factors=repeat_factors(index, self.balance) if training and self.balance is not None else None,
-        )
-        if training:
-            sampler.resume_from(**self._resume)
         dataset = DetectionDataset(index, augmentation, seed=self.seed, strict=self.strict)
         self._datasets[split] = dataset
         return TimedLoader(
             cast(Dataset[Batch], dataset),
             batch_size=self.batch_size,
-            sampler=sampler,
+            sampler=self._training_stream(index) if training else EvaluationSampler(len(index), **self._rank()),
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            drop_last=training and len(sampler) >= self.batch_size,
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_prepare_worker,
             generator=torch.Generator(),  # seeds of workers must not take random numbers from the network
         )
+
+    def _training_stream(self, index: DetectionIndex) -> TrainingStream:
+        stream = TrainingStream(
+            len(index),
+            batch_size=self.batch_size,
+            batches=self.batches_per_epoch,
+            seed=self.seed,
+            factors=None if self.balance is None else repeat_factors(index, self.balance),
+            **self._rank(),
+        )
+        if self._resume is not None:
+            epoch = self._resume["epoch"]
+            if "position" in self._resume:
+                position, used = self._resume["position"], self._resume["batches"] * self.batch_size
+            else:  # of version 0.1, in which an epoch was a pass
+                used = self._resume["samples"]
+                position = epoch * len(index) + used
+            stream.resume_from(epoch, position=position, used=used)
+        self._stream = stream
+        return stream
+
+    def _rank(self) -> dict[str, int]:
+        trainer = self.trainer
+        return {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
 
     def skipped_images(self) -> dict[str, list[str]]:
         """The images of each split that could not be decoded, so far; their objects do not count in the metrics."""
         return {split: skipped for split, dataset in self._datasets.items() if (skipped := dataset.skipped)}
 
     def state_dict(self) -> dict[str, int]:
-        """The current epoch, and how many of its samples each rank has used."""
+        """The current epoch, how many of its batches are done, and the place in the stream of training images."""
         progress = self.trainer.fit_loop.state_dict()  # type: ignore[union-attr]
         epochs = progress["epoch_progress"]["current"]
         in_epoch = epochs["started"] > epochs["processed"]
         batches = progress["epoch_loop.batch_progress"]["current"]["processed"] if in_epoch else 0
-        return {"epoch": epochs["processed"], "samples": batches * self.batch_size}
+        epoch, used = epochs["processed"], batches * self.batch_size
+        return {"epoch": epoch, "batches": batches, "position": self._stream.position(epoch, used)}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._resume = dict(state_dict)

@@ -1,12 +1,13 @@
-"""The order of the images in an epoch; with class balance, images of rare classes are repeated more often.
+"""The order of the images; with class balance, a pass over them repeats images of rare classes more often.
 
-The epoch keeps its length.
+The pass keeps its length.
 
 Source: repeat-factor sampling of LVIS, arXiv 1908.03195, appendix B.2.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import Sampler
 
 from ssd.data.index import DetectionIndex
 
-Key = tuple[int, int]  # epoch, position in the index (plus N each time that the epoch repeats the image)
+Key = tuple[int, int]  # pass, position in the index (plus N each time that the pass repeats the image)
 
 
 def repeat_factors(index: DetectionIndex, threshold: float) -> Float64[np.ndarray, "N"]:
@@ -56,11 +57,16 @@ def balanced_order(factors: Float64[np.ndarray, "N"], rng: np.random.Generator) 
     return rng.permutation(np.repeat(order, counts) + repetition * length)
 
 
-class EpochSampler(Sampler[Key]):
-    """Yields (epoch, position), shuffled by (seed, epoch); each of `world_size` ranks gets its share.
+class TrainingStream(Sampler[Key]):
+    """Yields (pass, position) from an endless sequence of passes over the images, each shuffled by (seed, pass).
+
+    An epoch is the next `batches` full batches of each rank: no image is left out, as one that an epoch does not reach
+    comes first in the next, and no batch is smaller than the others.
 
     Args:
-        length: number of images.
+        length: number of images (N).
+        batch_size: images per step and rank.
+        batches: steps in an epoch; None for one pass, rounded up.
         factors: of `repeat_factors`, for a balanced order.
     """
 
@@ -68,7 +74,8 @@ class EpochSampler(Sampler[Key]):
         self,
         length: int,
         *,
-        shuffle: bool,
+        batch_size: int,
+        batches: int | None = None,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
@@ -76,40 +83,56 @@ class EpochSampler(Sampler[Key]):
     ) -> None:
         self.length = length
         self.factors = factors
-        self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
-        self._resume = (0, 0)
+        self._samples = batch_size * (batches or math.ceil(length / (batch_size * world_size)))
+        self._resumed_epoch = 0
+        self._first = 0  # position of the resumed epoch in the stream
+        self._used = 0
 
-    def resume_from(self, epoch: int, samples: int) -> None:
-        """Skips this rank's first `samples` of `epoch`, which an interrupted run has used."""
-        self.epoch = epoch
-        self._resume = epoch, samples
+    def resume_from(self, epoch: int, *, position: int, used: int) -> None:
+        """Goes on at `position` of the stream, in `epoch`, of which each rank has had `used` samples."""
+        self.epoch = self._resumed_epoch = epoch
+        self._first, self._used = position - used * self.world_size, used
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls it at the start of each epoch."""
         self.epoch = epoch
 
+    def position(self, epoch: int, used: int) -> int:
+        """Where the stream is when each rank has had `used` samples of `epoch`."""
+        return self._first + ((epoch - self._resumed_epoch) * self._samples + used) * self.world_size
+
     def __len__(self) -> int:
-        return len(range(self.length)[self._share()])
+        return self._samples
 
     def __iter__(self) -> Iterator[Key]:
-        order = np.arange(self.length)
-        if self.shuffle:
-            rng = np.random.default_rng((self.seed, self.epoch))
-            order = rng.permutation(self.length) if self.factors is None else balanced_order(self.factors, rng)
-        epoch, (resumed_epoch, used) = self.epoch, self._resume
-        for position in order[self._share()][used if epoch == resumed_epoch else 0 :]:
-            yield epoch, int(position)
+        epoch, order, order_of = self.epoch, np.zeros(0, np.int64), -1
+        for used in range(self._used if epoch == self._resumed_epoch else 0, self._samples):
+            number, place = divmod(self.position(epoch, used) + self.rank, self.length)
+            if number != order_of:
+                order, order_of = self._order(number), number
+            yield number, int(order[place])
 
-    def _share(self) -> slice:
-        """Training ranks must take the same number of steps; validation must not leave out an image.
+    def _order(self, number: int) -> Int64[np.ndarray, "N"]:
+        rng = np.random.default_rng((self.seed, number))
+        return rng.permutation(self.length) if self.factors is None else balanced_order(self.factors, rng)
 
-        A rank without an image would keep the others waiting, so it gets the first image again, which the metric
-        counts once.
-        """
-        usable = self.length - self.length % self.world_size if self.shuffle else self.length
-        rank = self.rank if self.rank < usable else 0
-        return slice(rank, usable, self.world_size)
+
+class EvaluationSampler(Sampler[Key]):
+    """Yields (0, position) in the order of the index; each of `world_size` ranks gets its share.
+
+    A rank without an image would keep the others waiting, so it gets the first image again, which the metric counts
+    once.
+    """
+
+    def __init__(self, length: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self._positions = range(rank if rank < length else 0, length, world_size)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __iter__(self) -> Iterator[Key]:
+        return ((0, position) for position in self._positions)

@@ -120,11 +120,11 @@ def worker(root: str, classes: str) -> None:
 
     from ssd.data.augmentation import Augmentation, SSDWindow
     from ssd.data.dataset import DetectionDataset, collate
-    from ssd.data.sampler import EpochSampler
+    from ssd.data.sampler import TrainingStream
 
     train = read(root, classes).train
     data = DetectionDataset(train, Augmentation([SSDWindow.resize(32)]), seed=0)
-    sampler = EpochSampler(len(train), shuffle=True, seed=0)
+    sampler = TrainingStream(len(train), batch_size=BATCH, seed=0)
     batches = iter(DataLoader(data, batch_size=BATCH, sampler=sampler, num_workers=1, collate_fn=collate))
     count = min(SAMPLES, len(train)) // BATCH
     private = []

@@ -21,7 +21,7 @@ from ssd.data.datamodule import DetectionDataModule
 from ssd.data.dataset import collate
 from ssd.data.formats.shapes import read_shapes
 from ssd.data.index import DetectionIndex, ImageRecord, build_index
-from ssd.data.sampler import EpochSampler
+from ssd.data.sampler import EvaluationSampler, TrainingStream
 from ssd.data.splits import Splits, describe_skipped
 
 SIZE = 32
@@ -117,71 +117,89 @@ def test_pixels_are_channels_last_in_memory() -> None:
 # Order
 
 
-def positions(sampler: EpochSampler) -> list[int]:
-    return [position for _, position in sampler]
+def keys_of(stream: TrainingStream, epoch: int) -> list[tuple[int, int]]:
+    stream.set_epoch(epoch)
+    return list(stream)
 
 
-def test_training_order_is_a_permutation_that_changes_with_epoch_and_seed() -> None:
+def test_each_pass_is_a_permutation_that_changes_with_pass_and_seed() -> None:
     orders = []
     for seed in (0, 1):
-        sampler = EpochSampler(50, shuffle=True, seed=seed)
+        stream = TrainingStream(50, batch_size=10, seed=seed)
         for epoch in (0, 1, 2):
-            sampler.set_epoch(epoch)
-            assert {key[0] for key in sampler} == {epoch}
-            assert sorted(positions(sampler)) == list(range(50))
-            assert positions(sampler) == positions(sampler)
-            orders.append(tuple(positions(sampler)))
+            keys = keys_of(stream, epoch)
+            assert {number for number, _ in keys} == {epoch}
+            assert sorted(position for _, position in keys) == list(range(50))
+            assert keys == keys_of(stream, epoch)
+            orders.append(tuple(keys))
     assert len(set(orders)) == 6
 
 
-def test_order_of_an_epoch_does_not_depend_on_those_before() -> None:
-    first, second = (EpochSampler(50, shuffle=True, seed=0) for _ in range(2))
-    for epoch in range(3):
-        first.set_epoch(epoch)
-        list(first)
-    second.set_epoch(2)
-    assert list(first) == list(second)
+@pytest.mark.parametrize(("length", "batch_size", "batches"), [(9, 4, None), (9, 4, 5), (3, 8, None), (1, 2, 7)])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_no_image_is_left_out_and_every_batch_is_full(
+    length: int, batch_size: int, batches: int | None, world_size: int
+) -> None:
+    """Epochs join into whole passes over the images, whatever the size of an epoch and the number of ranks."""
+    ranks = [
+        TrainingStream(length, batch_size=batch_size, batches=batches, seed=0, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    stream = []
+    for epoch in range(4):
+        shares = [keys_of(rank, epoch) for rank in ranks]
+        assert {len(share) for share in shares} == {len(ranks[0])}
+        assert len(ranks[0]) % batch_size == 0
+        stream += [key for step in zip(*shares, strict=True) for key in step]
+    for number in range(len(stream) // length):
+        keys = stream[number * length : (number + 1) * length]
+        assert sorted(keys) == [(number, position) for position in range(length)]
+    if batches is None:
+        assert (len(ranks[0]) - batch_size) * world_size < length <= len(ranks[0]) * world_size
+
+
+def test_an_epoch_does_not_depend_on_those_before() -> None:
+    first, second = (TrainingStream(50, batch_size=8, seed=0) for _ in range(2))
+    for epoch in range(2):
+        keys_of(first, epoch)
+    assert keys_of(first, 2) == keys_of(second, 2)
+
+
+@pytest.mark.parametrize("batches_done", [0, 2, 6])
+def test_a_resumed_stream_goes_on_where_it_stopped(batches_done: int) -> None:
+    whole = TrainingStream(21, batch_size=4, seed=0)
+    used, epoch = batches_done * 4, 3
+    expected = keys_of(whole, epoch)[used:] + keys_of(whole, epoch + 1)
+    resumed = TrainingStream(21, batch_size=4, seed=0)
+    resumed.resume_from(epoch, position=whole.position(epoch, used), used=used)
+    assert keys_of(resumed, epoch) + keys_of(resumed, epoch + 1) == expected
+    assert resumed.position(epoch + 1, 4) == whole.position(epoch + 1, 4)
+
+
+def test_a_resume_with_other_ranks_and_batches_uses_the_next_images() -> None:
+    """After 60 samples of one rank, two ranks with other batches share what follows in the stream."""
+    whole = [key for epoch in range(5) for key in keys_of(TrainingStream(20, batch_size=4, seed=0), epoch)]
+    ranks = [TrainingStream(20, batch_size=5, seed=0, rank=rank, world_size=2) for rank in range(2)]
+    for rank in ranks:
+        rank.resume_from(3, position=60, used=0)
+    shares = [keys_of(rank, 3) + keys_of(rank, 4) for rank in ranks]
+    assert [key for step in zip(*shares, strict=True) for key in step] == whole[60:]
 
 
 def test_validation_order_is_that_of_the_index() -> None:
-    sampler = EpochSampler(6, shuffle=False, seed=0)
-    sampler.set_epoch(3)
-    assert list(sampler) == [(3, position) for position in range(6)]
+    assert list(EvaluationSampler(6)) == [(0, position) for position in range(6)]
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("length", range(1, 10))
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_ranks_share_the_images(length: int, world_size: int, shuffle: bool) -> None:
-    """Validation covers every image; in training all ranks take the same number of steps.
-
-    No rank is left without an image in validation: one that would be takes the first again.
-    """
-    ranks = [
-        EpochSampler(length, shuffle=shuffle, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)
-    ]
-    shares = [positions(sampler) for sampler in ranks]
-    together = [position for share in shares for position in share]
-    repeated = 0 if shuffle else max(0, world_size - length)
-    assert len(set(together)) == len(together) - repeated
+def test_ranks_share_the_images_of_validation(length: int, world_size: int) -> None:
+    """Every image is covered; a rank that would be left without one takes the first again."""
+    ranks = [EvaluationSampler(length, rank=rank, world_size=world_size) for rank in range(world_size)]
+    shares = [[position for _, position in sampler] for sampler in ranks]
+    repeated = max(0, world_size - length)
     assert [len(sampler) for sampler in ranks] == [len(share) for share in shares]
-    if shuffle:
-        assert len({len(share) for share in shares}) == 1
-        assert length - len(together) < world_size
-    else:
-        assert sorted(together) == [0] * repeated + list(range(length))
-        assert all(shares)
-
-
-def test_training_ranks_leave_out_other_images_each_epoch() -> None:
-    """The images of an uneven division are left out for one epoch only."""
-    seen = set()
-    for rank in (0, 1):
-        sampler = EpochSampler(9, shuffle=True, seed=0, rank=rank, world_size=2)
-        for epoch in range(10):
-            sampler.set_epoch(epoch)
-            seen |= set(positions(sampler))
-    assert seen == set(range(9))
+    assert sorted(position for share in shares for position in share) == [0] * repeated + list(range(length))
+    assert all(shares)
 
 
 # Loaders
@@ -204,7 +222,7 @@ def test_workers_change_nothing() -> None:
     """Over two epochs, with persistent workers."""
     alone, helped = (list(epochs(module(shapes, num_workers=workers))) for workers in (0, 2))
     for batches, others in zip(alone, helped, strict=True):
-        assert len(batches) == 3
+        assert len(batches) == 4
         for batch, other in zip(batches, others, strict=True):
             assert_equal(batch, other)
     assert [batch.ids for batch in alone[0]] != [batch.ids for batch in alone[1]]
@@ -238,12 +256,12 @@ def test_no_augmentation_is_drawn_twice() -> None:
     assert len(set(images)) == 24
 
 
-def test_the_last_training_batch_is_dropped_when_short_but_never_the_only_one() -> None:
+def test_every_training_batch_is_full() -> None:
     sizes = {
         train: [len(batch.ids) for batch in module(partial(shapes, train=train)).train_dataloader()]
         for train in (3, 4, 7, 8)
     }
-    assert sizes == {3: [3], 4: [4], 7: [4], 8: [4, 4]}
+    assert sizes == {3: [4], 4: [4], 7: [4, 4], 8: [4, 4]}
 
 
 def test_validation_and_test_have_every_image_in_order_and_whole() -> None:

@@ -14,7 +14,7 @@ from test_dataset import equal_images, module, striped, zooming
 from ssd.data.dataset import DetectionDataset
 from ssd.data.formats.shapes import read_shapes
 from ssd.data.index import DetectionIndex, ImageRecord, PackedStrings, build_index
-from ssd.data.sampler import EpochSampler, balanced_order, boxes_per_epoch, repeat_factors
+from ssd.data.sampler import TrainingStream, balanced_order, boxes_per_epoch, repeat_factors
 from ssd.data.splits import Splits, describe_data
 
 BOX = (0.1, 0.1, 0.9, 0.9)
@@ -75,17 +75,21 @@ def test_the_average_of_many_epochs_matches_the_factors() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_share_a_balanced_epoch(world_size: int) -> None:
+def test_ranks_share_a_balanced_stream(world_size: int) -> None:
     index = index_of(*[[0]] * 20, [1], [2])
     factors = repeat_factors(index, 0.5)
-    shares = [
-        list(EpochSampler(22, shuffle=True, seed=0, rank=rank, world_size=world_size, factors=factors))
-        for rank in range(world_size)
-    ]
-    assert {len(share) for share in shares} == {22 // world_size}
-    together = [key for share in shares for key in share]
+
+    def stream(rank: int, world_size: int, factors: np.ndarray | None) -> list[tuple[int, int]]:
+        return list(
+            TrainingStream(22, batch_size=4, seed=0, rank=rank, world_size=world_size, batches=3, factors=factors)
+        )
+
+    shares = [stream(rank, world_size, factors) for rank in range(world_size)]
+    assert [len(share) for share in shares] == [12] * world_size
+    together = [key for step in zip(*shares, strict=True) for key in step]
     assert len(set(together)) == len(together)
-    assert together != list(EpochSampler(22, shuffle=True, seed=0))[: len(together)]
+    assert together[:12] == stream(0, 1, factors)
+    assert together[:12] != stream(0, 1, None)
 
 
 def test_an_image_drawn_twice_is_augmented_in_two_ways() -> None:

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import distributed, multiprocessing
 
 from ssd.common.structures import PADDING_LABEL, Batch, Detections
-from ssd.data.sampler import EpochSampler
+from ssd.data.sampler import EvaluationSampler
 from ssd.evaluation.matching import ImageResult
 from ssd.evaluation.metrics import DetectionMetrics, coco_metrics
 
@@ -181,7 +181,7 @@ def work(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     outcomes = []
     for count in range(1, 10):
-        sampler = EpochSampler(count, shuffle=False, seed=0, rank=rank, world_size=2)
+        sampler = EvaluationSampler(count, rank=rank, world_size=2)
         outcomes.append(results_of([position for _, position in sampler]))
     torch.save(outcomes, Path(folder, f"{rank}.pt"))
     distributed.destroy_process_group()
