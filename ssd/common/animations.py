@@ -20,7 +20,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ssd.common.errors import DataError
-from ssd.common.images import PILLOW_ERRORS, File, errors_named, open_file, open_image
+from ssd.common.image_header import PILLOW_ERRORS, File, errors_named, open_image
+from ssd.common.untrusted_files import open_untrusted
 
 FrameKind = Literal["image", "animation", "pages"]
 _START_BYTES = 16
@@ -119,7 +120,7 @@ def _is_page(image: Image.Image) -> bool:
 
 @contextmanager
 def _open(path: Path) -> Iterator[File]:
-    with open_file(path) as file:
+    with open_untrusted(path, what="image") as file:
         yield io.BufferedReader(file)
 
 

@@ -9,6 +9,9 @@ IMAGE_SUFFIXES = (
     *(*JPEG_SUFFIXES, ".png", ".apng", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
     *(".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif"),  # where Pillow reads them
 )
+PILLOW_FORMATS = (  # those of the suffixes, and what their files turn out to be
+    *("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000", "HEIF"),
+)
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _OPTIONAL_FORMATS = {  # first bytes of the formats that not every Pillow reads

@@ -14,6 +14,7 @@ from ssd.common.errors import DataError
 
 MAX_BYTES = 1 << 30  # of a file that is read as a whole; the annotations of COCO's train2017 have 0.45 GB
 _FLAGS = sum(getattr(os, name, 0) for name in ("O_RDONLY", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
+_KINDS = {"a folder": stat.S_ISDIR, "a FIFO": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
 
 
 def open_untrusted(path: str | Path, *, what: str = "file") -> FileIO:
@@ -28,9 +29,11 @@ def open_untrusted(path: str | Path, *, what: str = "file") -> FileIO:
         raise DataError(f"{path}: no such {what}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise DataError(f"{path}: cannot be read: not a regular file; remove it, or replace it with one")
+        kind = next((name for name, is_kind in _KINDS.items() if is_kind(mode)), "a device")
+        raise DataError(f"{path}: cannot be read: it is {kind}, not a regular file")
     return FileIO(descriptor)
 
 

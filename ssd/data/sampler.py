@@ -93,7 +93,7 @@ class TrainingStream(Sampler[Key]):
         self._used = 0
 
     def resume_from(self, epoch: int, *, position: int, used: int) -> None:
-        """Goes on at `position` of the stream, in `epoch`, of which each rank has had `used` samples."""
+        """Continues at `position` of the stream, in `epoch`, of which each rank has had `used` samples."""
         self.epoch = self._resumed_epoch = epoch
         self._first, self._used = position - used * self.world_size, used
 

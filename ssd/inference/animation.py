@@ -11,7 +11,8 @@ from PIL.PngImagePlugin import PngImageFile
 
 from ssd.common.animations import each_frame, open_frames, read_headers, seconds
 from ssd.common.errors import DataError, PartialError
-from ssd.common.images import ImageArray, check_size, from_pillow
+from ssd.common.image_header import check_size
+from ssd.common.images import ImageArray, from_pillow
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, UnidentifiedImageError
-
 from ssd.common.animations import FrameKind, frame_kind
 from ssd.common.errors import ConfigError, DamagedImageError, DataError, PartialError
 from ssd.common.image_formats import IMAGE_SUFFIXES
-from ssd.common.images import PILLOW_ERRORS, ImageArray, decode_image, read_bytes
+from ssd.common.image_header import is_image
+from ssd.common.images import ImageArray, decode_image, read_bytes
 from ssd.inference.animation import AnimationReader
 from ssd.inference.remote import fetch
 from ssd.inference.video import VIDEO_SUFFIXES, VideoReader, is_video
@@ -203,16 +202,6 @@ def _kind(path: Path) -> MediumKind:
 
 def _kind_by_content(path: Path) -> MediumKind | None:
     """None for a file that is neither an image nor a video."""
-    if _is_image(path):
+    if is_image(path):
         return frame_kind(path)
     return "video" if is_video(path) else None
-
-
-def _is_image(path: Path) -> bool:
-    try:
-        with Image.open(path):
-            return True
-    except UnidentifiedImageError:
-        return False
-    except PILLOW_ERRORS:
-        return True  # a damaged or too large image; reading it gives the error message

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssd.common import images
+from ssd.common import image_header
 from ssd.common.errors import DataError
 from ssd.common.image_formats import IMAGE_SUFFIXES
-from ssd.common.images import decode_image, read_image, read_size, warp
+from ssd.common.image_header import read_size
+from ssd.common.images import decode_image, read_image, warp
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}
@@ -188,7 +189,7 @@ def test_size_of_a_plain_jpeg(mode: str, more: dict[str, object], tmp_path: Path
 
 
 def test_plain_jpeg_is_not_shown_to_pillow_and_exif_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_size_by_pillow", lambda file, name: (0, 0))
+    monkeypatch.setattr(image_header, "_size_by_pillow", lambda file, name: (0, 0))
     for number, more in enumerate(({}, {"exif": exif(6)}, {"xmp": b"<x/>"})):
         path = tmp_path / f"{number}.jpg"
         path.write_bytes(encode(noise(), "JPEG", **more))
@@ -225,7 +226,7 @@ def refused(path: Path, match: str, *, read: Callable[[Path], object] = read_ima
 @pytest.mark.parametrize("read", [read_image, read_size])
 def test_a_file_that_is_not_an_image_is_named(read: Callable[[Path], object], tmp_path: Path) -> None:
     refused(tmp_path / "missing.jpg", "no such image", read=read)
-    refused(tmp_path, "cannot be read: Is a directory", read=read)
+    refused(tmp_path, "cannot be read: it is a folder", read=read)
     (tmp_path / "empty.jpg").touch()
     refused(tmp_path / "empty.jpg", "empty file", read=read)
     (tmp_path / "page.jpg").write_text("\n<!DOCTYPE html><html><body>404</body></html>")
@@ -340,9 +341,9 @@ def test_the_limit_is_a_number_of_pixels(
 ) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(encode(noise(40, 56), "PNG"))
-    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 56)
+    monkeypatch.setattr(image_header, "MAX_PIXELS", 40 * 56)
     read(path)
-    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 56 - 1)
+    monkeypatch.setattr(image_header, "MAX_PIXELS", 40 * 56 - 1)
     refused(path, "56x40 is over the limit of 2239 pixels", read=read)
 
 

@@ -27,7 +27,7 @@ from media import (
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-import ssd.common.images
+import ssd.common.image_header
 from ssd.common.animations import frame_kind
 from ssd.common.errors import ConfigError, DataError, PartialError
 from ssd.common.images import read_image
@@ -310,7 +310,7 @@ def test_limit_of_pixels_holds_for_each_frame(suffix: str, tmp_path: Path, monke
         small, large = Image.new("RGB", (10, 10)), Image.new("RGB", (200, 300))
         first, others = (small, [large, small]) if suffix == "tif" else (large, [large, small])
         first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=others)
-    monkeypatch.setattr(ssd.common.images, "MAX_PIXELS", 64 * 180)
+    monkeypatch.setattr(ssd.common.image_header, "MAX_PIXELS", 64 * 180)
     error = DataError if suffix == "png" else PartialError
     with pytest.raises(error, match="is over the limit of 11520 pixels"):
         predict(WhiteSquarePredictor(), tmp_path / f"a.{suffix}", tmp_path / "out")

@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from ssd.common.errors import DataError
-from ssd.common.images import read_below, read_size
+from ssd.common.image_header import read_size
+from ssd.common.images import read_below
 from ssd.common.progress import tracked
 from ssd.data.formats import oidv4
 from ssd.data.formats.openimages_csv import Rows, read_rows

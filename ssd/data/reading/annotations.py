@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from ssd.common.errors import DataError
-from ssd.common.images import read_below, read_orientation, read_size
+from ssd.common.image_header import read_orientation, read_size
+from ssd.common.images import read_below
 from ssd.data.index import ImageRecord, build_index
 from ssd.data.reading.box_units import BoxUnits, check_units
 from ssd.data.reading.classes import class_list, class_renamer

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ssd.common.errors import DataError
-from ssd.common.images import read_below, read_size
+from ssd.common.image_header import read_size
+from ssd.common.images import read_below
 from ssd.data.index import DetectionIndex, ImageRecord, PackedStrings, build_index, offsets_of
 from ssd.data.reading.folder import SourceFolder
 from ssd.data.splits import Splits
