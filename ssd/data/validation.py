@@ -5,10 +5,11 @@ An inverted box would make log() NaN and destroy the weights, so no such box may
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ssd.data.index import DetectionIndex
 
 _SKIPPED_IMAGES, _SKIPPED_SHARE, _MAX_SKIPPED_SHARE = 10, 0.01, 0.2  # unreadable images that training skips
 _MAX_NAMED = 5  # files in one message
+_MAX_RULES = 30  # in a summary
 _TOLERANCE_PX = 1.001  # up to one pixel outside the image is clipped without a report
 
 
@@ -86,13 +88,17 @@ class Report:
             self.add(file, rule, fatal=True)
 
     def summary_lines(self) -> list[str]:
-        """One line for each rule: number of problems and the first files."""
+        """One line for each of the commonest rules: number of problems and the first files."""
+        files: dict[str, dict[str, None]] = defaultdict(dict)
+        for problem in self.problems:
+            files[problem.rule][problem.file] = None
+        counts = Counter(problem.rule for problem in self.problems).most_common()
         lines = []
-        for rule, count in Counter(problem.rule for problem in self.problems).most_common():
-            files = list(dict.fromkeys(problem.file for problem in self.problems if problem.rule == rule))
-            more = f" and {len(files) - _MAX_NAMED} more" if len(files) > _MAX_NAMED else ""
-            lines.append(f"{count} x {rule}: {', '.join(files[:_MAX_NAMED])}{more}")
-        return lines
+        for rule, count in counts[:_MAX_RULES]:
+            more = f" and {len(files[rule]) - _MAX_NAMED} more" if len(files[rule]) > _MAX_NAMED else ""
+            lines.append(f"{count} x {rule}: {', '.join(islice(files[rule], _MAX_NAMED))}{more}")
+        rest = sum(count for _, count in counts[_MAX_RULES:])
+        return [*lines, *([f"{rest} other problems, which ssd inspect lists"] if rest else [])]
 
 
 def validate(index: DetectionIndex, report: Report, *, strict: bool) -> DetectionIndex:

@@ -12,6 +12,7 @@ import cv2
 
 from ssd.common.errors import DataError, MachineError, PartialError
 from ssd.common.images import ImageArray
+from ssd.common.untrusted_files import open_untrusted
 
 # fmt: off
 VIDEO_SUFFIXES = (
@@ -49,8 +50,8 @@ class VideoReader:
     def __init__(self, source: Path | int, *, name: str) -> None:
         self._name = name
         self._path = source if isinstance(source, Path) else None
-        if self._path is not None and not self._path.is_file():
-            raise DataError(f"{name}: no such video")
+        if self._path is not None:
+            open_untrusted(self._path, what="video").close()
         self._capture = cv2.VideoCapture(source) if isinstance(source, int) else _open(source)
         if not self._capture.isOpened():
             if self._path is None:
@@ -116,7 +117,7 @@ def _is_short(path: Path, count: int, expected: int) -> bool:
 def _is_truncated_mp4(path: Path) -> bool:
     """Whether the last top-level box of an MP4 ends beyond the file; its frame count is exact then."""
     size, position = path.stat().st_size, 0
-    with path.open("rb") as file:
+    with open_untrusted(path) as file:
         while position < size:
             file.seek(position)
             header = file.read(16)
@@ -130,7 +131,12 @@ def _is_truncated_mp4(path: Path) -> bool:
 
 
 def is_video(path: Path) -> bool:
-    """Whether OpenCV can open the file as a video, whatever its name."""
+    """Whether OpenCV can open the file as a video, whatever its name.
+
+    Raises:
+        DataError: missing, unreadable, or not a regular file.
+    """
+    open_untrusted(path, what="video").close()
     return bool(_open(path).isOpened())
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from ssd.common.errors import DataError
 from ssd.common.image_formats import IMAGE_SUFFIXES
 
 _HELPERS = ("__macosx", "thumbs.db", "desktop.ini")  # and every hidden name
@@ -39,6 +40,11 @@ class SourceFolder:
     """
 
     def __init__(self, root: str | Path) -> None:
+        """Lists the folder.
+
+        Raises:
+            DataError: a folder cannot be read, or a link leads to a folder around the root.
+        """
         self.root = Path(root)
         self.files: list[str] = []
         self.images: list[str] = []
@@ -48,21 +54,32 @@ class SourceFolder:
 
     def _walk(self, folder: str, *, seen: set[tuple[int, int]]) -> None:
         """Follows links to folders, each folder once."""
-        info = (self.root / folder).stat()
-        if (info.st_dev, info.st_ino) in seen:
-            return
-        seen.add((info.st_dev, info.st_ino))
-        with os.scandir(self.root / folder) as entries:
-            for entry in entries:
-                path, name = f"{folder}{entry.name}", entry.name.lower()
-                if name.startswith(".") or name in _HELPERS:
-                    continue
-                if entry.is_dir():
-                    self._walk(f"{path}/", seen=seen)
-                elif not name.endswith(IMAGE_SUFFIXES):
-                    self.files.append(path)
-                elif not any(part in _MASKS for part in folder.lower().split("/")):
-                    self.images.append(path)
+        try:
+            info = (self.root / folder).stat()
+            if (info.st_dev, info.st_ino) in seen:
+                return
+            seen.add((info.st_dev, info.st_ino))
+            with os.scandir(self.root / folder) as entries:
+                listed = list(entries)
+        except OSError as error:
+            raise DataError(f"{self.root / folder}: cannot be read: {error.strerror}; make it readable") from error
+        for entry in listed:
+            path, name = f"{folder}{entry.name}", entry.name.lower()
+            if name.startswith(".") or name in _HELPERS:
+                continue
+            if entry.is_dir():
+                if entry.is_symlink():
+                    self._check_link(path)
+                self._walk(f"{path}/", seen=seen)
+            elif not name.endswith(IMAGE_SUFFIXES):
+                self.files.append(path)
+            elif not any(part in _MASKS for part in folder.lower().split("/")):
+                self.images.append(path)
+
+    def _check_link(self, path: str) -> None:
+        root, target = Path(os.path.realpath(self.root)), Path(os.path.realpath(self.root / path))
+        if target in root.parents:
+            raise DataError(f"{self.root / path}: is a link to {target}, around the dataset; remove the link")
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """The files whose names end so, in any case."""
