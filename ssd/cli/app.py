@@ -35,6 +35,7 @@ from ssd.cli.overrides import (
 )
 from ssd.cli.sweep import Sweep
 from ssd.common.errors import ConfigError, JobError
+from ssd.common.text import one_line
 
 COMMANDS = {
     "train": "train on a folder of labelled images, or on the built-in shapes",
@@ -221,5 +222,5 @@ def _exit(error: Exception, config_name: str, arguments: list[str], as_sweep: st
     if line is None:
         traceback.print_exception(error)
     else:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {one_line(line)}", file=sys.stderr)
     sys.exit(code)

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from ssd.cli.explain import explain
 from ssd.common.console import log, relative_to_cwd
 from ssd.common.errors import JobError, PartialError
+from ssd.common.text import one_line
 
 _PLUGINS = "hydra._internal.core_plugins"  # Hydra's own
 
@@ -51,7 +52,7 @@ class Sweep:
         shared = set.intersection(*map(set, self.overrides.values())) if len(self.overrides) > 1 else set()
         for number, (folder, error) in self.failed.items():
             own = " ".join(item for item in self.overrides[number] if item not in shared)
-            print(f"job {number} ({own}) in {relative_to_cwd(folder)}: {error}", file=sys.stderr)
+            print(one_line(f"job {number} ({own}) in {relative_to_cwd(folder)}: {error}"), file=sys.stderr)
 
     def raise_failed(self) -> None:
         """Raises PartialError if jobs failed, or JobError if all did with one exit code, which is then also its own."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 _TEMPORARY = ".partial"
+_WRITTEN_HERE = re.compile(r"\..+\.\d+\.partial")  # by `write_atomically`
 
 
 def write_atomically(path: Path, content: str | bytes | Callable[[Path], object], *, durable: bool = True) -> None:
@@ -21,6 +24,8 @@ def write_atomically(path: Path, content: str | bytes | Callable[[Path], object]
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    if temporary.is_symlink():  # would be written through
+        temporary.unlink()
     try:
         if callable(content):
             content(temporary)
@@ -36,10 +41,11 @@ def write_atomically(path: Path, content: str | bytes | Callable[[Path], object]
         flush(path.parent)
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Removes temporary files of killed writers; no other process may be writing to `folder`."""
+def remove_partial_files(folder: Path, *, older_than_s: float = 0.0) -> None:
+    """Removes temporary files of killed writers; no other process may be writing to one that is that old."""
     for temporary in folder.glob(f".*{_TEMPORARY}"):
-        temporary.unlink(missing_ok=True)
+        if _WRITTEN_HERE.fullmatch(temporary.name) and time.time() - temporary.lstat().st_mtime >= older_than_s:
+            temporary.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

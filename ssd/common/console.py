@@ -12,10 +12,21 @@ from ssd.common.text import printable
 _log = logging.getLogger("ssd")
 
 
+class _Printable(logging.Filter):
+    """Escapes what a terminal would obey in messages with names from files."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(record.getMessage()), None
+        return True
+
+
+_log.addFilter(_Printable())
+
+
 def log(line: str) -> None:
     """Prints a line to the terminal and train.log, in the first process of a distributed run only."""
     if is_first_process():
-        _log.info(printable(line))
+        _log.info(line)
 
 
 def relative_to_cwd(path: Path) -> Path:

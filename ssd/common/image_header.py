@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ssd.common.errors import DataError
 from ssd.common.image_formats import PILLOW_FORMATS, describe_unidentified
-from ssd.common.untrusted_files import open_untrusted
+from ssd.common.untrusted_files import MAX_BYTES, open_untrusted
 
 MAX_PIXELS = 2 * 10**8
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above it and fails above twice as much; we fail at once
@@ -49,7 +49,7 @@ def is_image(path: str | Path) -> bool:
     Raises:
         DataError: missing, unreadable, or not a regular file.
     """
-    with open_untrusted(path, what="image") as file:
+    with open_untrusted(path, max_bytes=MAX_BYTES, what="image") as file:
         try:
             Image.open(file, formats=_formats())
         except UnidentifiedImageError:
@@ -65,7 +65,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: as `read_image`, except for damage inside the compressed data, which only decoding finds.
     """
-    with open_untrusted(path, what="image") as file:
+    with open_untrusted(path, max_bytes=MAX_BYTES, what="image") as file:
         size = _plain_jpeg_size(file)
         if size is not None and size[0] * size[1] <= MAX_PIXELS:
             return size
@@ -78,7 +78,7 @@ def read_orientation(path: str | Path) -> int:
     Raises:
         DataError: as `read_image`.
     """
-    with open_untrusted(path, what="image") as file:
+    with open_untrusted(path, max_bytes=MAX_BYTES, what="image") as file:
         header = open_image(file, str(path))
         with errors_named(str(path)):
             value = header.getexif().get(EXIF_ORIENTATION)

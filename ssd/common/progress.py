@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ssd.common.runtime import is_first_process
+from ssd.common.text import printable
 
 T = TypeVar("T")
 D = TypeVar("D", bound="ProgressDisplay")  # the type checks of the tests do not know typing.Self
@@ -86,7 +87,7 @@ class ProgressDisplay:
 
     def print(self, line: str) -> None:
         """Prints a separate line above the bar."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def tracked(items: Iterable[T], title: str, *, total: int) -> Iterator[T]:

@@ -10,6 +10,7 @@ import rich.table
 from rich.console import Console
 
 from ssd.common.console import log
+from ssd.common.text import one_line
 
 _NUMBER = re.compile(r"-|nan|[+-]?\d[\d.]*( ?%|x)?(-\d[\d.]*( ?%)?)?( of \d+)?")
 
@@ -51,11 +52,6 @@ class Table:
             console.print(table)
         for line in captured.get().rstrip().splitlines():
             log(line)
-
-
-def one_line(text: str) -> str:
-    """The text without line breaks and without bytes that are not UTF-8; file names may contain both."""
-    return re.sub(r"[\r\n\t]+", " ", text.encode(errors="replace").decode())
 
 
 def _text(value: object) -> str:

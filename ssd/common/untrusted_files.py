@@ -5,6 +5,7 @@ A FIFO or a device in the place of a file never blocks, and a link cannot lead t
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from io import FileIO
@@ -17,11 +18,12 @@ _FLAGS = sum(getattr(os, name, 0) for name in ("O_RDONLY", "O_NONBLOCK", "O_CLOE
 _KINDS = {"a folder": stat.S_ISDIR, "a FIFO": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
 
 
-def open_untrusted(path: str | Path, *, what: str = "file") -> FileIO:
+def open_untrusted(path: str | Path, *, max_bytes: float = math.inf, what: str = "file") -> FileIO:
     """Opens a regular file to be read, unbuffered, without waiting for the other end of a FIFO.
 
     Raises:
-        DataError: missing, unreadable, or a folder, FIFO, socket or device; the message calls it `what`.
+        DataError: missing, unreadable, larger than `max_bytes`, or a folder, FIFO, socket or device; the message calls
+            it `what`.
     """
     try:
         descriptor = os.open(path, _FLAGS)
@@ -29,12 +31,14 @@ def open_untrusted(path: str | Path, *, what: str = "file") -> FileIO:
         raise DataError(f"{path}: no such {what}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        kind = next((name for name, is_kind in _KINDS.items() if is_kind(mode)), "a device")
-        raise DataError(f"{path}: cannot be read: it is {kind}, not a regular file")
-    return FileIO(descriptor)
+    info = os.fstat(descriptor)
+    if stat.S_ISREG(info.st_mode) and info.st_size <= max_bytes:
+        return FileIO(descriptor)
+    os.close(descriptor)
+    if stat.S_ISREG(info.st_mode):
+        raise DataError(f"{path}: larger than the {max_bytes} bytes that such a {what} can have; replace it")
+    kind = next((name for name, is_kind in _KINDS.items() if is_kind(info.st_mode)), "a device")
+    raise DataError(f"{path}: cannot be read: it is {kind}, not a regular file")
 
 
 def read_untrusted(path: str | Path, *, max_bytes: int = MAX_BYTES, what: str = "file") -> bytes:
@@ -43,14 +47,11 @@ def read_untrusted(path: str | Path, *, max_bytes: int = MAX_BYTES, what: str = 
     Raises:
         DataError: as `open_untrusted`, or it is larger than `max_bytes`.
     """
-    with open_untrusted(path, what=what) as file:
+    with open_untrusted(path, max_bytes=max_bytes, what=what) as file:
         try:
-            data = file.read(max_bytes + 1) if os.fstat(file.fileno()).st_size > max_bytes else file.readall()
+            return file.readall() or b""  # None where a file of /proc would block
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > max_bytes:
-        raise DataError(f"{path}: larger than the {max_bytes} bytes that such a {what} can have; replace it")
-    return data
 
 
 def check_inside(path: str | Path, folder: str | Path) -> None:

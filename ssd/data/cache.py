@@ -1,7 +1,8 @@
 """A cache for the readers of folders: on the next start, no annotation is parsed and no image is opened.
 
 Each combination of settings has one safetensors file in <root>/.ssd_cache, which is memory-mapped, so processes share
-its pages. It may be deleted at any time. No file is written to a read-only folder or a full disk.
+its pages. It may be deleted at any time. No file is written to a read-only folder or a full disk. A file counts only if
+this user's program wrote it: its checksum is keyed, as a dataset may come from a stranger with a cache in it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import astuple
@@ -22,9 +23,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ssd.common.atomic_files import write_atomically
+from ssd.common.atomic_files import remove_partial_files, write_atomically
+from ssd.common.errors import DataError
 from ssd.common.image_formats import IMAGE_SUFFIXES
 from ssd.common.images import ImageArray, read_below
+from ssd.common.untrusted_files import open_untrusted
+from ssd.common.untrusted_text import parse_json
+from ssd.common.user_key import keyed_digest
 from ssd.data.index import DetectionIndex, PackedStrings
 from ssd.data.splits import Splits
 from ssd.data.validation import Problem, Report
@@ -32,6 +37,8 @@ from ssd.data.validation import Problem, Report
 FOLDER = ".ssd_cache"
 _WRITE_BITS = 0o222
 _MAX_FILES = 8  # combinations of settings
+_NAME = re.compile(r"[0-9a-f]{16}\.safetensors")
+_STALE_S = 3600.0  # after which a file that is being written was left by a killed process
 _MAX_IMAGES = 200_000  # looking at each takes half a second
 
 
@@ -45,7 +52,12 @@ def read_cached(read: partial[Splits]) -> Splits:
     root = read.keywords.get("root")
     if root is None or not Path(root).is_dir():
         return read()
-    path, fingerprint = _cache_file(read), _fingerprint(read)
+    path = _cache_file(read)
+    if path.parent.is_symlink() or path.is_symlink():
+        unused = read()
+        unused.report.note(f"{path.parent} is not used: it is a link, or holds one; remove it")
+        return unused
+    fingerprint = _fingerprint(read)
     splits = _load(path, fingerprint, partial(read_below, str(root)))
     if splits is None:
         splits = read()
@@ -53,10 +65,25 @@ def read_cached(read: partial[Splits]) -> Splits:
         if writable and all(getattr(index.load, "func", None) is read_below for _, index in splits.items()):
             with suppress(OSError, SafetensorError):  # a folder that cannot be written, a full disk
                 write_atomically(path, partial(_save, splits, fingerprint))
-                newest_first = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-                for file in newest_first[_MAX_FILES:]:
-                    file.unlink()
+                _remove_old_files(path.parent)
     return splits
+
+
+def _remove_old_files(folder: Path) -> None:
+    """Removes what this program wrote, but for the newest files: other names, and links, stay."""
+    ours = [Path(entry) for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)]
+    ours = [path for path in ours if _NAME.fullmatch(path.name) and _has_our_header(path)]
+    for path in sorted(ours, key=lambda path: path.stat().st_mtime, reverse=True)[_MAX_FILES:]:
+        path.unlink()
+    remove_partial_files(folder, older_than_s=_STALE_S)
+
+
+def _has_our_header(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _HEADER in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def _cache_file(read: partial[Splits]) -> Path:
@@ -124,27 +151,31 @@ def _save(splits: Splits, fingerprint: str, path: Path) -> None:
     save_file(arrays, path, metadata={_HEADER: f"{_checksum(arrays, text)} {text}"})
 
 
-def _checksum(arrays: dict[str, np.ndarray], text: str) -> int:
-    """Of names, types, shapes and contents."""
-    checksum = zlib.crc32(text.encode())
+def _checksum(arrays: dict[str, np.ndarray], text: str) -> str | None:
+    """Of names, types, shapes and contents; None where this user has no key."""
+    parts: list[bytes | memoryview] = [text.encode()]
     for name, array in sorted(arrays.items()):
-        checksum = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
-    return checksum
+        parts += [
+            f"{name} {array.dtype} {array.shape}".encode(),
+            np.ascontiguousarray(array).reshape(-1).view(np.uint8).data,
+        ]
+    return keyed_digest(parts)
 
 
 def _load(path: Path, fingerprint: str, load: Callable[[str], ImageArray]) -> Splits | None:
-    """None if there is no such file, it is damaged, or its sources have changed."""
+    """None if there is no such file, this user's program did not write it, or its sources have changed."""
     try:
+        open_untrusted(path).close()
         with safe_open(path, framework="pt") as file:  # "pt": mapped, as "np" would copy
             checksum, _, text = file.metadata()[_HEADER].partition(" ")
-            header = json.loads(text)
+            header = parse_json(text, name=str(path))
             if header["fingerprint"] != fingerprint:
                 return None
             arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118  it is no dict
-        if str(_checksum(arrays, text)) != checksum:
-            return None
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
+        expected = _checksum(arrays, text)
+    except (DataError, OSError, SafetensorError, ValueError, TypeError, KeyError):
+        return None
+    if expected is None or checksum != expected:
         return None
     indexes = {}
     for split in header["splits"]:

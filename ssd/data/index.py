@@ -158,6 +158,8 @@ def build_index(
     """Packs the records of a reader."""
     sources: dict[str, int] = {}
     source_of = [sources.setdefault(record.source, len(sources)) for record in records]
+    with np.errstate(over="ignore"):  # infinite boxes are refused by `validate`
+        boxes = np.array([box for record in records for box in record.boxes], dtype=np.float32)
     return DetectionIndex(
         class_names=tuple(class_names),
         load=load,
@@ -165,7 +167,7 @@ def build_index(
         ids=PackedStrings.pack(record.id for record in records),
         sizes=np.array([record.size for record in records], dtype=np.int32).reshape(-1, 2),
         box_offsets=offsets_of([len(record.labels) for record in records]),
-        boxes=np.array([box for record in records for box in record.boxes], dtype=np.float32).reshape(-1, 4),
+        boxes=boxes.reshape(-1, 4),
         labels=np.array([label for record in records for label in record.labels], dtype=np.int32),
         ignore=np.array([flag for record in records for flag in record.ignore], dtype=bool),
         source_lines=np.array([line for record in records for line in record.source_lines], dtype=np.int32),

@@ -19,6 +19,7 @@ from ssd.common.class_names import class_index
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.common.progress import FrameProgress
 from ssd.common.structures import Detections
+from ssd.common.text import one_line
 from ssd.inference.predictor import Predictor
 from ssd.inference.prefetch import prefetched
 from ssd.inference.results import DRAW_THRESHOLD, FrameResult
@@ -146,7 +147,7 @@ def _report_errors(status: ReadStatus, output: Path) -> str:
     if not errors or status.opened == 1:
         path.unlink(missing_ok=True)
         return "".join(errors)
-    text = "".join(f"{' '.join(error.split())}\n" for error in errors)
+    text = "".join(f"{one_line(error)}\n" for error in errors)
     write_atomically(path, text)
     more = f"; and {len(errors) - _MAX_LISTED} more" if len(errors) > _MAX_LISTED else ""
     listed = "; ".join(errors[:_MAX_LISTED]) + more

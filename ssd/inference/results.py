@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssd.common.images import ImageArray
 from ssd.common.structures import Detections
+from ssd.common.text import printable
 from ssd.inference.sources import Frame
 from ssd.visualization.draw import draw
 
@@ -83,7 +84,7 @@ def to_record(
         for box, score, label in rows
     ]
     time = {} if time_s is None else {"time_s": round(time_s, 3)}
-    return {"source": source, "frame": frame, **time, "width": width, "height": height, "detections": items}
+    return {"source": printable(source), "frame": frame, **time, "width": width, "height": height, "detections": items}
 
 
 def csv_rows(record: dict[str, Any]) -> list[list[Any]]:

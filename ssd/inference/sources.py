@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -101,14 +102,14 @@ def find_files(source: str, *, output: str | Path | None = None) -> list[Medium]
     if not source.strip():
         raise ConfigError("source is empty: give a file, a folder, a glob in quotes, a URL or a camera number")
     path = Path(source)
-    if path.is_file():
+    if os.path.lexists(path) and not path.is_dir():  # a FIFO is an error later
         base, found = path.parent, [path]
     elif path.is_dir():
         base, found = path, sorted(path.rglob("*"))
     else:
         base = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
         found = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
-    files = _skip_output([file for file in found if file.is_file()], base, output)
+    files = _skip_output([file for file in found if not file.is_dir()], base, output)
     if path.is_dir():
         files = _skip_other_files(files, source)
     media = [Medium(file, file.relative_to(base), str(file), _kind(file)) for file in files]

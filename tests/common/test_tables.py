@@ -13,7 +13,7 @@ def test_floats_have_three_decimals_and_missing_values_are_dashes() -> None:
     assert Table("", ["class", "AP"], [["car", 0.51234], ["bus", None], [3, "a\nb"]]).cells() == [
         ["car", "0.512"],
         ["bus", "-"],
-        ["3", "a b"],
+        ["3", "a\\nb"],
     ]
 
 
@@ -31,6 +31,6 @@ def test_the_terminal_shows_names_as_they_are_and_counts_hidden_rows(caplog: pyt
     rows = [[f"[b]{number}[/b]\udcff:cat:", number] for number in range(5)]
     with caplog.at_level(logging.INFO, logger="ssd"):
         Table("title", ["name", "count"], rows).log(max_rows=3)
-    assert "[b]2[/b]?:cat:" in caplog.text
+    assert r"[b]2[/b]\xff:cat:" in caplog.text
     assert "[b]3" not in caplog.text
     assert "2 more rows" in caplog.text

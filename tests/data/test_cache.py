@@ -16,6 +16,7 @@ from openimages_files import row, write
 from voc_files import write_image
 
 from ssd.cli.build import build_reader
+from ssd.common import user_key
 from ssd.common.images import read_image
 from ssd.data import cache
 from ssd.data.cache import FOLDER, read_cached
@@ -137,7 +138,9 @@ def test_each_choice_of_settings_has_its_own(root: Path) -> None:
 
 def test_only_the_latest_choices_are_kept(root: Path) -> None:
     (root / FOLDER).mkdir()
-    (root / FOLDER / ".left_by_a_killed_process.partial").touch()
+    left = root / FOLDER / f".{'0' * 16}.safetensors.12.partial"
+    left.touch()
+    os.utime(left, (1, 1))
     names = ["Person", "Car", "Bus", "Airplane"]
     for pair in [(one, other) for one in names for other in names if one != other]:
         if {"Person", "Car"} & set(pair):
@@ -146,6 +149,44 @@ def test_only_the_latest_choices_are_kept(root: Path) -> None:
     read(root, ["Bus", "Person"])
     read(root, ["Airplane", "Person"])
     assert len(calls) == 10
+
+
+def test_a_cache_folder_that_is_a_link_is_not_used(root: Path) -> None:
+    elsewhere = root.parent / "elsewhere"
+    elsewhere.mkdir()
+    for number in range(12):
+        (elsewhere / f"{number:016x}.safetensors").write_text("mine")
+    (root / FOLDER).symlink_to(elsewhere)
+    assert any("it is a link" in note for note in read(root).report.notes)
+    read(root)
+    assert len(calls) == 2
+    assert [path.read_text() for path in elsewhere.iterdir()] == ["mine"] * 12
+
+
+def test_nothing_that_others_wrote_is_removed(root: Path) -> None:
+    (root / FOLDER).mkdir()
+    names = {"notes.txt", ".mine.partial", *(f"{number:016x}.safetensors" for number in range(12))}
+    for name in names:
+        (root / FOLDER / name).write_text("mine")
+        os.utime(root / FOLDER / name, (1, 1))
+    for name in ("Person", "Car", "Bus"):
+        read(root, [name])
+    assert {path.name for path in files(root) if path.stat().st_mtime == 1} == names
+
+
+def test_the_cache_of_a_stranger_is_not_believed(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A dataset can come with a cache of wrong labels, made by the same program from the same files."""
+    for user in ("stranger", "me", "me", "stranger"):
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / user))
+        user_key._key.cache_clear()
+        read(root)
+    assert len(calls) == 3  # for the stranger, for me, and once more as the file is mine by then
+
+
+def test_without_a_key_there_is_no_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "keyed_digest", lambda parts: None)
+    assert same(read(root), read(root))
+    assert len(calls) == 2
 
 
 def test_hidden_files_cyclic_links_and_broken_links_do_not_matter(root: Path) -> None:

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from ssd.common.atomic_files import write_atomically
 from ssd.common.console import log
 from ssd.common.errors import DataError
-from ssd.common.tables import Table, one_line
+from ssd.common.tables import Table
+from ssd.common.text import one_line
 from ssd.data.analysis import charts
 from ssd.data.analysis.duplicates import Leak
 from ssd.data.analysis.prior_coverage import SIZE_NAMES, Coverage, PriorLayout

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ssd.common.errors import DataError
+from ssd.common.untrusted_files import open_untrusted
+from ssd.common.untrusted_text import parse_json
 
 _MAX_BYTES = 1 << 20  # larger files are judged by their beginning and end
 _COCO_KEYS = ("images", "annotations", "categories")
@@ -14,7 +15,7 @@ _COCO_KEYS = ("images", "annotations", "categories")
 
 def is_coco(path: Path) -> bool:
     """Whether a JSON file holds images, annotations and categories; only the ends of a large file are read."""
-    with path.open("rb") as file:
+    with open_untrusted(path) as file:
         start = file.read(_MAX_BYTES)
         if file.read(1):
             file.seek(-_MAX_BYTES // 4, 2)
@@ -28,7 +29,7 @@ def is_coco(path: Path) -> bool:
 
 def foreign_format(path: Path) -> str | None:
     """The program or format whose annotations a JSON file holds; None for anything else."""
-    with path.open("rb") as file:
+    with open_untrusted(path) as file:
         content = _parsed(file.read(_MAX_BYTES))
     first = content[0] if isinstance(content, list) and content else content
     keys = set(first) if isinstance(first, dict) else set()
@@ -73,6 +74,6 @@ def _has_regions(content: object) -> bool:
 
 def _parsed(data: bytes) -> object:
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
+        return parse_json(data, name="")
+    except DataError:
         return None

@@ -17,6 +17,7 @@ from pyarrow import csv as arrow_csv
 
 from ssd.common.errors import DataError
 from ssd.common.image_formats import IMAGE_SUFFIXES
+from ssd.common.untrusted_files import open_untrusted
 from ssd.data.reading.folder import stem_of
 from ssd.data.validation import Report
 
@@ -156,7 +157,8 @@ def _plain_id(text: str) -> str:
 
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of the rows that are not blank."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    raw = io.BufferedReader(open_untrusted(path))
+    with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file)
         try:
             yield from ((reader.line_num, row) for row in reader if row)

@@ -6,13 +6,13 @@ classes above it; only `Subcategory` defines a parent, `Part` does not.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ssd.common.errors import DataError
+from ssd.common.untrusted_text import read_json
 from ssd.data.formats.openimages_csv import Rows
 from ssd.data.index import gather, offsets_of
 
@@ -54,13 +54,13 @@ def read_lineage(path: Path) -> dict[str, set[str]]:
     """
     lineage: dict[str, set[str]] = {}
     try:
-        todo = [(json.loads(path.read_bytes()), frozenset[str]())]
+        todo = [(read_json(path), frozenset[str]())]
         while todo:
             node, above = todo.pop()
             line = above | {node["LabelName"]}
             lineage.setdefault(node["LabelName"], set()).update(line)
             todo += [(child, line) for child in node.get("Subcategory", [])]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: no tree of LabelName and Subcategory: {error!r}; download the file again") from error
     return lineage
 

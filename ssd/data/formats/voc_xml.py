@@ -17,6 +17,7 @@ from ssd.common.untrusted_files import read_untrusted
 from ssd.data.reading.annotations import AnnotatedObject
 from ssd.data.validation import Report
 
+_MAX_DEPTH = 100
 _MAX_BYTES = 64 << 20  # of the annotation of one image
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -100,11 +101,16 @@ class _LineNumbers(TreeBuilder):
     """Gives every element the line where it starts, and a name without namespace in lower case."""
 
     parser: Any
+    _depth = 0
 
     def start(self, tag: Any, attrs: dict[Any, Any], /) -> Element:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise ValueError(f"elements are nested more than {_MAX_DEPTH} levels deep")
         return super().start(_local(tag), {**attrs, _LINE: self.parser.parser.CurrentLineNumber})
 
     def end(self, tag: Any, /) -> Element:
+        self._depth -= 1
         return super().end(_local(tag))
 
 

@@ -7,7 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ssd.common.class_names import class_index
 from ssd.common.errors import ConfigError, DataError
+from ssd.common.text import one_line
 from ssd.data.validation import Report
+
+_MAX_CLASSES = 50_000
+_MAX_LENGTH = 200  # of a name
 
 
 def class_renamer(class_map: Mapping[str, str] | None, found: Iterable[str], *, report: Report) -> dict[str, str]:
@@ -41,6 +45,7 @@ def class_list(
         DataError: no class at all, a misspelled or an undefined one.
     """
     found = sorted(set(found))
+    _check_names(found if chosen is None else chosen, where)
     if chosen is None:
         if not found:
             raise DataError(f"{where}: no object in any annotation, so no class to learn; check the folder")
@@ -58,3 +63,12 @@ def class_list(
         if close or defined_in is not None:
             report.add(where, f"no class {name!r}; {hint} (dataset.classes)", fatal=True)
     return tuple(chosen)
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    if len(names) > _MAX_CLASSES:
+        raise DataError(f"{where}: {len(names)} classes, more than {_MAX_CLASSES}; choose some by dataset.classes")
+    for name in names:
+        if len(name) > _MAX_LENGTH or one_line(name) != name:
+            rule = f"is longer than {_MAX_LENGTH} characters" if len(name) > _MAX_LENGTH else "cannot be printed"
+            raise DataError(f"{where}: the name of class {one_line(name[:40])!r} {rule}; rename it")

@@ -67,7 +67,7 @@ class SourceFolder:
             path, name = f"{folder}{entry.name}", entry.name.lower()
             if name.startswith(".") or name in _HELPERS:
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 if entry.is_symlink():
                     self._check_link(path)
                 self._walk(f"{path}/", seen=seen)
@@ -123,6 +123,13 @@ class FileTable:
                 best = min(rank for rank, _ in ranked)
                 return [other for rank, other in ranked if rank == best]
         return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def images_by_stem(folder: Path) -> dict[str, str]:
