@@ -30,9 +30,9 @@ from ssd.cli.overrides import (
     with_first_options,
     with_format,
     with_quickstart,
-    with_saved_overrides,
     without_null,
 )
+from ssd.cli.saved_overrides import check_output_folders, with_saved_overrides
 from ssd.cli.sweep import Sweep
 from ssd.common.errors import ConfigError, JobError
 from ssd.common.text import one_line
@@ -121,6 +121,7 @@ def run(name: str, *, argv: list[str]) -> None:
         multirun = bool({"-m", "--multirun"} & set(arguments))
         if name == "train":
             arguments[:] = with_saved_overrides(arguments)
+            check_output_folders(arguments)  # Hydra opens train.log there
         if name != "download":
             arguments[:] = with_format(arguments, multirun=multirun)
         if name == "train":

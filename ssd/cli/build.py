@@ -10,13 +10,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import LearningRateMonitor
 
 from ssd.common import console, runtime
-from ssd.common.errors import CheckpointError, ConfigError
+from ssd.common.errors import CheckpointError, ConfigError, DataError
+from ssd.common.untrusted_text import read_yaml
 from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.cache import read_cached
 from ssd.data.datamodule import DetectionDataModule
@@ -73,8 +73,8 @@ def fill_auto(config: DictConfig) -> None:
 
 def _read_priors(path: str) -> dict[str, Any]:
     try:
-        priors = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        priors = read_yaml(path)
+    except DataError as error:
         raise ConfigError(f"priors.file={path}: cannot be read: {error}; give a file of ssd inspect") from error
     known = [field.name for field in fields(PriorSpec)]
     if not isinstance(priors, dict) or not priors.keys() <= set(known):

@@ -1,4 +1,4 @@
-"""The command line before Hydra reads it: quoting, the quickstart, and the saved overrides of a resumed run."""
+"""The command line before Hydra reads it: quoting, the format of a dataset, and the quickstart."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import os
 import re
 from pathlib import Path
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from ssd.cli.config import CONF, is_group, options_of
 from ssd.cli.keys import TEXT_KEYS
-from ssd.common import slurm
 from ssd.common.errors import ConfigError
-from ssd.common.saved_config import CONFIG_FILE, OVERRIDES_FILE, upgrade_overrides
 
-_SETTING = re.compile(r"[+~]{0,2}(?P<key>\w[\w./@]*)(?:=(?P<value>.*))?", re.DOTALL)  # and no flag such as --config-dir
+SETTING = re.compile(r"[+~]{0,2}(?P<key>\w[\w./@]*)(?:=(?P<value>.*))?", re.DOTALL)  # and no flag such as --config-dir
 _OPTIONAL_GROUPS = ("callbacks", "dataset", "download", "experiment", "logger")
 _FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle)\(")
 _FLAGS_WITH_VALUE = {
@@ -25,8 +22,6 @@ _FLAGS_WITH_VALUE = {
     *("--info", "-i"),
 }
 _ACTIONS = {flag: flag.lstrip("-")[0] for flag in ("--multirun", "-m", "--run", "-r", "--cfg", "-c", "--info", "-i")}
-# would call code, could resolve to a call, or would write elsewhere
-_UNSAFE = re.compile(r"_target_|\$\{|^[+~]*hydra|^[+~]*logger\.")
 
 
 def key_of(override: str) -> str:
@@ -68,12 +63,13 @@ def quoted(argument: str, *, multirun: bool = False) -> str:
 
 def _is_meant_for_hydra(value: str, *, multirun: bool) -> bool:
     """Quoted text, null, an interpolation, or several values of a sweep."""
-    if value in ("", "null", "auto") or "${" in value or _is_quoted(value):
+    if value in ("", "null", "auto") or "${" in value or is_quoted(value):
         return True
     return multirun and ("," in value or _FUNCTION.match(value) is not None) and not Path(value).exists()
 
 
-def _is_quoted(text: str) -> bool:
+def is_quoted(text: str) -> bool:
+    """Whether the text is in quotes of Hydra."""
     return len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
 
 
@@ -83,7 +79,7 @@ def _is_list(text: str) -> bool:
 
 def _quote_item(text: str) -> str:
     item = text.strip()
-    return item if _is_quoted(item) or item in ("", "null") else _quote(item)
+    return item if is_quoted(item) or item in ("", "null") else _quote(item)
 
 
 def with_format(arguments: list[str], *, multirun: bool) -> list[str]:
@@ -119,7 +115,7 @@ def _roots(value: str, *, multirun: bool) -> list[str]:
     if _is_list(value):
         value, multirun = value[1:-1], True
     parts = value.split(",") if multirun else [value]
-    return [part.strip()[1:-1] if _is_quoted(part.strip()) else part.strip() for part in parts]
+    return [part.strip()[1:-1] if is_quoted(part.strip()) else part.strip() for part in parts]
 
 
 def without_null(argument: str) -> str:
@@ -155,7 +151,7 @@ def check_form(arguments: list[str]) -> None:
         key, value = key_of(argument), argument.partition("=")[2]
         if argument.startswith("-") or before in _FLAGS_WITH_VALUE:
             continue
-        if not _SETTING.fullmatch(argument):
+        if not SETTING.fullmatch(argument):
             raise ConfigError(f"{argument}: {key!r} cannot be the name of a setting; give KEY=VALUE")
         if key in TEXT_KEYS and "=" in argument and value in ("", "''", '""'):
             raise ConfigError(f"{key} is empty; give a value, or null")
@@ -198,58 +194,10 @@ def with_quickstart(arguments: list[str]) -> list[str]:
     return arguments if chosen & {"dataset", "experiment"} else [*arguments, "experiment=quickstart"]
 
 
-def with_saved_overrides(arguments: list[str]) -> list[str]:
-    """The arguments of a resumed run: the saved overrides, then those given now, in the run's folder.
-
-    A cluster job that was requeued resumes its run by itself.
-
-    Raises:
-        ConfigError: `resume=` names a folder that holds no run, or one whose overrides name code to call.
-    """
-    given = [argument for argument in arguments if not argument.startswith("resume=")]
-    named = next((argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")), None)
-    if named is not None and _is_quoted(named):
-        named = named[1:-1]
-    folder = named if named is not None else slurm.requeued_run()
-    if folder in (None, "", "null"):
-        return arguments
-    saved = Path(folder, OVERRIDES_FILE)
-    replaced = {key_of(argument) for argument in given}
-    kept = [line for line in _read_saved(saved, folder) if key_of(line) not in replaced]
-    return [*kept, *given, f"resume={folder}", f"hydra.run.dir={folder}"]
-
-
-def _read_saved(path: Path, folder: str) -> list[str]:
-    if not path.is_file():
-        raise ConfigError(f"resume={folder}: no run there ({path} is missing)")
-    content = yaml.safe_load(path.read_text(errors="replace"))
-    if not isinstance(content, list):
-        raise ConfigError(f"{path}: not a list of overrides; restore it, or start a new run")
-    config = Path(folder, CONFIG_FILE)
-    settings = yaml.safe_load(config.read_text(errors="replace")) if config.is_file() else None
-    lines = upgrade_overrides([str(line) for line in content], config=settings)
-    for line in lines:
-        if not _is_plain(line):
-            raise ConfigError(f"{path}: {line}: not accepted from a file; give it on the command line if you trust it")
-    return lines
-
-
-def _is_plain(override: str) -> bool:
-    """Whether it sets a value, or selects an option that conf/ has: the file may be a stranger's."""
-    setting = _SETTING.fullmatch(override)
-    if setting is None or _UNSAFE.search(override):
-        return False
-    group = setting["key"].partition("@")[0]
-    if not (CONF / group).is_dir():
-        return "/" not in group
-    options = {path.stem for path in (CONF / group).glob("*.yaml")} | {"null", None}
-    return ".." not in group and setting["value"] in options
-
-
 def _parses(argument: str) -> bool:
     try:
         OverridesParser.create().parse_override(argument)
-    except HydraException:
+    except (HydraException, RecursionError):  # the latter for deep brackets
         return False
     return True
 

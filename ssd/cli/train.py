@@ -13,6 +13,8 @@ from ssd.cli import build, check_run
 from ssd.common import runtime
 from ssd.common.console import for_shell, log, relative_to_cwd
 from ssd.common.errors import ConfigError
+from ssd.common.run_folder import MAX_YAML_BYTES
+from ssd.common.untrusted_text import read_yaml
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.splits import describe_data, describe_skipped
 from ssd.evaluation.report import metric_table
@@ -60,9 +62,9 @@ def run_config(config: DictConfig) -> RunConfig:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     overrides = tuple(item for item in hydra.overrides.task if not item.startswith("resume="))
-    sweep = folder.parent / "multirun.yaml"
-    common = OmegaConf.load(sweep).hydra.overrides.task if sweep.exists() else overrides
-    last = {item.partition("=")[0]: item for item in common}  # of two values of a key the later one counts
+    last = {
+        item.partition("=")[0]: item for item in _sweep_overrides(folder.parent) or overrides
+    }  # of two values of a key the later one counts
     unchanged = {item.lower() for item in last.values()}  # Hydra passes `false` to a job as False
     settings: Any = OmegaConf.to_container(config, resolve=True)
     return RunConfig(
@@ -72,6 +74,15 @@ def run_config(config: DictConfig) -> RunConfig:
         options=dict(hydra.runtime.choices),
         swept=frozenset(item.partition("=")[0] for item in overrides if item.lower() not in unchanged),
     )
+
+
+def _sweep_overrides(folder: Path) -> list[str]:
+    """The overrides of the sweep in `folder`; none if no sweep is there."""
+    path = folder / "multirun.yaml"
+    node = read_yaml(path, max_bytes=MAX_YAML_BYTES) if path.exists() else None
+    for name in ("hydra", "overrides", "task"):
+        node = node.get(name) if isinstance(node, dict) else None
+    return [str(item) for item in node] if isinstance(node, list) else []
 
 
 def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataModule, folder: Path) -> float | None:

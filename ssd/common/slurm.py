@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from ssd.common.atomic_files import write_atomically
+from ssd.common.text import read_text
 
 _JOBS = Path("runs", ".jobs")  # one file per job, which holds the path of its run folder
 
@@ -30,7 +31,7 @@ def requeued_run() -> str | None:
     name = job_id()
     if name is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0" or not (_JOBS / name).exists():
         return None
-    return (_JOBS / name).read_text()
+    return read_text(_JOBS / name)
 
 
 def requeue_signals() -> tuple[signal.Signals, ...]:

@@ -52,13 +52,13 @@ def parse_json(data: bytes | str, *, name: str, each: Callable[[_Item], _Item] |
         raise DataError(f"{name}: not JSON: {error}; download or export the file again") from error
 
 
-def read_yaml(path: str | Path) -> Any:
+def read_yaml(path: str | Path, *, max_bytes: int = MAX_YAML_BYTES) -> Any:
     """The content of a YAML file.
 
     Raises:
         DataError: see `read_untrusted` and `parse_yaml`.
     """
-    return parse_yaml(decode_text(read_untrusted(path, max_bytes=MAX_YAML_BYTES), name=str(path)), name=str(path))
+    return parse_yaml(decode_text(read_untrusted(path, max_bytes=max_bytes), name=str(path)), name=str(path))
 
 
 def parse_yaml(text: str, *, name: str) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -13,6 +15,7 @@ from torch import Tensor
 from ssd.common.console import log
 from ssd.common.errors import CheckpointError, ConfigError
 from ssd.common.saved_config import RENAMED_TARGETS, current_key
+from ssd.common.text import one_line
 from ssd.model.ssd import SSD
 from ssd.training.ema import RAW_STATE_DICT
 from ssd.weights import checkpoint
@@ -23,6 +26,8 @@ _FREE = ("resume", "backbone.weights", "logger", "download.archives", "download.
 _NEW = ("dataset.val_share", "dataset.test_share", "dataset.seed")  # runs of version 0.1 had no such settings
 _PARTS = ("recipe", "state_dict", "optimizer_states", "lr_schedulers", "loops")
 _MAX_VALUE_LENGTH = 60
+_MAX_CHANGES = 200  # lines
+_SHELL = re.compile("[`$;&|<>]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +94,18 @@ def check_changes(saved: Any, now: Any) -> None:
         ConfigError: a setting that must not change differs.
     """
     differing = changes(saved, now)
-    texts = {key: tuple(shorten(str(value), _MAX_VALUE_LENGTH) for value in pair) for key, pair in differing.items()}
-    for key, (old, new) in texts.items():
+    for key, (old, new) in differing.items():
         if key.startswith(_FIXED):
-            raise ConfigError(f"resume: {key} was {old} and cannot become {new}; start a new run")
-    for key, (old, new) in texts.items():
-        log(f"changed on resume: {key}: {old} -> {new}")
+            raise ConfigError(f"resume: {key} was {_shown(old)} and cannot become {_shown(new)}; start a new run")
+    for key, (old, new) in islice(differing.items(), _MAX_CHANGES):
+        log(f"changed on resume: {_shown(key)}: {_shown(old)} -> {_shown(new)}")
+    if len(differing) > _MAX_CHANGES:
+        log(f"changed on resume: {len(differing) - _MAX_CHANGES} other settings")
+
+
+def _shown(value: Any) -> str:
+    """A saved value for train.log: short, on one line, and without what a shell would run if the log were sourced."""
+    return _SHELL.sub(lambda match: f"\\x{ord(match[0]):02x}", one_line(shorten(str(value), _MAX_VALUE_LENGTH)))
 
 
 def changes(saved: Any, now: Any) -> dict[str, tuple[Any, Any]]:

@@ -12,8 +12,10 @@ from filelock import FileLock, Timeout
 from ssd.common import slurm
 from ssd.common.atomic_files import remove_partial_files, write_atomically
 from ssd.common.errors import ConfigError
+from ssd.common.run_folder import MAX_YAML_BYTES, SIGNATURE_FILE, signature
 from ssd.common.runtime import is_first_process
 from ssd.common.saved_config import CONFIG_FILE, OVERRIDES_FILE
+from ssd.common.untrusted_text import read_yaml
 from ssd.training.resume import RecoveryState, check_changes, read_recovery_point
 
 LAST = Path("checkpoints/last.ckpt")  # in a run folder
@@ -67,8 +69,10 @@ def prepare(run: RunConfig) -> RecoveryState | None:
     limits = {"epochs": run.settings["epochs"], "max_time": run.get("trainer.max_time")}
     state = read_recovery_point(last, **limits) if run.resumes and last.exists() else None
     if is_first_process():  # only now: a refused resume leaves the saved configuration as it was
-        for name, content in ((CONFIG_FILE, run.settings), (OVERRIDES_FILE, list(run.overrides))):
-            write_atomically(run.folder / name, as_yaml(content))
+        overrides = as_yaml(list(run.overrides))
+        write_atomically(run.folder / CONFIG_FILE, as_yaml(run.settings))
+        write_atomically(run.folder / OVERRIDES_FILE, overrides)
+        write_atomically(run.folder / SIGNATURE_FILE, signature(overrides) or "")
         slurm.save_run_dir(run.folder)
     return state
 
@@ -92,7 +96,7 @@ def _open(run: RunConfig) -> None:
     elif not (folder / CONFIG_FILE).is_file():
         raise ConfigError(f"resume={folder}: {CONFIG_FILE} is missing; restore it, or start a new run")
     else:
-        check_changes(yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")), run.settings)
+        check_changes(read_yaml(folder / CONFIG_FILE, max_bytes=MAX_YAML_BYTES), run.settings)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     _lock(folder)
     for part in (folder, folder / "checkpoints", folder / ".hydra"):

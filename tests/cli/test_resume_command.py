@@ -14,7 +14,8 @@ from forked import run
 from test_train import TINY
 from voc_files import add, object_xml, write_voc
 
-from ssd.cli.overrides import quoted, with_saved_overrides, without_null
+from ssd.cli.overrides import quoted, without_null
+from ssd.cli.saved_overrides import with_saved_overrides
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +177,6 @@ def test_the_folder_of_a_run_may_have_any_name(ended: Path, tmp_path: Path, name
 def test_a_saved_group_of_null_is_left_out(tmp_path: Path) -> None:
     """Version 0.1 wrote `download=null`, which was a plain setting then; Hydra refuses it for a group."""
     (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra/overrides.yaml").write_text("[dataset=voc, download=null, epochs=3]")
+    (tmp_path / ".hydra/overrides.yaml").write_text("[dataset=shapes, download=null, epochs=3]")
     resumed = [without_null(quoted(line)) for line in with_saved_overrides([f"resume={tmp_path}"])]
-    assert resumed[:3] == ["dataset=voc", "~download", "epochs=3"]
+    assert resumed[:3] == ["dataset=shapes", "~download", "epochs=3"]

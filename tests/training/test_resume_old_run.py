@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 
 from ssd.cli import build
 from ssd.cli.app import register_resolvers
-from ssd.cli.overrides import with_saved_overrides
+from ssd.cli.saved_overrides import with_saved_overrides
 from ssd.common.saved_config import RENAMED_KEYS, RENAMED_TARGETS, current_key, upgrade_overrides
 from ssd.training.resume import changes
 from ssd.weights import checkpoint
@@ -120,7 +120,7 @@ def test_priors_of_a_file_are_taken_from_the_saved_configuration(tmp_path: Path)
     (tmp_path / ".hydra").mkdir()
     shutil.copy(FIXTURES / "config_v0_1" / "other_priors.yaml", tmp_path / ".hydra" / "config.yaml")
     (tmp_path / ".hydra" / "overrides.yaml").write_text("- dataset=coco\n- priors=mine\n")
-    lines = [line for line in with_saved_overrides([f"resume={tmp_path}"]) if line.startswith("priors")]
+    lines = [line for line in with_saved_overrides([f"resume={tmp_path}", "dataset=coco"]) if line.startswith("priors")]
     assert lines == [
         "priors.scales=[0.2,0.35,0.5,0.65,0.8,0.95,1.1]",
         "priors.aspect_ratios=[[2,3],[2,3],[2,3],[2,3],[2,3],[2,3]]",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import warnings
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from hostile import write_all
 from omegaconf import OmegaConf
 
-from ssd.cli.app import with_saved_overrides
+from ssd.cli.saved_overrides import with_saved_overrides
 from ssd.common.errors import CheckpointError, ConfigError
+from ssd.common.run_folder import SIGNATURE_FILE, signature
 from ssd.common.saved_config import OVERRIDES_FILE
 from ssd.weights import checkpoint
 
@@ -65,6 +67,8 @@ def test_hostile_checkpoints_are_refused(tmp_path: Path, limited_memory: None) -
         "../stranger/dataset=evil",
         "stranger/dataset=evil",
         "augmentation=${oc.create:evil}",
+        r"augmentation=$\{oc.create:evil\}",
+        "trainer@hydra.job_logging=cpu",
         "optimizer.lr=${oc.env:HOME}",
     ],
 )
@@ -79,22 +83,63 @@ def test_saved_overrides_that_name_code_or_paths_are_refused(tmp_path: Path, lin
     "line",
     [
         "epochs=3",
-        "dataset=voc",
-        "dataset.root=/data/고양이",
+        "dataset=shapes",
         "experiment=null",
-        "experiment=bccd_mobilenet_v1",
         "~callbacks.ema",
         "+trainer.limit_train_batches=3",
         "priors.scales=[0.1,0.25,0.4,0.55,0.7,0.85,1.0]",
         "augmentation=light",
         "dataset.classes=[traffic light,cat]",
-        "init_from=../other/model.safetensors",
+        "objective=val/map_50",
     ],
 )
 def test_saved_overrides_that_set_values_are_accepted(tmp_path: Path, line: str) -> None:
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(OmegaConf.create([line]), tmp_path / OVERRIDES_FILE)
     assert with_saved_overrides([f"resume={tmp_path}"])[0] == line
+
+
+OUTSIDE = [
+    "dataset=voc",
+    "dataset.root=/data/고양이",
+    "dataset.root=data",
+    "experiment=bccd_mobilenet_v1",
+    "init_from=../other/model.safetensors",
+    "backbone.weights=imagenet",
+    "download.mirrors=[http://127.0.0.1/voc]",
+    "download.training_root=x",
+    "++download.network.tries=3",
+    "dataset.negatives=[a]",
+    "trainer.num_nodes=2",
+    "+trainer.unknown=/tmp/x",
+]
+
+
+@pytest.mark.parametrize("line", OUTSIDE)
+def test_settings_that_lead_outside_count_in_a_run_of_this_user_only(tmp_path: Path, line: str) -> None:
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(OmegaConf.create([line]), tmp_path / OVERRIDES_FILE)
+    with pytest.raises(ConfigError, match="not accepted from a run that you did not start on this machine") as caught:
+        with_saved_overrides([f"resume={tmp_path}", "epochs=5"])
+    words = shlex.split(str(caught.value).partition("python train.py ")[2])
+    assert words == [f"resume={tmp_path}", "epochs=5", line]
+    assert with_saved_overrides(words)[:2] == ["epochs=5", line]
+    (tmp_path / SIGNATURE_FILE).write_text(signature((tmp_path / OVERRIDES_FILE).read_text()) or "")
+    assert with_saved_overrides([f"resume={tmp_path}"])[0] == line
+    with (tmp_path / OVERRIDES_FILE).open("a") as file:
+        file.write("- epochs=3\n")
+    with pytest.raises(ConfigError, match="not accepted from a run"):
+        with_saved_overrides([f"resume={tmp_path}"])
+
+
+def test_the_message_lists_all_lines_to_give_again(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    lines = ["+callbacks.a={_target_: x}", "dataset=voc", "epochs=3", "dataset.root=/a b"]
+    OmegaConf.save(OmegaConf.create(lines), tmp_path / OVERRIDES_FILE)
+    with pytest.raises(ConfigError) as caught:
+        with_saved_overrides([f"resume={tmp_path}"])
+    words = shlex.split(str(caught.value).partition("python train.py ")[2])
+    assert with_saved_overrides(words)[:4] == ["epochs=3", lines[0], lines[1], lines[3]]
 
 
 @pytest.mark.parametrize("text", ["epochs: 3", "", "3"])
