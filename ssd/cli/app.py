@@ -6,6 +6,7 @@ Nothing heavy is imported here: `--help` answers in about a second.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import shlex
 import sys
@@ -54,6 +55,7 @@ _folders: dict[str, str] = {}
 
 def main(command: str | None = None) -> None:
     """Runs `command`, or the one that the first argument names."""
+    _prepare_streams()
     argv = sys.argv
     if command is None:
         command, *arguments = sys.argv[1:] or ["--help"]
@@ -73,6 +75,19 @@ def main(command: str | None = None) -> None:
         sys.exit(ConfigError.exit_code)
     else:
         run(command.replace("-", "_"), argv=argv)
+
+
+def _prepare_streams() -> None:
+    """Connects standard streams that are closed (`>&-`) to nothing, and escapes what the terminal cannot encode."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # the next file that is opened would get this number
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _usage() -> str:

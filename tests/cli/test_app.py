@@ -33,6 +33,27 @@ def test_an_unknown_command_gets_the_nearest_one() -> None:
     assert (done.returncode, "did you mean predict?" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_are_no_error(tmp_path: Path, closed: str) -> None:
+    command = f"{sys.executable} -m ssd inspect dataset=shapes dataset.train=2 dataset.val=1 dataset.test=1 output=out"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {closed}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "out").is_dir()
+
+
+def test_what_the_terminal_cannot_encode_is_escaped() -> None:
+    done = ssd("猫", PYTHONIOENCODING="ascii")
+    assert done.returncode == 2
+    assert "\\u732b: no such command" in done.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_the_settings_without_importing_torch(command: str) -> None:
     done = subprocess.run(

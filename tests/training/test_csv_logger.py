@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
+import pytest
+
+from ssd.common.errors import DataError
 from ssd.training.csv_logger import CsvLogger
 
 
@@ -38,3 +42,37 @@ def test_purge_step_drops_the_steps_that_are_repeated(tmp_path: Path) -> None:
 def test_purging_a_missing_file_writes_nothing(tmp_path: Path) -> None:
     CsvLogger(path=str(tmp_path / "metrics.csv"), purge_step=3)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"epoch,loss\n0,1\n", 1),
+        (b"step,loss\n0,1\n1,\xff\n", 1),
+        (b"step,loss,loss\n0,1,2\n", 1),
+        (b"step,loss\n0,1\n1,1,2\n", 3),
+        (b"step,loss\n0,1\n1," + b"1" * 200_000, 2),
+        (b"step," + b",".join(b"%d" % number for number in range(20_000)), 1),
+    ],
+)
+def test_a_file_that_is_not_of_this_logger_is_refused(tmp_path: Path, content: bytes, line: int) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"metrics\.csv:{line}: "):
+        CsvLogger(path=str(path), purge_step=5)
+    assert path.read_bytes() == content
+
+
+def test_steps_that_are_no_numbers_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"loss,step\n1,\u00b2\n2\n3,{'9' * 5000}\n4,-1\n5,1\n")
+    CsvLogger(path=str(path), purge_step=5)
+    assert rows(path) == [{"loss": "5", "step": "1"}]
+
+
+def test_a_folder_or_a_fifo_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("folder", "fifo"):
+        with pytest.raises(DataError, match=name):
+            CsvLogger(path=str(tmp_path / name), purge_step=1)
