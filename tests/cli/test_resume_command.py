@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -180,3 +181,51 @@ def test_a_saved_group_of_null_is_left_out(tmp_path: Path) -> None:
     (tmp_path / ".hydra/overrides.yaml").write_text("[dataset=shapes, download=null, epochs=3]")
     resumed = [without_null(quoted(line)) for line in with_saved_overrides([f"resume={tmp_path}"])]
     assert resumed[:3] == ["dataset=shapes", "~download", "epochs=3"]
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        ["+callbacks.timer={_target_: pytorch_lightning.callbacks.Timer, duration: '00:01:00:00'}"],
+        ["+callbacks.timer._target_=pytorch_lightning.callbacks.Timer", "+callbacks.timer.duration='00:01:00:00'"],
+    ],
+)
+def test_a_callback_that_was_added_is_added_again(tmp_path: Path, callback: list[str]) -> None:
+    first = run(tmp_path, "train.py", *TINY, "dataset.train=4", *callback, "hydra.run.dir=run")
+    assert first.returncode == 0, first.stderr
+    refused = run(tmp_path, "train.py", "resume=run", "epochs=2")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    again = shlex.split(refused.stderr.partition("python train.py ")[2])
+    assert again == ["resume=run", "epochs=2", callback[0]]
+    taken = run(tmp_path, "train.py", "resume=run", "epochs=2", *callback)
+    assert taken.returncode == 0, taken.stderr
+    as_listed = run(tmp_path, "train.py", "resume=run", "epochs=3", callback[0])
+    assert as_listed.returncode == 0, as_listed.stderr
+
+
+def test_a_logger_that_was_added_is_added_again(tmp_path: Path) -> None:
+    logger = "+logger.other={_target_: pytorch_lightning.loggers.CSVLogger, save_dir: other}"
+    first = run(tmp_path, "train.py", *TINY, "dataset.train=4", logger, "hydra.run.dir=run")
+    assert first.returncode == 0, first.stderr
+    refused = run(tmp_path, "train.py", "resume=run", "epochs=2")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    taken = run(tmp_path, "train.py", "resume=run", "epochs=2", logger)
+    assert taken.returncode == 0, taken.stderr
+
+
+def test_a_run_of_this_user_on_data_elsewhere_is_resumed_without_its_settings(tmp_path: Path) -> None:
+    write_voc(tmp_path / "data", {"train": ["a", "b"], "val": ["c"]})
+    settings = ["dataset=voc", f"dataset.root={tmp_path}/data", "backbone=mobilenet_v1", "batch_size=2"]
+    small = ["backbone.width_multiplier=0.1", "image_size=96", "num_workers=0", "hydra.run.dir=run", "epochs=1"]
+    first = run(tmp_path, "train.py", *settings, *small)
+    assert first.returncode == 0, first.stderr
+    own = run(tmp_path, "train.py", "resume=run", "epochs=2")
+    assert own.returncode == 0, own.stderr
+    (tmp_path / "run/.hydra/overrides.signature").write_text("of another user")
+    refused = run(tmp_path, "train.py", "resume=run", "epochs=3")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    again = shlex.split(refused.stderr.partition("python train.py ")[2])
+    assert [item.replace("'", "") for item in again] == ["resume=run", "epochs=3", *settings[:2]]
+    for arguments in (again, ["resume=run", "epochs=4"]):  # it is this user's run then
+        done = run(tmp_path, "train.py", *arguments)
+        assert done.returncode == 0, done.stderr
