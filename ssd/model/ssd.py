@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from ssd.common.errors import CheckpointError, ConfigError
+from ssd.common.class_names import check_class_names
+from ssd.common.errors import CheckpointError, ConfigError, SSDError
 from ssd.common.structures import Predictions
 from ssd.model.backbones import BACKBONES
 from ssd.model.backbones.layers import initialize
@@ -19,6 +20,8 @@ from ssd.model.priors import PriorSpec
 
 RECIPE_VERSION = 1  # a later version must still build the networks of all earlier ones
 _MAX_IMAGE_SIZE = 4096
+_MAX_PRIORS = 2_000_000  # VGG16 with 4096 pixels has 1.6 million
+_MAX_PREDICTIONS = 2**29  # numbers for one image: 2 GiB
 
 Freeze = Literal["nothing", "base", "all_but_heads"]
 
@@ -33,7 +36,8 @@ class SSD(nn.Module):
         image_size: S, side of the square input in pixels.
 
     Raises:
-        ConfigError: priors, backbone and image size do not fit together.
+        ConfigError: priors, backbone and image size do not fit together, or give too many predictions.
+        DataError: too many classes, or a name that no class can have.
     """
 
     priors: Float[Tensor, "P 4"]
@@ -42,12 +46,14 @@ class SSD(nn.Module):
         self, backbone: nn.Module, prior_spec: PriorSpec, *, class_names: Sequence[str], image_size: int
     ) -> None:
         super().__init__()
+        check_class_names(class_names)
         self.backbone = backbone
         self.prior_spec = prior_spec
         self.class_names = tuple(class_names)
         self.image_size = image_size
         shapes = measure(backbone, image_size=image_size)
         self.grids = tuple((rows, columns) for _, rows, columns in shapes)
+        self._check_size()
         self.register_buffer("priors", prior_spec.build(self.grids, image_size=image_size), persistent=False)
 
         def heads(channels: int) -> nn.ModuleList:
@@ -61,6 +67,17 @@ class SSD(nn.Module):
         initialize(self.classification_heads)
         initialize(self.localization_heads)
         self._frozen: list[nn.Module] = []
+
+    def _check_size(self) -> None:
+        """Checks, before anything of that size is allocated, that the predictions for an image fit into memory."""
+        cells = (rows * columns for rows, columns in self.grids)
+        priors = sum(count * per_cell for count, per_cell in zip(cells, self.prior_spec.per_cell, strict=False))
+        if priors > _MAX_PRIORS or priors * (num_columns(len(self.class_names)) + 4) > _MAX_PREDICTIONS:
+            raise ConfigError(
+                f"image_size={self.image_size} with {self.prior_spec.per_cell} priors per cell gives {priors} priors "
+                f"for {len(self.class_names)} classes: at most {_MAX_PRIORS} priors and {_MAX_PREDICTIONS} predicted "
+                "numbers are possible; choose a smaller image_size or fewer aspect ratios"
+            )
 
     def forward(self, images: UInt8[Tensor, "B 3 S S"]) -> Predictions:
         """Predicts logits and offsets, in the order of the priors, from raw RGB pixels."""
@@ -122,9 +139,7 @@ def build(recipe: dict[str, Any]) -> SSD:
             raise CheckpointError(f"image_size {recipe['image_size']!r}: must be from 32 to {_MAX_IMAGE_SIZE}")
         names = recipe["class_names"]
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-            raise CheckpointError(f"class_names {names!r}: must be a list of strings")
-        if len(set(names)) < len(names):
-            raise CheckpointError(f"class_names {sorted(names)}: a name occurs twice")
+            raise CheckpointError(f"class_names {str(names)[:100]}: must be a list of texts")
         backbone = recipe["backbone"]
         if backbone["name"] not in BACKBONES:
             raise CheckpointError(f"backbone {backbone['name']!r} is not one of {', '.join(BACKBONES)}")
@@ -134,9 +149,17 @@ def build(recipe: dict[str, Any]) -> SSD:
             class_names=names,
             image_size=recipe["image_size"],
         )
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, ConfigError) as error:
+    except CheckpointError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, SSDError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"recipe does not describe a network: {type(error).__name__}: {reason}") from error
+
+
+def build_outline(recipe: dict[str, Any]) -> SSD:
+    """As `build`, without memory for the weights, of which a stranger's recipe may claim any size."""
+    with torch.device("meta"):
+        return build(recipe)
 
 
 @torch.no_grad()

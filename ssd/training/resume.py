@@ -24,7 +24,8 @@ from ssd.weights.safe_load import safe_load
 _FIXED = ("backbone", "seed", "image_size", "priors", "dataset.classes", "optimizer._target_", "module.freeze")
 _FREE = ("resume", "backbone.weights", "logger", "download.archives", "download.mirrors")  # paths and addresses
 _NEW = ("dataset.val_share", "dataset.test_share", "dataset.seed")  # runs of version 0.1 had no such settings
-_PARTS = ("recipe", "state_dict", "optimizer_states", "lr_schedulers", "loops")
+_PARTS = {"recipe": dict, "state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict}
+_MAX_COUNT = 2**53
 _MAX_VALUE_LENGTH = 60
 _MAX_CHANGES = 200  # lines
 _SHELL = re.compile("[`$;&|<>]")
@@ -47,11 +48,11 @@ def read_recovery_point(path: Path, *, epochs: int, max_time: Any = None) -> Rec
         ConfigError: the run has completed more than `epochs` epochs, or trained for `max_time`.
     """
     content = safe_load(path)
-    complete = isinstance(content, dict) and all(content.get(part) for part in _PARTS) and "callbacks" in content
-    if not complete or not all(isinstance(content.get(count), int) for count in ("epoch", "global_step")):
-        raise CheckpointError(f"{path}: not a recovery point of this program, or a part is missing; resume another run")
+    _check_parts(content, path)
     model = checkpoint.restore(content["recipe"], checkpoint.strip_prefix(content["state_dict"]), name=str(path))
     if RAW_STATE_DICT in content:
+        if not isinstance(content[RAW_STATE_DICT], dict):
+            raise CheckpointError(f"{path}: {RAW_STATE_DICT}: not a table of weights; resume another run")
         raw = checkpoint.strip_prefix(content[RAW_STATE_DICT])
         checkpoint.load_strict(model, raw, name=f"{path}: {RAW_STATE_DICT}")
     checkpoint.check_finite(_optimizer_tensors(content["optimizer_states"]), name=f"{path}: optimizer")
@@ -61,10 +62,28 @@ def read_recovery_point(path: Path, *, epochs: int, max_time: Any = None) -> Rec
     return RecoveryState(path, content["global_step"], model.class_names)
 
 
+def _check_parts(content: Any, path: Path) -> None:
+    """Checks that everything is there that Lightning needs to resume."""
+    complete = (
+        isinstance(content, dict)
+        and all(isinstance(content.get(part), kind) and content[part] for part, kind in _PARTS.items())
+        and isinstance(content.get("callbacks"), dict)
+    )
+    if not complete or not all(_is_count(content.get(count)) for count in ("epoch", "global_step")):
+        raise CheckpointError(f"{path}: not a recovery point of this program, or a part is missing; resume another run")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < _MAX_COUNT
+
+
 def _check_time(callbacks: dict[str, Any], max_time: Any) -> None:
     """Checks that a run has some of `max_time` left; Lightning counts the time before the resume."""
-    elapsed = callbacks.get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
-    if max_time is not None and isinstance(elapsed, float | int):
+    try:
+        elapsed = callbacks.get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
+    except AttributeError:
+        elapsed = None
+    if max_time is not None and isinstance(elapsed, float | int) and 0 <= elapsed < _MAX_COUNT:
         remaining = Timer(max_time)
         remaining.load_state_dict({"time_elapsed": {"train": elapsed}})
         if (remaining.time_remaining() or 0.0) <= 0:

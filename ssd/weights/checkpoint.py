@@ -19,14 +19,20 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ssd.common.atomic_files import write_atomically
-from ssd.common.errors import CheckpointError
-from ssd.model.ssd import SSD, build
+from ssd.common.errors import CheckpointError, DataError
+from ssd.common.text import one_line
+from ssd.common.untrusted_text import parse_json
+from ssd.model.ssd import SSD, build, build_outline
 from ssd.weights import third_party
-from ssd.weights.safe_load import check_size, first_line, safe_load
+from ssd.weights.safe_load import check_storage, first_line, open_checkpoint, safe_load
 
 _log = logging.getLogger("ssd")
 _RECIPE = "recipe"
 _PREFIX = "model."  # of the network in a LightningModule's state
+_MAX_HEADER_BYTES = 16 << 20
+_MAX_RECIPE_NODES, _MAX_RECIPE_DEPTH = 50_000, 10
+_MAX_NUMBER = 1e9
+_MAX_LINE = 300
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -60,15 +66,41 @@ def restore(recipe: Any, state: dict[str, Any], *, name: str) -> SSD:
     """
     if not isinstance(recipe, dict):
         raise CheckpointError(f"{name}: has no recipe, so it is not a checkpoint of this program")
+    _check_recipe(recipe, name=name)
     try:
-        with torch.device("meta"):  # a hostile recipe must not allocate memory before its shapes match the weights
-            outline = build(recipe)
+        outline = build_outline(recipe)
     except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error}") from error
+        raise CheckpointError(f"{name}: {one_line(str(error)[:_MAX_LINE])}") from error
     _check_shapes(outline, state, name=name)
     model = build(recipe)
     load_strict(model, state, name=name)
     return model.eval()
+
+
+def _check_recipe(recipe: dict[str, Any], *, name: str) -> None:
+    """Checks that a recipe has plain values of moderate size, so that it can be read and printed."""
+    todo: list[tuple[Any, int]] = [(recipe, 0)]
+    nodes = 0
+    while todo:
+        item, depth = todo.pop()
+        nodes += 1
+        if nodes > _MAX_RECIPE_NODES or depth > _MAX_RECIPE_DEPTH:
+            raise CheckpointError(f"{name}: its recipe is too large or too deep; use another checkpoint")
+        if isinstance(item, dict):
+            todo += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, list | tuple):
+            todo += [(part, depth + 1) for part in item]
+        elif isinstance(item, str):
+            if len(item) > _MAX_LINE:
+                raise CheckpointError(
+                    f"{name}: its recipe has a text of {len(item)} characters; use another checkpoint"
+                )
+        elif isinstance(item, int | float):
+            if not -_MAX_NUMBER < item < _MAX_NUMBER:  # false for NaN
+                raise CheckpointError(f"{name}: its recipe has a number that is not finite, or above {_MAX_NUMBER:g}")
+        elif item is not None:
+            kind = type(item).__name__
+            raise CheckpointError(f"{name}: its recipe has a value of type {kind}; use another checkpoint")
 
 
 def read_checkpoint(path: Path) -> tuple[Any, Any]:
@@ -77,10 +109,6 @@ def read_checkpoint(path: Path) -> tuple[Any, Any]:
     Raises:
         CheckpointError: the file does not exist, or is damaged.
     """
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: not a file; give checkpoints/best.ckpt or model.safetensors of a run")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     content = safe_load(path)
@@ -104,14 +132,16 @@ def _check_shapes(model: SSD, state: dict[str, Tensor], *, name: str) -> None:
     """Raises CheckpointError where names, shapes or types of weights differ from those of a network."""
     for key, value in state.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"{name}: {key} is {type(value).__name__}, not a tensor; use another checkpoint")
+            shown = one_line(str(key)[:_MAX_LINE])
+            raise CheckpointError(f"{name}: {shown} is {type(value).__name__}, not a tensor; use another checkpoint")
+    check_storage(state, name=name)
     own = model.state_dict()
     needed, found = ({key: tuple(value.shape) for key, value in table.items()} for table in (own, state))
     differing = {key for key, _ in needed.items() ^ found.items()}
     if differing:
         key = min(differing)
         raise CheckpointError(
-            f"{name}: {key} has shape {found.get(key)}, the network needs {needed.get(key)} "
+            f"{name}: {one_line(key[:_MAX_LINE])} has shape {found.get(key)}, the network needs {needed.get(key)} "
             f"({len(differing)} of {len(own)} tensors differ)"
         )
     for key, value in state.items():
@@ -140,25 +170,47 @@ def save_release(model: SSD, path: Path) -> None:
 
 
 def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    metadata = _read_header(path)
     try:
-        check_size(path)
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-        text = metadata.get(_RECIPE, "null")
-        recipe = json.loads(text)
     except Exception as error:  # as in safe_load
         raise CheckpointError(f"{path}: not a safetensors file, or damaged: {first_line(error)}") from error
+    text = metadata.get(_RECIPE, "null")
+    try:
+        recipe = parse_json(text, name=f"{path}: {_RECIPE}")
+    except DataError as error:
+        raise CheckpointError(first_line(error)) from error
     for name, checksum in _checksums(state, text).items():
         if metadata.get(name, checksum) != checksum:
             raise CheckpointError(f"{path}: damaged: {name} does not match; copy the file again")
     return recipe, state
 
 
+def _read_header(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, whose header has no key twice."""
+    with open_checkpoint(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= _MAX_HEADER_BYTES:
+            raise CheckpointError(f"{path}: not a safetensors file, or damaged: a header of {length} bytes")
+        data = file.read(length)
+    try:
+        header = parse_json(data, name=f"{path}: header")
+    except DataError as error:
+        raise CheckpointError(f"{first_line(error)} (not a safetensors file, or damaged)") from error
+    metadata = header.get("__metadata__") or {} if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path}: not a safetensors file, or damaged: its header is not a table of tensors")
+    return metadata
+
+
 def _checksums(state: dict[str, Tensor], recipe: str) -> dict[str, str]:
     """SHA-256 over names and bytes of the weights, and over the recipe."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        digest.update(name.encode())
+        digest.update(name.encode(errors="surrogatepass"))
         digest.update(state[name].contiguous().flatten().view(torch.uint8).numpy().data)
-    return {"sha256": digest.hexdigest(), "recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest()}
+    return {
+        "sha256": digest.hexdigest(),
+        "recipe_sha256": hashlib.sha256(recipe.encode(errors="surrogatepass")).hexdigest(),
+    }

@@ -11,10 +11,14 @@ from typing import Any, Literal
 from torch import Tensor
 from torchvision.models.detection import SSD300_VGG16_Weights
 
-from ssd.common.errors import CheckpointError, ConfigError
+from ssd.common.class_names import check_class_names
+from ssd.common.errors import CheckpointError, ConfigError, DataError
+from ssd.common.text import decode_text, one_line
+from ssd.common.untrusted_files import read_untrusted
 from ssd.model.backbones import BACKBONES
 from ssd.model.box_coder import num_columns
-from ssd.model.ssd import RECIPE_VERSION, build
+from ssd.model.ssd import RECIPE_VERSION, build, build_outline
+from ssd.weights.safe_load import check_storage
 from ssd.weights.third_party_layouts import COCO_COLUMNS, LAYOUTS, VOC_NAMES, Layout
 
 ChannelOrder = Literal["rgb", "bgr"]
@@ -25,6 +29,8 @@ _HEADS = "classification_heads."
 _NOT_IN_THEIRS = re.compile(r"pixel_norm|num_batches_tracked$")  # given by the layout, or starts at 0
 _NOT_IN_OURS = re.compile(r"(^|\.)(priors|anchors)$")
 _MAX_CLASSES = 2000
+_MAX_LABELS_BYTES = 1 << 20
+_MAX_KEY_LENGTH = 300
 _COCO_CATEGORIES = [  # the 90 ids after background; unused ones are kept, or the scores of the others would change
     f"N/A {number}" if name == "N/A" else name
     for number, name in enumerate(SSD300_VGG16_Weights.COCO_V1.meta["categories"])
@@ -80,8 +86,10 @@ def convert(
     names, names_source = _find_class_names(layout, num_classes, source=source, given=class_names, labels=labels)
     coco = layout.category_ids or columns in COCO_COLUMNS
     recipe = {"version": RECIPE_VERSION, "class_names": names, **layout.network(levels, coco, image_size)}
+    outline = build_outline(recipe).state_dict()
+    renamed = _rename_tensors(layout, state, outline, source=source)
+    check_storage(renamed, name=str(source))
     own = build(recipe).state_dict()
-    renamed = _rename_tensors(layout, state, own, source=source)
     if channel_order == "bgr":
         first_convolution = next(key for key in own if key.startswith(_BASE))
         renamed[first_convolution] = renamed[first_convolution].flip(1)
@@ -100,6 +108,8 @@ def find_tensors(content: Any, *, source: Path | str) -> dict[str, Tensor]:
     if isinstance(content, dict):
         nested = [content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)]
         table = {str(key): value for key, value in (nested or [content])[0].items()}
+        if any(len(key) > _MAX_KEY_LENGTH or one_line(key) != key for key in table):
+            raise CheckpointError(f"{source}: a tensor has a name with control characters, or of any length; refused")
         if table and all(isinstance(value, Tensor) for value in table.values()):
             parallel = all(key.startswith("module.") for key in table)  # saved from DataParallel
             return {key.removeprefix("module.") if parallel else key: value for key, value in table.items()}
@@ -201,9 +211,14 @@ def _find_class_names(
 
 def _read_labels(path: Path) -> list[str]:
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a list of class names: {error}") from error
+        text = decode_text(
+            read_untrusted(path, max_bytes=_MAX_LABELS_BYTES, what="list of class names"), name=str(path)
+        )
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+        check_class_names(names)
+    except DataError as error:
+        prefix = "" if str(error).startswith(str(path)) else f"{path}: "
+        raise CheckpointError(f"{prefix}{error}") from error
     return names[1:] if names[:1] and names[0].lower() == "background" else names
 
 

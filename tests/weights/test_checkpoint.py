@@ -71,7 +71,7 @@ def test_a_text_file_is_not_a_checkpoint(tmp_path: Path) -> None:
 
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     refused(tmp_path / "nothing.ckpt", "no such checkpoint")
-    refused(tmp_path, "not a file")
+    refused(tmp_path, "it is a folder, not a regular file; give checkpoints/best.ckpt")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])

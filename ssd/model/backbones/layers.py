@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -41,7 +42,8 @@ class PixelNorm(nn.Module):
 
     def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
+        finite = all(math.isfinite(value) for value in (*mean, *std))
+        if len(mean) != 3 or len(std) != 3 or not finite or not all(value > 0 for value in std):
             raise ConfigError(f"mean={list(mean)}, std={list(std)}: give three values each (R, G, B), std above 0")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
