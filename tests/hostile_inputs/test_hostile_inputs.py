@@ -1,6 +1,7 @@
 """Every hostile input ends with the right exit code and one line; nothing outside its folder changes.
 
-`pytest -n 0 -s tests/hostile_inputs` prints the table of inputs.
+`pytest -n 0 -s -m "slow or not slow" tests/hostile_inputs` prints the table of all inputs; by default every fifth one
+is run.
 """
 
 from __future__ import annotations
@@ -35,7 +36,16 @@ def test_names_are_unique() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+SHARE = 5  # of the inputs, in the default run
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if number % SHARE else [])
+        for number, case in enumerate(CASES)
+    ],
+)
 def test_hostile_input(case: HostileCase, tmp_path: Path, table: list[tuple[HostileCase, Outcome]]) -> None:
     outcome = run_case(case, tmp_path)
     table.append((case, outcome))
