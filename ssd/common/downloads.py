@@ -15,10 +15,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from urllib.parse import urlsplit
 
-from urllib3 import BaseHTTPResponse, PoolManager, exceptions
+from urllib3 import PoolManager, exceptions
 
 from ssd.common.atomic_files import flush
 from ssd.common.errors import ConfigError, DataError, MachineError
+from ssd.common.http_addresses import AddressError, Hosts, check_address
 from ssd.common.http_client import (
     HEADERS,
     Network,
@@ -29,9 +30,9 @@ from ssd.common.http_client import (
     is_continuation,
     validator,
 )
+from ssd.common.http_requests import Reply, TimeOverError, get
 from ssd.common.progress import DownloadProgress
 
-_CHUNK = 1 << 16  # bytes
 _BACKOFF_S = 0.5  # doubled after each attempt
 _RANDOM = random.Random()  # separate: the global one is seeded for training
 _MAX_FAILED_IN_A_ROW = 10  # files, after which the host counts as down
@@ -63,13 +64,15 @@ def download_files(
         MachineError: a file cannot be written.
     """
     for url in urls.values():
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise ConfigError(f"{url}: not an http:// or https:// address; correct it")
+        try:
+            check_address(url)
+        except AddressError as error:
+            raise ConfigError(f"{url}: not an http:// or https:// address: {error}; correct it") from error
     if not urls:
         return {}
-    pool = connection_pool(next(iter(urls.values())), network)
+    pool, hosts = connection_pool(next(iter(urls.values())), network)
     with DownloadProgress(title, total=len(urls)) as progress:
-        return _Job(urls, network, pool, progress, max_bytes, check).run()
+        return _Job(urls, network, pool, hosts, progress, max_bytes, check).run()
 
 
 @dataclass
@@ -79,6 +82,7 @@ class _Job:
     urls: Mapping[Path, str]
     network: Network
     pool: PoolManager
+    hosts: Hosts
     progress: DownloadProgress
     max_bytes: int
     check: Callable[[Path], object]
@@ -148,18 +152,21 @@ class _Job:
         start = part.stat().st_size if part.is_file() and tag.is_file() else 0
         headers = HEADERS | ({"Range": f"bytes={start}-", "If-Range": tag.read_text()} if start else {})
         try:
-            with self.pool.request("GET", url, headers=headers, preload_content=False) as response:
+            timeouts_s = self.network.connect_timeout_s, self.network.read_timeout_s
+            with get(self.pool, url, self.hosts, headers=headers, timeouts_s=timeouts_s) as reply:
                 self.responses += 1
-                if not is_continuation(response, start=start):
+                if not is_continuation(reply.response, start=start):
                     _discard_part(path)
-                    if value := validator(response):
+                    if value := validator(reply.response):
                         tag.write_text(value)
-                self._receive(response, path)
+                self._receive(reply, path)
             self.check(part)
             flush(part)
             part.replace(path)
             tag.unlink(missing_ok=True)
-        except exceptions.HTTPError as error:
+        except AddressError as error:
+            raise RefusedError(str(error)) from error
+        except (exceptions.HTTPError, TimeOverError) as error:
             raise explain(error) from error
         except DataError as error:
             raise RetryableError(str(error), keep=False) from error
@@ -168,11 +175,11 @@ class _Job:
                 f"{path}: cannot be written: {error.strerror or error}; free space or choose another folder"
             ) from error
 
-    def _receive(self, response: BaseHTTPResponse, path: Path) -> None:
+    def _receive(self, reply: Reply, path: Path) -> None:
         with _part_paths(path)[0].open("ab") as output:
             size = output.tell()
-            total = size + (response.length_remaining or 0)
-            for chunk in response.stream(_CHUNK, decode_content=False):
+            total = size + (reply.response.length_remaining or 0)
+            for chunk in reply.chunks():
                 size += len(chunk)
                 if max(size, total) > self.max_bytes:
                     raise RefusedError(f"larger than {self.max_bytes / 1e6:.0f} MB")

@@ -16,6 +16,9 @@ import urllib3
 from urllib3 import BaseHTTPResponse, exceptions
 from urllib3.util import Retry, Timeout, make_headers, parse_url
 
+from ssd.common.http_addresses import Hosts
+from ssd.common.http_requests import TimeOverError, watch
+
 HEADERS = {"User-Agent": "ssd-detector", "Accept-Encoding": "identity"}  # ranges count the bytes of the file itself
 
 _MAX_RETRY_AFTER_S = 120  # whatever the server requests
@@ -64,26 +67,35 @@ class Network:
 DEFAULT_NETWORK = Network()
 
 
-def connection_pool(url: str, network: Network) -> urllib3.PoolManager:
-    """Kept-alive connections, through the environment's proxy for `url` if there is one.
+def connection_pool(url: str, network: Network) -> tuple[urllib3.PoolManager, Hosts]:
+    """Kept-alive connections, through the environment's proxy for `url` if there is one; nothing is retried.
 
-    Redirects are followed; nothing else is retried.
+    The first return value is for `http_requests.get`, with the second.
+
+    Raises:
+        AddressError: not an http(s) address.
     """
+    hosts = Hosts(url)
     settings: dict[str, Any] = {
         "maxsize": network.workers,
         "timeout": Timeout(connect=network.connect_timeout_s, read=network.read_timeout_s),
-        "retries": Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5),
+        "retries": Retry(total=None, connect=0, read=0, status=0, other=0, redirect=0),
     }
     parts = urlsplit(url)
     proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
     if proxy is None:
-        return urllib3.PoolManager(**settings)
-    login = make_headers(proxy_basic_auth=unquote(parse_url(proxy).auth or ""))
-    return urllib3.ProxyManager(proxy, proxy_headers=login, **settings)
+        pool = urllib3.PoolManager(**settings)
+    else:
+        login = make_headers(proxy_basic_auth=unquote(parse_url(proxy).auth or ""))
+        pool = urllib3.ProxyManager(proxy, proxy_headers=login, **settings)
+    watch(pool, hosts if proxy is None else None)
+    return pool, hosts
 
 
-def explain(error: exceptions.HTTPError) -> RetryableError:
+def explain(error: exceptions.HTTPError | TimeOverError) -> RetryableError:
     """The error for an attempt that failed below HTTP, with a short reason."""
+    if isinstance(error, TimeOverError):
+        return RetryableError("timed out")
     cause = getattr(error, "reason", None) or error  # a failed redirect wraps it
     reason = str(cause).rpartition(": ")[2].rpartition("] ")[2]
     match cause:

@@ -6,18 +6,18 @@ import re
 import time
 from http.client import responses
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from urllib3 import BaseHTTPResponse, exceptions
+from urllib3 import exceptions
 
 from ssd.common.errors import ConfigError, DataError, MachineError
+from ssd.common.http_addresses import AddressError, without_password
 from ssd.common.http_client import HEADERS, Network, connection_pool, explain
+from ssd.common.http_requests import Reply, TimeOverError, get
 
 _MAX_BYTES = 2 * 2**30
 _READ_TIMEOUT_S = 20.0
 _TOTAL_TIMEOUT_S = 1800.0
-_CHUNK_BYTES = 2**16
 _MAX_NAME_LENGTH = 80
 
 
@@ -27,31 +27,26 @@ def fetch(url: str, folder: Path, *, max_bytes: int = _MAX_BYTES, read_timeout_s
     Raises:
         ConfigError: not a URL, or neither http nor https.
         DataError: the server does not have the file, or it is too large or truncated.
-        MachineError: no connection or a timeout, or a redirect to another protocol.
+        MachineError: no connection or a timeout, or a redirect to an address that is refused.
     """
-    _check_url(url)
-    path = folder / safe_name(url)
+    shown = without_password(url)
     network = Network(workers=1, tries=1, connect_timeout_s=read_timeout_s, read_timeout_s=read_timeout_s)
-    request: dict[str, Any] = {"headers": HEADERS, "preload_content": False, "enforce_content_length": False}
     try:
-        with connection_pool(url, network) as pool, pool.request("GET", url, **request) as response:
-            if response.status != 200:
-                status = f"{response.status} {responses.get(response.status, '')}".strip()
-                raise DataError(f"{url}: the server responded {status}; check the URL")
-            _save_body(response, path, url, max_bytes=max_bytes)
-    except exceptions.HTTPError as error:  # includes a redirect to an unknown scheme
-        raise MachineError(f"{url}: cannot be downloaded: {explain(error)}; check the network") from error
+        pool, hosts = connection_pool(url, network)
+    except AddressError as error:
+        raise ConfigError(f"source={shown}: {error}; check the spelling") from None
+    path, timeouts_s = folder / safe_name(url), (read_timeout_s, read_timeout_s)
+    try:
+        with pool, get(pool, url, hosts, headers=HEADERS, timeouts_s=timeouts_s, enforce_content_length=False) as reply:
+            if (status := reply.response.status) != 200:
+                reason = f"{status} {responses.get(status, '')}".strip()
+                raise DataError(f"{shown}: the server responded {reason}; check the URL")
+            _save_body(reply, path, shown, max_bytes=max_bytes)
+    except AddressError as error:
+        raise MachineError(f"{shown}: cannot be downloaded: {error}; download it yourself and give the file") from error
+    except (exceptions.HTTPError, TimeOverError) as error:
+        raise MachineError(f"{shown}: cannot be downloaded: {explain(error)}; check the network") from error
     return path
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # parsed on access only
-    except ValueError as error:
-        raise ConfigError(f"source={url}: not a valid URL: {error}; check the spelling") from None
-    if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"source={url}: only http:// and https:// URLs are supported")
 
 
 def safe_name(url: str) -> str:
@@ -60,11 +55,11 @@ def safe_name(url: str) -> str:
     return re.sub(r"[^\w.-]+", "_", last).strip("._")[-_MAX_NAME_LENGTH:] or "download"
 
 
-def _save_body(response: BaseHTTPResponse, path: Path, url: str, *, max_bytes: int) -> None:
-    expected, size = response.length_remaining, 0
+def _save_body(reply: Reply, path: Path, url: str, *, max_bytes: int) -> None:
+    expected, size = reply.response.length_remaining, 0
     deadline = time.monotonic() + _TOTAL_TIMEOUT_S
     with path.open("wb") as file:
-        for chunk in response.stream(_CHUNK_BYTES, decode_content=False):
+        for chunk in reply.chunks():
             size += len(chunk)
             if size > max_bytes:
                 raise DataError(f"{url}: larger than {max_bytes} bytes; download it yourself and give the file")
