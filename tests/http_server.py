@@ -7,8 +7,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -135,3 +135,44 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         self.close_connection = length not in (-1, None)
+
+
+@contextmanager
+def serve_raw(answer: Callable[[socket.socket, str], object]) -> Iterator[str]:
+    """The address of a server that hands each connection to `answer`, in a thread, with the head of its request."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def work(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    if not (data := connection.recv(4096)):
+                        return
+                    head += data
+                answer(connection, head.decode("latin-1"))
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=work, args=(listening.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def forever(piece: bytes, *, pause_s: float = 0.0, before: bytes = b"") -> Callable[[socket.socket, str], None]:
+    """An answer that never ends, until the other side closes the connection."""
+
+    def answer(connection: socket.socket, _head: str) -> None:
+        connection.sendall(before)
+        while True:
+            connection.sendall(piece)
+            time.sleep(pause_s)
+
+    return answer
+
+
+def once(data: bytes) -> Callable[[socket.socket, str], None]:
+    """An answer, after which the connection is closed."""
+    return lambda connection, _head: connection.sendall(data)

@@ -136,7 +136,7 @@ def is_continuation(response: BaseHTTPResponse, *, start: int) -> bool:
 def _retry_after_s(response: BaseHTTPResponse) -> float:
     try:
         return min(_MAX_RETRY_AFTER_S, Retry().parse_retry_after(response.headers.get("Retry-After", "0")))
-    except exceptions.InvalidHeader:
+    except (exceptions.InvalidHeader, ValueError, OverflowError):  # a date that is none, thousands of digits
         return 0.0
 
 
