@@ -121,7 +121,7 @@ def _run_limited(folder: str, command: list[str], out: str, errors: str, report:
     os.environ["COLUMNS"] = "150"
     os.environ["XDG_STATE_HOME"] = os.environ["XDG_CACHE_HOME"] = str(Path(folder).parent / "home")
     connections: list[str] = []
-    _watch_connections(connections, network=network)
+    watch_connections(connections, network=network)
     for number, output in enumerate((out, errors), start=1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     _reset_peak()
@@ -142,7 +142,7 @@ def _run_limited(folder: str, command: list[str], out: str, errors: str, report:
         Path(report).write_text(json.dumps({"memory_mib": peak, "connections": connections}))
 
 
-def _watch_connections(connections: list[str], *, network: bool) -> None:
+def watch_connections(connections: list[str], *, network: bool) -> None:
     """Refuses and records connections of this process, and names that it looks up, but those to loopback addresses."""
 
     def is_allowed(host: object) -> bool:

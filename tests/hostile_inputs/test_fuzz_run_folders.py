@@ -1,0 +1,38 @@
+"""Random mutations of a run folder: a resume is refused in one line, or has the result of the good folder.
+
+`FUZZ=START:STOP pytest -n 0 -m slow -s tests/hostile_inputs/test_fuzz_run_folders.py` runs other mutations.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hostile_inputs.cases_run_folders import good_run
+from hostile_inputs.fuzz_run_folders import outcomes
+
+BATCH = 50
+
+
+def check(numbers: range, place: Path) -> None:
+    found = [
+        outcome
+        for start in range(0, len(numbers), BATCH)
+        for outcome in outcomes(numbers[start : start + BATCH], good_run(), place)
+    ]
+    print(Counter(outcome.code for outcome in found))
+    assert [outcome for outcome in found if outcome.problem] == []
+    assert [outcome.number for outcome in found] == list(numbers)
+
+
+def test_mutations(tmp_path: Path) -> None:
+    check(range(30), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_thousand_mutations(tmp_path: Path) -> None:
+    start, _, stop = os.environ.get("FUZZ", "30:1030").partition(":")
+    check(range(int(start), int(stop)), tmp_path)
