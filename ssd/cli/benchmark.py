@@ -24,6 +24,7 @@ from ssd.common.images import ImageArray
 from ssd.common.tables import Table
 from ssd.evaluation.evaluator import mean_ap
 from ssd.export.timing import time_interleaved
+from ssd.inference import onnx_file
 from ssd.inference.onnx_predictor import OnnxPredictor
 from ssd.inference.predictor import Predictor
 from ssd.inference.torch_predictor import TorchPredictor
@@ -101,7 +102,7 @@ def _onnx_runtimes(model: SSD, postprocess: PostProcess, folder: Path, calibrati
 
     graph = to_onnx(model, postprocess)
     file, int8 = folder / "model.onnx", folder / "int8.onnx"
-    file.write_bytes(graph.SerializeToString())
+    file.write_bytes(onnx_file.seal(graph))
     yield "ONNX Runtime", OnnxPredictor(file), file.stat().st_size / 1e6
     quantize_int8(graph, int8, images=calibration)
     yield "ONNX Runtime int8", OnnxPredictor(int8), int8.stat().st_size / 1e6

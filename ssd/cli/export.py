@@ -21,6 +21,7 @@ from ssd.common.images import ImageArray
 from ssd.data.index import DetectionIndex
 from ssd.evaluation import evaluator
 from ssd.export import parity
+from ssd.inference import onnx_file
 from ssd.inference.onnx_predictor import OnnxPredictor
 from ssd.inference.torch_predictor import TorchPredictor
 from ssd.weights import checkpoint
@@ -49,7 +50,7 @@ def export(config: DictConfig) -> None:
 
     def write(temporary: Path) -> None:
         graph = to_onnx(model, predictor.postprocess)
-        temporary.write_bytes(graph.SerializeToString())
+        temporary.write_bytes(onnx_file.seal(graph))
         report["parity"] = _check_parity(predictor, temporary, config, data[0] if data else None, versions)
         if config.quantize and data is not None:
             report["int8"] = _quantize(graph, temporary, *data, config)

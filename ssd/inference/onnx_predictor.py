@@ -13,9 +13,12 @@ import torch
 from ssd.common.errors import CheckpointError, ConfigError
 from ssd.common.images import ImageArray, warp
 from ssd.common.structures import Detections
+from ssd.common.text import one_line
 from ssd.inference import onnx_file
 
 Runtime = Literal["onnxruntime", "openvino"]
+_TOLERANCE = 1e-3  # of OpenVINO in bfloat16
+_MAX_LINE = 400
 _Session = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
@@ -60,14 +63,14 @@ class OnnxPredictor:
             return []
         batch = np.stack([warp(image, size=self._image_size) for image in images])
         with self._convert_errors():
-            boxes, scores, labels, counts = (torch.from_numpy(np.array(output)) for output in self._run(batch))
+            outputs = [np.array(output) for output in self._run(batch)]
+        if (problem := _find_problem(outputs, batch=len(batch), classes=len(self.class_names))) is not None:
+            raise CheckpointError(f"{self._path}: returned {problem}; export it again")
+        boxes, scores, labels, counts = map(torch.from_numpy, outputs)
         results = [
             Detections(boxes[row, :count], scores[row, :count], labels[row, :count])
             for row, count in enumerate(counts.tolist())
         ]
-        classes = len(self.class_names)
-        if any(len(result) and not 0 <= result.labels.min() <= result.labels.max() < classes for result in results):
-            raise CheckpointError(f"{self._path}: returned a label that has no class name; export it again")
         return [result.above(self._score_threshold).first(self._max_detections) for result in results]
 
     @contextmanager
@@ -78,8 +81,34 @@ class OnnxPredictor:
             extra = "export" if self._runtime == "onnxruntime" else self._runtime
             raise ConfigError(f"{self._path}: needs {self._runtime}: pip install 'ssd-detector[{extra}]'") from None
         except Exception as error:  # the runtimes raise many types without a common base
-            reason = " ".join(str(error).split())
+            reason = one_line(" ".join(str(error).split()))[:_MAX_LINE]
             raise CheckpointError(f"{self._path}: {self._runtime} rejects it: {reason}") from error
+
+
+def _find_problem(outputs: Sequence[np.ndarray], *, batch: int, classes: int) -> str | None:
+    """What is wrong with the outputs of a graph; None if they are detections."""
+    kinds = [(output.ndim, output.dtype.kind, len(output) if output.ndim else 0) for output in outputs]
+    if kinds != [(3, "f", batch), (2, "f", batch), (2, "i", batch), (1, "i", batch)]:
+        return f"outputs of shapes {[output.shape for output in outputs]}, not detections of {batch} images"
+    boxes, scores, labels, counts = outputs
+    limit = boxes.shape[1]
+    if boxes.shape[2] != 4 or not scores.shape[1] == labels.shape[1] == limit:
+        return f"outputs of shapes {[output.shape for output in outputs]}, which do not fit each other"
+    if not np.all((counts >= 0) & (counts <= limit)):
+        return f"counts from {counts.min()} to {counts.max()} for {limit} rows of detections"
+    used = np.arange(limit) < counts[:, None]
+    boxes, labels, adjacent = boxes[used], labels[used], used[:, 1:]
+    if not (np.isfinite(boxes).all() and np.isfinite(scores[used]).all()):
+        return "boxes or scores that are NaN or infinite"
+    if not np.all((boxes >= -_TOLERANCE) & (boxes <= 1 + _TOLERANCE)) or not np.all(boxes[:, :2] <= boxes[:, 2:]):
+        return "boxes that are not (x1, y1, x2, y2) as fractions of the image"
+    if not np.all((scores[used] >= 0) & (scores[used] <= 1 + _TOLERANCE)):
+        return "scores outside 0..1"
+    if np.any(np.diff(scores, axis=1)[adjacent] > _TOLERANCE):
+        return "scores that do not descend"
+    if not np.all((labels >= 0) & (labels < classes)):
+        return f"a label that has no class name (labels {labels.min()} to {labels.max()}, {classes} classes)"
+    return None
 
 
 def _open_onnxruntime(data: bytes) -> _Session:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import re
 import struct
@@ -66,15 +65,10 @@ def open_checkpoint(path: str | Path) -> io.BufferedReader:
         CheckpointError: missing, unreadable, not a regular file, or larger than any file of weights.
     """
     try:
-        file = open_untrusted(path, what="checkpoint")
+        return io.BufferedReader(open_untrusted(path, max_bytes=_MAX_BYTES, what="checkpoint"))
     except DataError as error:
         remedy = "; give checkpoints/best.ckpt or model.safetensors of a run" if Path(path).is_dir() else ""
         raise CheckpointError(f"{error}{remedy}") from error
-    size = os.fstat(file.fileno()).st_size
-    if size > _MAX_BYTES:
-        file.close()
-        raise CheckpointError(f"{path}: {size / 2**30:.0f} GiB; the limit is {_MAX_BYTES / 2**30:.0f} GiB")
-    return io.BufferedReader(file)
 
 
 def first_line(error: BaseException) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphs
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx_graphs import RECIPE, SIZE
 from PIL import Image
 
 from ssd.common.errors import CheckpointError, ConfigError
@@ -21,31 +23,11 @@ from ssd.inference.detector import open_predictor
 from ssd.inference.onnx_predictor import OnnxPredictor
 from ssd.model.postprocess import PostProcess
 
-SIZE = 8
-RECIPE = {"class_names": ["cat", "dog"], "image_size": SIZE}
-
 
 @pytest.fixture
 def graph() -> onnx.ModelProto:
     """Returns one dog for any image."""
-    found = {
-        "boxes": np.array([[[0.1, 0.2, 0.3, 0.4], [0, 0, 0, 0]]], np.float32),
-        "scores": np.array([[0.9, 0]], np.float32),
-        "labels": np.array([[1, -1]]),
-        "counts": np.array([1]),
-    }
-    outputs = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        for name, value in found.items()
-    ]
-    nodes = [helper.make_node("Identity", [f"{name}_value"], [name]) for name in found]
-    values = [numpy_helper.from_array(value, f"{name}_value") for name, value in found.items()]
-    inputs = [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])]
-    opset = [helper.make_opsetid("", 18)]
-    model = helper.make_model(helper.make_graph(nodes, "dog", inputs, outputs, values), opset_imports=opset)
-    model.ir_version = 10
-    onnx_file.write_metadata(model, recipe=RECIPE, postprocess={})
-    return model
+    return onnx_graphs.constant()
 
 
 def write(graph: onnx.ModelProto, folder: Path) -> Path:
@@ -73,7 +55,7 @@ def test_valid_file(graph: onnx.ModelProto, tmp_path: Path) -> None:
 def test_files_of_other_formats_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     assert_refused(tmp_path / "model.onnx", "damaged|recipe")
-    assert_refused(tmp_path, "no such file")
+    assert_refused(tmp_path, "a folder, not a regular file")
     assert_refused(tmp_path / "none.onnx", "no such file")
 
 
@@ -106,7 +88,7 @@ def test_custom_operators_are_refused(graph: onnx.ModelProto, tmp_path: Path) ->
     ("recipe", "message"),
     [
         (RECIPE | {"image_size": 64}, "64x64"),
-        (RECIPE | {"image_size": "8"}, "input"),
+        (RECIPE | {"image_size": "8"}, "image_size 8"),
         (RECIPE | {"class_names": "cat"}, "class_names"),
         (RECIPE | {"class_names": []}, "class_names"),
         (RECIPE | {"class_names": [1, 2]}, "class_names"),
@@ -128,13 +110,13 @@ def test_other_outputs_are_refused(graph: onnx.ModelProto, tmp_path: Path) -> No
 
 def test_graph_that_the_runtime_rejects_is_refused(graph: onnx.ModelProto, tmp_path: Path) -> None:
     graph.graph.node.append(helper.make_node("Relu", ["nothing"], ["x"]))
-    assert_refused(write(graph, tmp_path), "onnxruntime rejects it")
+    assert_refused(write(graph, tmp_path), "needs 'nothing'")
 
 
 def test_too_large_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "model.onnx").open("wb") as file:
         file.truncate(onnx_file.MAX_BYTES + 1)  # sparse
-    assert_refused(tmp_path / "model.onnx", "2 GB")
+    assert_refused(tmp_path / "model.onnx", "larger than the 2147483647 bytes")
 
 
 def test_explicit_override_of_an_exported_setting_is_an_error(graph: onnx.ModelProto, tmp_path: Path) -> None:
