@@ -104,7 +104,8 @@ def _linked_bomb_of_partial_files(run: Path) -> None:
 
 def _signed_for_another_user(run: Path) -> None:
     saved("download.training_root=../outside/voc", "dataset.root=/home")(run)
-    (run / ".hydra/overrides.signature").write_text("0" * 32)
+    with (run / ".hydra/overrides.yaml").open("a") as file:
+        file.write(f"# signature: {'0' * 32}\n")
 
 
 def _config(**changes: object) -> Callable[[Path], None]:
