@@ -44,6 +44,9 @@ TOKENS = (
 )
 
 
+_Change = Callable[[bytes, random.Random], bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class FuzzOutcome:
     """What became of a mutation; `problem` is empty if all was as it must be."""
@@ -63,12 +66,24 @@ def mutate(run: Path, random_: random.Random) -> str:
         kind(path, random_)
         return f"{name} {kind.__name__}"
     data = path.read_bytes() if path.exists() else b"hydra:\n  overrides:\n    task:\n    - epochs=1\n"
-    kinds = _BYTES if name.endswith(".ckpt") else (*_BYTES, *_TEXTS * 3)
-    used = [random_.choice(kinds) for _ in range(random_.choice([1, 1, 1, 2, 3]))]
-    for change in used:
+    path.write_bytes(mutate_bytes(data, random_) if name.endswith(".ckpt") else mutate_text(data, random_))
+    return name
+
+
+def mutate_bytes(data: bytes, random_: random.Random) -> bytes:
+    """Changed bytes, in up to three places."""
+    return _mutate(data, random_, _BYTES)
+
+
+def mutate_text(data: bytes, random_: random.Random) -> bytes:
+    """Mostly changed values, tokens and lines."""
+    return _mutate(data, random_, (*_BYTES, *_TEXTS * 3))
+
+
+def _mutate(data: bytes, random_: random.Random, kinds: tuple[_Change, ...]) -> bytes:
+    for change in [random_.choice(kinds) for _ in range(random_.choice([1, 1, 1, 2, 3]))]:
         data = change(data, random_)
-    path.write_bytes(data)
-    return f"{name} {' '.join(change.__name__ for change in used)}"
+    return data
 
 
 def _remove(path: Path, _: random.Random) -> None:
@@ -146,7 +161,6 @@ def _lines(data: bytes, random_: random.Random) -> bytes:
     return b"".join(lines)
 
 
-_Change = Callable[[bytes, random.Random], bytes]
 _BYTES: tuple[_Change, ...] = (_flip, _cut, _insert, _repeat)
 _TEXTS: tuple[_Change, ...] = (_token, _token, _value, _value, _value, _lines, _lines)
 
