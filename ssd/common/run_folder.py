@@ -17,7 +17,7 @@ from ssd.common.text import decode_text
 from ssd.common.untrusted_files import check_inside, read_untrusted
 from ssd.common.user_key import keyed_digest
 
-SIGNATURE_FILE = ".hydra/overrides.signature"
+_SIGNATURE = "# signature: "  # of the lines above
 MAX_YAML_BYTES = 1 << 19  # of a file in .hydra; one of a run on 1,200 classes has 60 kB
 _FOLDERS = (".hydra", "checkpoints", "tensorboard")
 _FILES = ("metrics.csv", "model.safetensors", "multirun.yaml", "train.log")
@@ -76,19 +76,20 @@ def _check(path: Path, root: Path, *, is_folder: bool | None) -> None:
         raise DataError(f"{path}: a {other}, where a run has a {expected}; restore it from a copy, or remove it")
 
 
-def signature(overrides: str) -> str | None:
-    """What the file `SIGNATURE_FILE` must hold; None where this user cannot keep a secret."""
-    return keyed_digest([b"overrides", overrides.encode()])
+def signed(overrides: str) -> str:
+    """The content of the file of overrides, with a last line that only this user's processes can write.
+
+    It is no file of its own: other processes of the run may read both while they are replaced.
+    """
+    digest = keyed_digest([b"overrides", overrides.encode()])
+    return overrides if digest is None else f"{overrides}{_SIGNATURE}{digest}\n"
 
 
 def is_signed(folder: Path) -> bool:
     """Whether this user's run wrote the overrides in `folder` as they are now."""
     try:
-        overrides, found = (
-            decode_text(read_untrusted(folder / name, max_bytes=MAX_YAML_BYTES), name=name)
-            for name in (OVERRIDES_FILE, SIGNATURE_FILE)
-        )
+        text = decode_text(read_untrusted(folder / OVERRIDES_FILE, max_bytes=MAX_YAML_BYTES), name=OVERRIDES_FILE)
     except DataError:
         return False
-    expected = signature(overrides)
-    return expected is not None and found == expected
+    overrides, found, _ = text.rpartition(_SIGNATURE)
+    return bool(found) and text == signed(overrides)

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from ssd.common import slurm
 from ssd.common.atomic_files import remove_partial_files, write_atomically
 from ssd.common.errors import ConfigError
-from ssd.common.run_folder import MAX_YAML_BYTES, SIGNATURE_FILE, signature
+from ssd.common.run_folder import MAX_YAML_BYTES, signed
 from ssd.common.runtime import is_first_process
 from ssd.common.saved_config import CONFIG_FILE, OVERRIDES_FILE
 from ssd.common.untrusted_text import read_yaml
@@ -69,10 +69,8 @@ def prepare(run: RunConfig) -> RecoveryState | None:
     limits = {"epochs": run.settings["epochs"], "max_time": run.get("trainer.max_time")}
     state = read_recovery_point(last, **limits) if run.resumes and last.exists() else None
     if is_first_process():  # only now: a refused resume leaves the saved configuration as it was
-        overrides = as_yaml(list(run.overrides))
         write_atomically(run.folder / CONFIG_FILE, as_yaml(run.settings))
-        write_atomically(run.folder / OVERRIDES_FILE, overrides)
-        write_atomically(run.folder / SIGNATURE_FILE, signature(overrides) or "")
+        write_atomically(run.folder / OVERRIDES_FILE, signed(as_yaml(list(run.overrides))))
         slurm.save_run_dir(run.folder)
     return state
 

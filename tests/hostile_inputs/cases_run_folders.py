@@ -22,13 +22,12 @@ DEEP = "[" * 100_000 + "]" * 100_000
 
 
 @cache
-def good_run() -> Path:
+def good_run(*settings: str) -> Path:
     """A run of one epoch; it stays as it is."""
     _kept.append(TemporaryDirectory())
     place = Path(_kept[-1].name)
-    done = run(
-        place, "train.py", *TINY, "dataset.train=8", "dataset.val=2", "dataset.test=2", "epochs=1", "hydra.run.dir=run"
-    )
+    sizes = ["dataset.train=8", "dataset.val=2", "dataset.test=2", "epochs=1"]
+    done = run(place, "train.py", *TINY, *sizes, *settings, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     return place / "run"
 
@@ -105,7 +104,8 @@ def _linked_bomb_of_partial_files(run: Path) -> None:
 
 def _signed_for_another_user(run: Path) -> None:
     saved("download.training_root=../outside/voc", "dataset.root=/home")(run)
-    (run / ".hydra/overrides.signature").write_text("0" * 32)
+    with (run / ".hydra/overrides.yaml").open("a") as file:
+        file.write(f"# signature: {'0' * 32}\n")
 
 
 def _config(**changes: object) -> Callable[[Path], None]:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from ssd.cli.saved_overrides import with_saved_overrides
 from ssd.common.errors import CheckpointError, ConfigError
-from ssd.common.run_folder import SIGNATURE_FILE, signature
+from ssd.common.run_folder import signed
 from ssd.common.saved_config import OVERRIDES_FILE
 from ssd.weights import checkpoint
 
@@ -124,7 +124,7 @@ def test_settings_that_lead_outside_count_in_a_run_of_this_user_only(tmp_path: P
     words = shlex.split(str(caught.value).partition("python train.py ")[2])
     assert words == [f"resume={tmp_path}", "epochs=5", line]
     assert with_saved_overrides(words)[:2] == ["epochs=5", line]
-    (tmp_path / SIGNATURE_FILE).write_text(signature((tmp_path / OVERRIDES_FILE).read_text()) or "")
+    (tmp_path / OVERRIDES_FILE).write_text(signed((tmp_path / OVERRIDES_FILE).read_text()))
     assert with_saved_overrides([f"resume={tmp_path}"])[0] == line
     with (tmp_path / OVERRIDES_FILE).open("a") as file:
         file.write("- epochs=3\n")
