@@ -9,10 +9,10 @@ import hypothesis
 import jaxtyping
 import pytest
 import torch
+import type_checks
 from torchvision.models import detection
 
-# Before anything of ssd is imported: its annotations are checked at each call. An int may stand for a float (PEP 484).
-jaxtyping.install_import_hook("ssd", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+type_checks.install()  # before anything of ssd is imported
 
 from ssd.model.priors import PriorSpec  # noqa: E402
 
