@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
@@ -11,12 +12,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor
 
 from ssd.common import console, runtime
 from ssd.common.errors import CheckpointError, ConfigError, DataError
 from ssd.common.untrusted_text import read_yaml
+from ssd.data.analysis.prior_coverage import PriorLayout
 from ssd.data.augmentation import Augmentation, SSDWindow
 from ssd.data.cache import read_cached
 from ssd.data.datamodule import DetectionDataModule
@@ -26,6 +28,7 @@ from ssd.model.priors import Grid, PriorSpec
 from ssd.model.ssd import SSD, measure
 from ssd.training.checkpoint_callbacks import AtomicCheckpointIO, checkpoint_callbacks
 from ssd.training.lightning_module import SSDModule
+from ssd.training.plan import AUTO, FIXED
 from ssd.weights import transfer
 
 _NOT_READER_ARGUMENTS = ("cache", "balance", "negatives")
@@ -50,24 +53,45 @@ def check_fit(config: DictConfig) -> tuple[PriorSpec, list[Grid]]:
     return spec, grids
 
 
+def prior_layout(config: DictConfig) -> PriorLayout:
+    """The priors on the grids of the backbone, and the IoU from which they match."""
+    spec, grids = check_fit(config)
+    threshold = config.loss.get("match_threshold", 0.5)
+    return PriorLayout(spec, grids, image_size=config.image_size, match_threshold=threshold)
+
+
+def default_image_size(config: DictConfig) -> int:
+    """That of the backbone."""
+    with torch.device("meta"):  # its constants are needed, not its weights
+        return int(build_backbone(config).default_image_size)
+
+
 def build_backbone(config: DictConfig) -> Any:
-    """The backbone with fresh weights."""
-    return instantiate(_without(config.backbone, "weights"), _convert_="all")
+    """The backbone with fresh weights; what is `auto` has the constructor's default."""
+    settings = {name: value for name, value in _without(config.backbone, "weights").items() if value != AUTO}
+    return instantiate(settings, _convert_="all")
 
 
 def fill_auto(config: DictConfig) -> None:
-    """Replaces `auto` with the backbone's default image size and priors; values from `priors.file` take precedence.
+    """Replaces each `auto` by a fixed value: image size and priors of the backbone, and the settings of FIXED.
+
+    Values from `priors.file` take precedence.
 
     Raises:
         ConfigError: the file cannot be read, or has a key that is not an argument of PriorSpec.
     """
-    with torch.device("meta"):  # its constants are needed, not its weights
+    for setting, value in FIXED.items():
+        if OmegaConf.select(config, setting) == AUTO:
+            OmegaConf.update(config, setting, value)
+    if config.get("steps") == AUTO and config.epochs is None and config.trainer.max_epochs is None:
+        config.epochs = FIXED["epochs"]
+    if config.image_size == AUTO:
+        config.image_size = default_image_size(config)
+    with torch.device("meta"):
         backbone = build_backbone(config)
-    if config.image_size == "auto":
-        config.image_size = backbone.default_image_size
     given = {} if config.priors.file is None else _read_priors(config.priors.file)
     for name, value in (backbone.default_priors.as_dict() | given).items():
-        if name in given or config.priors[name] == "auto":
+        if name in given or config.priors[name] == AUTO:
             config.priors[name] = value
 
 
@@ -138,17 +162,18 @@ def read_dataset(config: DictConfig) -> Splits:
     return read()
 
 
-def build_datamodule(config: DictConfig) -> DetectionDataModule:
-    """The LightningDataModule; nothing is downloaded or read yet."""
+def build_datamodule(config: DictConfig, splits: Splits | None = None) -> DetectionDataModule:
+    """The LightningDataModule, of a dataset that was read or of one that is not downloaded or read yet."""
     download = build_download(config)
     return DetectionDataModule(
-        build_reader(config),
+        build_reader(config) if splits is None else lambda: splits,
         train_augmentation=instantiate(config.augmentation, _convert_="all"),
+        batches_per_epoch=steps_between_validations(config),
         eval_augmentation=Augmentation([SSDWindow.resize(config.image_size)]),
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         seed=config.seed,
-        prepare=None if download is None else download.prepare,
+        prepare=None if download is None or splits is not None else download.prepare,
         strict=config.dataset.get("strict", False),
         balance=config.dataset.balance,
     )
@@ -189,6 +214,20 @@ def build_module(config: DictConfig, model: SSD) -> SSDModule:
     )
 
 
+def steps_between_validations(config: DictConfig) -> int | None:
+    """Of a run whose length is a number of steps; None for a pass over the images."""
+    return None if config.steps == AUTO else math.ceil(config.steps / config.validations)
+
+
+def _length(config: DictConfig) -> dict[str, int]:
+    """The Trainer's limits, of which the tighter one counts."""
+    epochs, steps = config.trainer.max_epochs, config.trainer.max_steps
+    if (between := steps_between_validations(config)) is not None:
+        steps = config.steps if steps == -1 else min(steps, config.steps)
+        return {"max_epochs": math.ceil(config.steps / between) if epochs is None else epochs, "max_steps": steps}
+    return {"max_epochs": config.epochs if epochs is None else epochs, "max_steps": steps}
+
+
 def build_trainer(config: DictConfig, folder: Path, *, validates: bool, first_step: int | None = None) -> pl.Trainer:
     """Lightning's Trainer with our checkpoints; a run that is resumed at `first_step` logs nothing twice."""
     precision = config.trainer.precision
@@ -207,6 +246,7 @@ def build_trainer(config: DictConfig, folder: Path, *, validates: bool, first_st
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
+        **_length(config),
         use_distributed_sampler=False,
         enable_model_summary=False,
         **without_validation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from ssd.cli.build import build_backbone
+from ssd.cli import build
 from ssd.cli.config import nearest
 from ssd.common.errors import ConfigError
 from ssd.data.augmentation import Augmentation
@@ -44,14 +45,27 @@ def check_trainer(config: DictConfig) -> None:
         )
 
 
-def check_batch_norm(config: DictConfig) -> None:
+def check_unplanned(config: DictConfig) -> None:
+    """What can be checked before the data is read, as if nothing was planned.
+
+    Raises:
+        ConfigError: backbone, priors, image size and batch size do not fit together.
+        CheckpointError: `init_from` does not exist.
+    """
+    config = copy.deepcopy(config)
+    build.fill_auto(config)
+    build.check_fit(config)
+    _check_batch_norm(config)
+
+
+def _check_batch_norm(config: DictConfig) -> None:
     """Batch normalisation of a feature map of 1 x 1 needs two images.
 
     Raises:
         ConfigError: there is such a map, and batch_size is 1.
     """
     with torch.device("meta"):
-        backbone = build_backbone(config).train()
+        backbone = build.build_backbone(config).train()
         images = torch.empty(config.batch_size, 3, config.image_size, config.image_size, dtype=torch.uint8)
     try:
         backbone(images)

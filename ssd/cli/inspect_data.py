@@ -40,7 +40,7 @@ def inspect(config: DictConfig) -> None:
     runtime.quiet_libraries()
     priors_file = _priors_file(config)
     build.fill_auto(config)
-    layout = _prior_layout(config)
+    layout = build.prior_layout(config)
     augmentation = instantiate(config.augmentation, _convert_="all")
     check_run.check_augmentation(config, augmentation)
     found, roots = Report(collect_all=True), build.dataset_roots(config)
@@ -59,12 +59,6 @@ def inspect(config: DictConfig) -> None:
     errors = [problem for problem in problems if problem.fatal]
     if errors:
         raise DataError(f"training would fail (problems: {len(errors)}, see problems.txt), first on {errors[0]}")
-
-
-def _prior_layout(config: DictConfig) -> PriorLayout:
-    spec, grids = build.check_fit(config)
-    threshold = config.loss.get("match_threshold", 0.5)
-    return PriorLayout(spec, grids, image_size=config.image_size, match_threshold=threshold)
 
 
 def _below(file: str, roots: Sequence[str]) -> str:

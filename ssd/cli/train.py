@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ssd.cli import build, check_run
+from ssd.cli import build, check_run, plan_run
+from ssd.cli.config import check
+from ssd.cli.overrides import key_of
 from ssd.common import runtime
 from ssd.common.console import for_shell, log, relative_to_cwd
 from ssd.common.errors import ConfigError
@@ -21,7 +24,7 @@ from ssd.evaluation.report import metric_table
 from ssd.training import run_metadata
 from ssd.training.checkpoint_callbacks import best_score
 from ssd.training.resume import check_classes
-from ssd.training.run_dir import RunConfig, best_checkpoint, prepare
+from ssd.training.run_dir import RunConfig, best_checkpoint, prepare, save_settings, saved_settings
 from ssd.weights import checkpoint
 
 
@@ -29,19 +32,27 @@ def train(config: DictConfig) -> float | None:
     """Trains and tests one run (one job of a sweep); returns the objective."""
     runtime.keep_freed_memory()
     runtime.quiet_libraries()
-    build.fill_auto(config)
+    plan_run.check_length(config, [key_of(item) for item in HydraConfig.get().overrides.task])
+    if config.resume is not None:
+        plan_run.inherit(config, saved_settings(Path(config.resume)))
+        check(config)  # a stranger's file may hold anything
     run = run_config(config)
-    folder, resumed = run.folder, prepare(run)
+    folder, resumed = run.folder, None if config.dry_run else prepare(run)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     check_run.check_trainer(config)
-    build.check_fit(config)
-    check_run.check_batch_norm(config)
-    datamodule = build.build_datamodule(config)
-    datamodule.prepare_data()
-    for line in describe_data(datamodule.splits, balance=config.dataset.balance):
+    check_run.check_unplanned(config)
+    splits = build.read_dataset(config)
+    for line in describe_data(splits, balance=config.dataset.balance):
         log(line)
-    datamodule.splits.check_trainable()
+    splits.check_trainable()
+    plan_run.fill(config, splits, None if config.dry_run else folder)
+    if config.dry_run:
+        plan_run.log_duration(config, splits)
+        return None
+    run = replace(run, settings=as_plain(config))
+    save_settings(run)
+    datamodule = build.build_datamodule(config, splits)
     check_run.check_augmentation(config, datamodule.train_augmentation)
     model = build.build_model(config, datamodule.class_names, resumes=resumed is not None)
     if resumed is not None:
@@ -66,10 +77,9 @@ def run_config(config: DictConfig) -> RunConfig:
         item.partition("=")[0]: item for item in _sweep_overrides(folder.parent) or overrides
     }  # of two values of a key the later one counts
     unchanged = {item.lower() for item in last.values()}  # Hydra passes `false` to a job as False
-    settings: Any = OmegaConf.to_container(config, resolve=True)
     return RunConfig(
         folder=folder,
-        settings=settings,
+        settings=as_plain(config),
         overrides=overrides,
         options=dict(hydra.runtime.choices),
         swept=frozenset(item.partition("=")[0] for item in overrides if item.lower() not in unchanged),
@@ -83,6 +93,12 @@ def _sweep_overrides(folder: Path) -> list[str]:
     for name in ("hydra", "overrides", "task"):
         node = node.get(name) if isinstance(node, dict) else None
     return [str(item) for item in node] if isinstance(node, list) else []
+
+
+def as_plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, resolved."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return dict(plain)
 
 
 def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataModule, folder: Path) -> float | None:

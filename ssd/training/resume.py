@@ -23,7 +23,10 @@ from ssd.weights.safe_load import safe_load
 
 _FIXED = ("backbone", "seed", "image_size", "priors", "dataset.classes", "optimizer._target_", "module.freeze")
 _FREE = ("resume", "backbone.weights", "logger", "download.archives", "download.mirrors")  # paths and addresses
-_NEW = ("dataset.val_share", "dataset.test_share", "dataset.seed")  # runs of version 0.1 had no such settings
+_NEW = (  # older runs had no such settings
+    *("dataset.val_share", "dataset.test_share", "dataset.seed"),
+    *("plan", "dry_run", "budget_minutes", "steps", "validations", "backbone.first_stride"),
+)
 _PARTS = {"recipe": dict, "state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict}
 _MAX_COUNT = 2**53
 _MAX_VALUE_LENGTH = 60
@@ -40,12 +43,14 @@ class RecoveryState:
     class_names: tuple[str, ...]
 
 
-def read_recovery_point(path: Path, *, epochs: int, max_time: Any = None) -> RecoveryState:
+def read_recovery_point(
+    path: Path, *, epochs: int | None = None, steps: int | None = None, max_time: Any = None
+) -> RecoveryState:
     """Reads and checks a recovery point before anything is built from it.
 
     Raises:
         CheckpointError: the file is damaged, or not a recovery point.
-        ConfigError: the run has completed more than `epochs` epochs, or trained for `max_time`.
+        ConfigError: the run has completed more than `epochs` or `steps`, or trained for `max_time`.
     """
     content = safe_load(path)
     _check_parts(content, path)
@@ -56,8 +61,9 @@ def read_recovery_point(path: Path, *, epochs: int, max_time: Any = None) -> Rec
         raw = checkpoint.strip_prefix(content[RAW_STATE_DICT])
         checkpoint.load_strict(model, raw, name=f"{path}: {RAW_STATE_DICT}")
     checkpoint.check_finite(_optimizer_tensors(content["optimizer_states"]), name=f"{path}: optimizer")
-    if content["epoch"] > epochs:
-        raise ConfigError(f"epochs={epochs}: the run has completed {content['epoch']} epochs; set a larger number")
+    for name, limit, done in (("epochs", epochs, content["epoch"]), ("steps", steps, content["global_step"])):
+        if isinstance(limit, int) and done > limit:
+            raise ConfigError(f"{name}={limit}: the run has completed {done} {name}; set a larger number")
     _check_time(content["callbacks"], max_time)
     return RecoveryState(path, content["global_step"], model.class_names)
 
@@ -136,11 +142,14 @@ def changes(saved: Any, now: Any) -> dict[str, tuple[Any, Any]]:
     """
     before = {current_key(key): RENAMED_TARGETS.get(str(value), value) for key, value in _flatten(saved).items()}
     after = _flatten(now)
-    return {
-        key: (before.get(key), after.get(key))
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(_FREE) and not (key in _NEW and key not in before)
-    }
+    keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    return {key: (before.get(key), after.get(key)) for key in keys if not _is_no_change(key, before, after)}
+
+
+def _is_no_change(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Addresses and paths, settings that older versions lacked, and a length that is given in another way."""
+    is_new = key.startswith(_NEW) and before.get(key) is None
+    return key.startswith(_FREE) or is_new or (key == "trainer.max_epochs" and after.get(key) is None)
 
 
 def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:

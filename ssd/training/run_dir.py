@@ -66,13 +66,29 @@ def prepare(run: RunConfig) -> RecoveryState | None:
     if is_first_process():
         _open(run)
     last = run.folder / LAST
-    limits = {"epochs": run.settings["epochs"], "max_time": run.get("trainer.max_time")}
+    limits = {"epochs": run.settings["epochs"], "steps": run.settings["steps"], "max_time": run.get("trainer.max_time")}
     state = read_recovery_point(last, **limits) if run.resumes and last.exists() else None
-    if is_first_process():  # only now: a refused resume leaves the saved configuration as it was
-        write_atomically(run.folder / CONFIG_FILE, as_yaml(run.settings))
-        write_atomically(run.folder / OVERRIDES_FILE, signed(as_yaml(list(run.overrides))))
+    save_settings(run)  # only now: a refused resume leaves the saved configuration as it was
+    if is_first_process():
         slurm.save_run_dir(run.folder)
     return state
+
+
+def save_settings(run: RunConfig) -> None:
+    """Writes configuration and overrides of a run, in the first process."""
+    if is_first_process():
+        write_atomically(run.folder / CONFIG_FILE, as_yaml(run.settings))
+        write_atomically(run.folder / OVERRIDES_FILE, signed(as_yaml(list(run.overrides))))
+
+
+def saved_settings(folder: Path) -> Any:
+    """The saved configuration of a run; None if there is none.
+
+    Raises:
+        DataError: the file is no YAML.
+    """
+    path = folder / CONFIG_FILE
+    return read_yaml(path, max_bytes=MAX_YAML_BYTES) if path.is_file() else None
 
 
 def as_yaml(content: Any) -> str:
@@ -94,7 +110,7 @@ def _open(run: RunConfig) -> None:
     elif not (folder / CONFIG_FILE).is_file():
         raise ConfigError(f"resume={folder}: {CONFIG_FILE} is missing; restore it, or start a new run")
     else:
-        check_changes(read_yaml(folder / CONFIG_FILE, max_bytes=MAX_YAML_BYTES), run.settings)
+        check_changes(saved_settings(folder), run.settings)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     _lock(folder)
     for part in (folder, folder / "checkpoints", folder / ".hydra"):

@@ -65,7 +65,7 @@ def test_a_run_leaves_the_files_of_the_design(trained: tuple[Path, str]) -> None
     ):
         assert (folder / name).stat().st_size > 0, name
     assert list((folder / "tensorboard").glob("events*"))
-    assert OmegaConf.load(folder / ".hydra/config.yaml").trainer.max_epochs == 1
+    assert OmegaConf.load(folder / ".hydra/config.yaml").epochs == 1
 
 
 def test_a_run_says_data_results_files_and_next_commands(trained: tuple[Path, str]) -> None:

@@ -83,6 +83,12 @@ class Coverage:
         """The matched share of all boxes; 1 without boxes."""
         return float(self.matched.sum() / self.boxes.sum()) if self.boxes.any() else 1.0
 
+    @property
+    def class_share(self) -> float:
+        """The mean over the classes with boxes of the matched share; 1 without boxes."""
+        boxes, matched = self.boxes.sum(axis=1), self.matched.sum(axis=1)
+        return float((matched[boxes > 0] / boxes[boxes > 0]).mean()) if boxes.any() else 1.0
+
     def poor_classes(self) -> list[int]:
         """Classes of whose boxes less than MIN_MATCHED are matched."""
         return np.flatnonzero(self.matched.sum(axis=1) < MIN_MATCHED * self.boxes.sum(axis=1)).tolist()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,10 +23,16 @@ PRIORS = PriorSpec(  # MobileNetV1-SSD: squares of 60, 105, 150, 195, 240, 285, 
     steps_px={300: (16, 32, 64, 100, 150, 300)},
     clip="sizes",
 )
+FINE_PRIORS = PriorSpec(  # and squares of 30 pixels on a grid of 38 x 38
+    scales=(0.1, *PRIORS.scales),
+    aspect_ratios=((2, 3),) * 7,
+    steps_px={300: (8, *PRIORS.steps_px[300])},
+    clip="sizes",
+)
 
 # channels out, stride
 _BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
-_TAP = 12  # base[:12] ends with the last block of stride 16
+_TAPS = {8: 6, 16: 12}  # base[:6] ends with the last block of stride 8
 
 _TIMM_MODEL = "mobilenetv1_100.ra4_e3600_r224_in1k"
 _TIMM_STEM = {"conv_stem": "0.0", "bn1": "0.1"}
@@ -38,19 +44,25 @@ class MobileNetV1(nn.Module):
 
     Args:
         width_multiplier: factor on the number of channels.
+        first_stride: 8 adds a seventh map, the finest, for small objects.
         mean, std: pixel normalisation of the RGB input, for pixels 0..255.
     """
 
     name = "mobilenet_v1"
-    default_priors = PRIORS
     default_image_size = 300
     fresh_base_keys: tuple[str, ...] = ()
 
     def __init__(
-        self, *, width_multiplier: float = 1.0, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+        self,
+        *,
+        width_multiplier: float = 1.0,
+        first_stride: Literal[8, 16] = 16,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
     ) -> None:
         super().__init__()
         self.width_multiplier = float(width_multiplier)
+        self.first_stride = first_stride
 
         def width(channels: int) -> int:
             return max(8, round(channels * width_multiplier))
@@ -70,11 +82,19 @@ class MobileNetV1(nn.Module):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return {"width_multiplier": self.width_multiplier, **self.pixel_norm.arguments()}
+        own = {"width_multiplier": self.width_multiplier, "first_stride": self.first_stride}
+        return own | self.pixel_norm.arguments()
+
+    @property
+    def default_priors(self) -> PriorSpec:
+        return PRIORS if self.first_stride == 16 else FINE_PRIORS
 
     def forward(self, images: Tensor) -> list[Float[Tensor, "B _ _ _"]]:
-        stride_16 = self.base[:_TAP](self.pixel_norm(images))
-        features = [stride_16, self.base[_TAP:](stride_16)]
+        features, last, start = [], self.pixel_norm(images), 0
+        for stride, end in (*_TAPS.items(), (32, len(self.base))):
+            if stride >= self.first_stride:
+                last, start = self.base[start:end](last), end
+                features.append(last)
         for level in self.extras:
             features.append(level(features[-1]))
         return features
