@@ -22,7 +22,7 @@ from forked import ROOT, fork
 
 from hostile_inputs.harness import MEMORY_BYTES, watch_connections
 
-LIMIT_S = 20
+LIMIT_S = 60  # a resume takes one or two on a free processor
 FILES = (  # read on a resume, and how often each is changed
     *[".hydra/config.yaml"] * 4,
     *[".hydra/overrides.yaml"] * 6,

@@ -26,12 +26,13 @@ def check(numbers: range, place: Path) -> None:
     assert [outcome.number for outcome in found] == list(numbers)
 
 
+@pytest.mark.timeout(900)
 def test_mutations(tmp_path: Path) -> None:
     check(range(30), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("start", range(30, 1030, 100))
 def test_a_thousand_mutations(tmp_path: Path, start: int) -> None:
     check(range(start, start + 100), tmp_path)
