@@ -161,7 +161,7 @@ def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     return {name: value for key, child in node.items() for name, value in _flatten(child, f"{prefix}{key}.").items()}
 
 
-def _optimizer_tensors(states: list[dict[str, Any]]) -> dict[str, Tensor]:
+def _optimizer_tensors(states: list[Any]) -> dict[str, Tensor]:
     try:
         return {
             f"{name} of parameter {number}": value

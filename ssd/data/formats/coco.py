@@ -233,10 +233,10 @@ def _add_object(
     if name is None:
         raise DataError(f"{where}: category_id {item['category_id']!r} is not in categories; correct it or add it")
     x, y, width, height = _box(item.get("bbox"), where)
-    crowd = {None: 0, "0": 0, "1": 1}.get(item.get("iscrowd"), item.get("iscrowd"))
-    if crowd not in (0, 1):
+    crowd = item.get("iscrowd")
+    if crowd not in (0, 1, None, "0", "1"):
         raise DataError(f"{where}: iscrowd is {crowd!r}; it must be 0 or 1")
-    image.objects.append(AnnotatedObject(name, (x, y, x + width, y + height), crowd == 1, line))
+    image.objects.append(AnnotatedObject(name, (x, y, x + width, y + height), crowd in (1, "1"), line))
 
 
 def _box(value: object, where: str) -> list[float]:
