@@ -17,13 +17,6 @@ from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 from unittest import mock
 
-import torch
-
-# imported here once for all commands
-from ssd.common import console  # noqa: F401
-from ssd.inference import sources  # noqa: F401
-from ssd.training import checkpoint_callbacks, run_metadata, tensorboard  # noqa: F401
-
 ROOT = Path(__file__).parents[1]
 TINY = [
     "backbone.width_multiplier=0.1",
@@ -41,17 +34,20 @@ TINY = [
     "save_every_steps=1",
 ]
 
-torch.set_num_threads(1)
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["forked"])
+_CONTEXT.set_forkserver_preload(["forked_server", "forked"])
 _PATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 
 
-def run(folder: Path, script: str, *arguments: str) -> CompletedProcess[str]:
-    """Runs `python script *arguments`, or `ssd script *arguments`, in `folder` to its end."""
+def run(folder: Path, script: str, *arguments: str, modules: Path | None = None) -> CompletedProcess[str]:
+    """Runs `python script *arguments`, or `ssd script *arguments`, in `folder` to its end.
+
+    It can import what is in the folder `modules`.
+    """
+    environment = {"COLUMNS": "150"} | ({} if modules is None else {"PYTHONPATH": str(modules)})
     with TemporaryDirectory() as outputs:
         out, errors = Path(outputs, "stdout"), Path(outputs, "stderr")
-        process = _start(folder, script, arguments, {"COLUMNS": "150"}, out, errors)
+        process = _start(folder, script, arguments, environment, out, errors)
         process.join()
         return CompletedProcess([script, *arguments], process.exitcode, out.read_text(), errors.read_text())
 
@@ -83,6 +79,7 @@ def _run_command(
     os.setpgid(0, 0)
     multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a process of its own
     os.environ.update(environment)
+    sys.path[:0] = filter(None, [environment.get("PYTHONPATH")])
     for number, output in enumerate(outputs, start=1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     if script.endswith(".py"):

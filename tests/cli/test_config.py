@@ -29,11 +29,33 @@ GROUPS = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     for group in ("backbone", "dataset", "augmentation", "optimizer", "scheduler", "loss", "trainer")
 }
-PAIRS = [
-    (f"{first}={a}", f"{second}={b}")
+PAIRS = {
+    frozenset({(first, a), (second, b)})
     for first, second in itertools.combinations(GROUPS, 2)
     for a, b in itertools.product(GROUPS[first], GROUPS[second])
-]
+}
+
+
+def pairs_of(choice: dict[str, str]) -> set[frozenset[tuple[str, str]]]:
+    return {frozenset(pair) for pair in itertools.combinations(choice.items(), 2)}
+
+
+def covering_choices() -> list[dict[str, str]]:
+    """Options of all groups at once, 26 times, which have every one of the 199 pairs."""
+    choices, missing = [], set(PAIRS)
+    while missing:
+        choice = dict(min(map(sorted, missing)))
+        for group in GROUPS:
+            if group not in choice:
+                choice[group] = max(
+                    GROUPS[group], key=lambda option: len(pairs_of({**choice, group: option}) & missing)
+                )
+        missing -= pairs_of(choice)
+        choices.append(choice)
+    return choices
+
+
+CHOICES = covering_choices()
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +65,13 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     GlobalHydra.instance().clear()
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
-def test_every_pair_composes(pair: tuple[str, str]) -> None:
-    config = compose(*pair)
+def test_the_choices_have_every_pair() -> None:
+    assert set().union(*map(pairs_of, CHOICES)) == PAIRS
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "+".join(choice.values()))
+def test_every_pair_composes(choice: dict[str, str]) -> None:
+    config = compose(*(f"{group}={option}" for group, option in choice.items()))
     check(config)
     OmegaConf.to_container(config, resolve=True)
 

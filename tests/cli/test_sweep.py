@@ -53,17 +53,6 @@ ConfigStore.instance().store(group="hydra/sweeper", name="recorder", node=node)
 """
 
 
-def run_with(modules: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs train.py in a process that can import these modules."""
-    for name, text in modules.items():
-        path = folder / "modules" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{folder / 'modules'}"}
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize("batch", ["null", "1"])
 def test_a_failed_job_says_why_in_its_folder_and_at_the_end_and_the_others_run(tmp_path: Path, batch: str) -> None:
     swept = ["optimizer.lr=-1,1e-3", "augmentation=none,light", f"hydra.sweeper.max_batch_size={batch}"]
@@ -107,7 +96,8 @@ def test_where_all_jobs_fail_with_one_code_it_is_that_of_the_sweep(tmp_path: Pat
 
 def test_a_bug_in_one_job_leaves_its_traceback_and_the_others_run(tmp_path: Path) -> None:
     swept = ["+callbacks.broken._target_=broken.Broken", "+callbacks.broken.divisor=0,1"]
-    done = run_with({"broken.py": BROKEN_CALLBACK}, tmp_path, "-m", *SMALL, *swept)
+    (tmp_path / "broken.py").write_text(BROKEN_CALLBACK)
+    done = run(tmp_path, "train.py", "-m", *SMALL, *swept, modules=tmp_path)
     assert done.returncode == 4, done.stderr
     log = (tmp_path / "sweep/0/train.log").read_text()
     for text in (log, done.stdout):
@@ -118,8 +108,13 @@ def test_a_bug_in_one_job_leaves_its_traceback_and_the_others_run(tmp_path: Path
 
 
 def test_an_optimizing_sweeper_gets_the_objective_and_knows_of_a_failed_job(tmp_path: Path) -> None:
-    modules = {"hydra_plugins/recorder.py": RECORDING_SWEEPER}
-    done = run_with(modules, tmp_path, "-m", *SMALL, "hydra/sweeper=recorder")
+    """In a process of its own, as Hydra looks for plugins once."""
+    plugin = tmp_path / "modules" / "hydra_plugins" / "recorder.py"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text(RECORDING_SWEEPER)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path / 'modules'}"}
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, "hydra/sweeper=recorder"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 4, done.stderr
     failed, finished = json.loads((tmp_path / "results.json").read_text())
     assert failed == ["FAILED", "seed=-1: must be at least 0, at most 4.29497e+09"]

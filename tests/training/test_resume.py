@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ TINY = [
     "backbone=mobilenet_v1",
     "backbone.width_multiplier=0.1",
     "image_size=96",
-    "dataset.train=44",
+    "dataset.train=20",
     "dataset.val=4",
     "dataset.test=0",
     "batch_size=4",
@@ -44,11 +46,11 @@ TINY = [
 CASES = {
     "plain": [],
     "workers": ["num_workers=2"],
-    "accumulation": ["trainer.accumulate_grad_batches=3"],  # 11 batches: the last step of an epoch takes two
-    "validation in the middle": ["trainer.val_check_interval=4"],
+    "accumulation": ["trainer.accumulate_grad_batches=3"],  # 5 batches: the last step of an epoch takes two
+    "validation in the middle": ["trainer.val_check_interval=2"],
     "validation every second epoch": ["trainer.check_val_every_n_epoch=2"],
     "no validation": ["dataset.val=0"],
-    "both": ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=4"],
+    "both": ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2"],
 }
 
 
@@ -152,13 +154,28 @@ def parts(state: dict[str, Any]) -> dict[str, Any]:
     return {"logged": logged, **{key: state.get(key) for key in PARTS}}
 
 
-def check(case: str, folder: Path, *, every: int) -> None:
+Whole = Callable[..., tuple[Recorder, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Runs that never stop, one for each list of settings: the recorded batches and the state at the end."""
+
+    @functools.cache
+    def run(*settings: str) -> tuple[Recorder, dict[str, Any]]:
+        recorder, end, _ = fit(compose(*settings), tmp_path_factory.mktemp("whole"))
+        return recorder, end
+
+    return run
+
+
+def check(case: str, folder: Path, uninterrupted: Whole, *, every: int) -> None:
     config = compose(*CASES[case])
-    whole, end, _ = fit(config, folder / "whole")
+    whole, end = uninterrupted(*CASES[case])
     saving, saved_end, points = fit(config, folder / "saving", save_all=True)
     assert saving.batches == whole.batches  # saving does not change the training
     assert differing(parts(end), parts(saved_end)) == []
-    assert len(points) >= 12
+    assert len(points) >= 6
     for point, batches, validations in points[::every]:
         resumed, resumed_end, _ = fit(config, folder / "saving", resume_from=point)
         assert resumed.batches == whole.batches[batches:], point
@@ -167,15 +184,15 @@ def check(case: str, folder: Path, *, every: int) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_resumed_run_equals_one_that_never_stopped(case: str, tmp_path: Path) -> None:
-    check(case, tmp_path, every=9)
+def test_a_resumed_run_equals_one_that_never_stopped(case: str, tmp_path: Path, uninterrupted: Whole) -> None:
+    check(case, tmp_path, uninterrupted, every=6)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("case", CASES)
-def test_from_every_step(case: str, tmp_path: Path) -> None:
-    check(case, tmp_path, every=1)
+def test_from_every_step(case: str, tmp_path: Path, uninterrupted: Whole) -> None:
+    check(case, tmp_path, uninterrupted, every=1)
 
 
 class StopAt(pl.Callback):
@@ -199,14 +216,14 @@ CONSTANT_LR = ["scheduler=multistep", "scheduler.gamma=1", "scheduler.warmup=0"]
 @pytest.mark.parametrize(
     ("settings", "stop", "limit", "steps"),
     [
-        ([], StopAt(5), [], 5),
-        (["num_workers=2"], StopAt(16), [], 16),
-        ([], StopAt(11), [], 11),  # at the end of an epoch
-        (["trainer.val_check_interval=4"], StopAt(6), [], 6),
-        (["trainer.val_check_interval=4"], StopAt(8, validation=True), [], 8),
-        ([], StopAt(11, validation=True), [], 11),
-        (CONSTANT_LR, None, ["trainer.max_steps=5"], 5),
-        (CONSTANT_LR, None, ["trainer.max_steps=22"], 22),
+        ([], StopAt(3), [], 3),
+        (["num_workers=2"], StopAt(7), [], 7),
+        ([], StopAt(5), [], 5),  # at the end of an epoch
+        (["trainer.val_check_interval=2"], StopAt(3), [], 3),
+        (["trainer.val_check_interval=2"], StopAt(4, validation=True), [], 4),
+        ([], StopAt(5, validation=True), [], 5),
+        (CONSTANT_LR, None, ["trainer.max_steps=3"], 3),
+        (CONSTANT_LR, None, ["trainer.max_steps=10"], 10),
     ],
     ids=[
         *("max_time", "with workers", "at the end of an epoch", "between validations", "early stop within an epoch"),
@@ -214,9 +231,14 @@ CONSTANT_LR = ["scheduler=multistep", "scheduler.gamma=1", "scheduler.warmup=0"]
     ],
 )
 def test_a_run_that_ended_early_resumes_exactly(
-    settings: list[str], stop: pl.Callback | None, limit: list[str], steps: int, tmp_path: Path
+    settings: list[str],
+    stop: pl.Callback | None,
+    limit: list[str],
+    steps: int,
+    tmp_path: Path,
+    uninterrupted: Whole,
 ) -> None:
-    whole, end, _ = fit(compose(*settings), tmp_path / "whole")
+    whole, end = uninterrupted(*settings)
     ended, _, _ = fit(compose(*settings, *limit), tmp_path / "run", stop=stop)
     assert ended.batches == whole.batches[:steps]
     resumed, resumed_end, _ = fit(compose(*settings), tmp_path / "run", resume_from=tmp_path / "run" / LAST)
@@ -232,9 +254,9 @@ def test_settings_changed_on_resume_take_effect(optimizer: str, tmp_path: Path) 
     changes += ["optimizer.betas=[0.8,0.99]"] if optimizer == "adamw" else ["optimizer.momentum=0.8"]
     _, _, points = fit(compose(*before), tmp_path / "run", save_all=True)
     expected, _, _ = fit(compose(*before, *changes), tmp_path / "other")
-    point, batches, _ = points[16]
+    point, batches, _ = points[7]
     resumed, _, _ = fit(compose(*before, *changes), tmp_path / "run", resume_from=point)
-    assert 12 < batches < 30
+    assert 5 < batches < 13
     for seen, wanted in zip(resumed.settings, expected.settings[batches:], strict=True):
         for group, other in zip(seen, wanted, strict=True):
             assert group | {"lr": 0} == other | {"lr": 0}
