@@ -32,6 +32,7 @@ from ssd.common.http_client import (
 )
 from ssd.common.http_requests import Reply, TimeOverError, get
 from ssd.common.progress import DownloadProgress
+from ssd.common.text import read_text
 
 _BACKOFF_S = 0.5  # doubled after each attempt
 _RANDOM = random.Random()  # separate: the global one is seeded for training
@@ -149,8 +150,11 @@ class _Job:
 
     def _attempt(self, path: Path, url: str) -> None:
         part, tag = _part_paths(path)
+        for link in (part, tag, path):  # of a stranger, which would be written through
+            if link.is_symlink():
+                link.unlink()
         start = part.stat().st_size if part.is_file() and tag.is_file() else 0
-        headers = HEADERS | ({"Range": f"bytes={start}-", "If-Range": tag.read_text()} if start else {})
+        headers = HEADERS | ({"Range": f"bytes={start}-", "If-Range": read_text(tag)} if start else {})
         try:
             timeouts_s = self.network.connect_timeout_s, self.network.read_timeout_s
             with get(self.pool, url, self.hosts, headers=headers, timeouts_s=timeouts_s) as reply:

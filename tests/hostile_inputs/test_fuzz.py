@@ -12,7 +12,7 @@ import pytest
 from hostile_inputs import fuzz_datasets, fuzz_models, fuzzing
 
 TARGETS = [(module.__name__, name) for module in (fuzz_models, fuzz_datasets) for name in module.TARGETS]
-FEW, MANY = 30, 1000
+FEW, MANY = 8, 1000
 
 
 @pytest.mark.parametrize(("module", "name"), TARGETS)

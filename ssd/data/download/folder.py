@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from ssd.common.atomic_files import write_atomically
 from ssd.common.errors import MachineError
+from ssd.common.text import read_text
 
 _MARKER, _LOCK = ".download.json", ".download.lock"
 OTHER_DOWNLOADER = "sub-*-annotations-bbox.csv"  # files of the downloader by dusty-nv and jetsonai
@@ -40,7 +41,7 @@ class DownloadFolder:
     @property
     def is_finished(self) -> bool:
         """Whether a download of exactly this selection has finished; single files of it may have failed."""
-        return self.has_marker and (self.root / _MARKER).read_text() == self._marker(finished=True)
+        return self.has_marker and read_text(self.root / _MARKER) == self._marker(finished=True)
 
     def write_marker(self, *, finished: bool) -> None:
         """Records the selection and whether its download has finished."""

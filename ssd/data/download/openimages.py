@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from ssd.common.atomic_files import write_atomically
@@ -15,8 +16,9 @@ from ssd.common.console import log
 from ssd.common.downloads import download_files
 from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.common.http_client import DEFAULT_NETWORK, Network
-from ssd.common.images import decode_image
+from ssd.common.images import decode_image, read_bytes
 from ssd.common.tables import Table
+from ssd.common.untrusted_files import open_untrusted
 from ssd.data.download.folder import OTHER_DOWNLOADER, DownloadFolder, holds_tables_only
 from ssd.data.download.openimages_selection import Selection, select_images, split_limit
 from ssd.data.formats.openimages_csv import OFFICIAL_ID, read_rows
@@ -223,7 +225,7 @@ def _statistics_table(selections: dict[str, Selection], class_names: Sequence[st
 
 
 def _check_table(path: Path) -> None:
-    with path.open("rb") as file:
+    with BufferedReader(open_untrusted(path)) as file:
         start = file.readline(1000).lstrip()
     if not (start.startswith(b"/") or b"LabelName" in start) or b"," not in start:
         raise DataError("not a table of Open Images")
@@ -231,6 +233,6 @@ def _check_table(path: Path) -> None:
 
 def _check_image(path: Path) -> None:
     try:
-        decode_image(path.read_bytes(), name="")
+        decode_image(read_bytes(path), name="")
     except DataError as error:
         raise DataError(str(error).removeprefix(": ").partition(";")[0]) from error

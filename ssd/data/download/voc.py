@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from ssd.common.downloads import HostDownError, download_files
 from ssd.common.errors import DataError, MachineError
 from ssd.common.http_client import DEFAULT_NETWORK, Network, RefusedError
 from ssd.common.progress import ProgressDisplay
+from ssd.common.untrusted_files import open_untrusted
 from ssd.data.download.folder import DownloadFolder
 
 _EXTRACTED = re.compile(r"VOCdevkit/VOC\d{4}/(Annotations|ImageSets/Main|JPEGImages)/\w[\w.-]*")  # no segmentation
@@ -163,7 +165,11 @@ class VocDownload:
         """Extracts what the reader needs: only regular files of the expected names, so nothing lands elsewhere."""
         path, title, files = self.root / archive.name, f"extracting {archive.name}", 0
         try:
-            with ProgressDisplay(title, total=archive.bytes) as progress, tarfile.open(path, "r:") as tar:
+            with (
+                ProgressDisplay(title, total=archive.bytes) as progress,
+                open_untrusted(path) as file,
+                tarfile.open(fileobj=file, mode="r:") as tar,
+            ):
                 for member in tar:
                     if member.isreg() and _EXTRACTED.fullmatch(member.name) and (content := tar.extractfile(member)):
                         write = partial(Path.write_bytes, data=content.read())
@@ -176,7 +182,7 @@ class VocDownload:
 
 
 def _check(archive: Archive, path: Path) -> None:
-    with path.open("rb") as file:
+    with BufferedReader(open_untrusted(path)) as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != archive.md5:
         raise RefusedError(f"not the official file ({path.stat().st_size} bytes of {archive.bytes}, MD5 {found})")
