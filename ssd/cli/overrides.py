@@ -14,7 +14,8 @@ from ssd.cli.config import CONF, is_group, options_of
 from ssd.cli.keys import TEXT_KEYS
 from ssd.common.errors import ConfigError
 
-SETTING = re.compile(r"[+~]{0,2}(?P<key>\w[\w./@]*)(?:=(?P<value>.*))?", re.DOTALL)  # and no flag such as --config-dir
+# no flag such as --config-dir
+SETTING = re.compile(r"[+~]{0,2}(?P<key>\w+(?:[./@]\w+)*)(?:=(?P<value>.*))?", re.DOTALL)
 _OPTIONAL_GROUPS = ("callbacks", "dataset", "download", "experiment", "logger")
 _FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle)\(")
 _FLAGS_WITH_VALUE = {

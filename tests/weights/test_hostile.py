@@ -69,6 +69,7 @@ def test_hostile_checkpoints_are_refused(tmp_path: Path, limited_memory: None) -
         "augmentation=${oc.create:evil}",
         r"augmentation=$\{oc.create:evil\}",
         "trainer@hydra.job_logging=cpu",
+        "optimizer..lr=1",
         "optimizer.lr=${oc.env:HOME}",
     ],
 )
