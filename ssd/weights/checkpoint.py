@@ -24,7 +24,7 @@ from ssd.common.text import one_line
 from ssd.common.untrusted_text import parse_json
 from ssd.model.ssd import SSD, build, build_outline
 from ssd.weights import third_party
-from ssd.weights.safe_load import check_storage, first_line, open_checkpoint, safe_load
+from ssd.weights.safe_load import check_storage, first_line, open_checkpoint, safe_load, walk
 
 _log = logging.getLogger("ssd")
 _RECIPE = "recipe"
@@ -79,18 +79,14 @@ def restore(recipe: Any, state: dict[str, Any], *, name: str) -> SSD:
 
 def _check_recipe(recipe: dict[str, Any], *, name: str) -> None:
     """Checks that a recipe has plain values of moderate size, so that it can be read and printed."""
-    todo: list[tuple[Any, int]] = [(recipe, 0)]
-    nodes = 0
-    while todo:
-        item, depth = todo.pop()
-        nodes += 1
-        if nodes > _MAX_RECIPE_NODES or depth > _MAX_RECIPE_DEPTH:
-            raise CheckpointError(f"{name}: its recipe is too large or too deep; use another checkpoint")
-        if isinstance(item, dict):
-            todo += [(part, depth + 1) for pair in item.items() for part in pair]
-        elif isinstance(item, list | tuple):
-            todo += [(part, depth + 1) for part in item]
-        elif isinstance(item, str):
+    try:
+        items = list(walk(recipe, max_items=_MAX_RECIPE_NODES, max_depth=_MAX_RECIPE_DEPTH))
+    except ValueError as error:
+        raise CheckpointError(f"{name}: its recipe is too large or too deep; use another checkpoint") from error
+    for item in items:
+        if isinstance(item, dict | list | tuple):
+            continue
+        if isinstance(item, str):
             if len(item) > _MAX_LINE:
                 raise CheckpointError(
                     f"{name}: its recipe has a text of {len(item)} characters; use another checkpoint"

@@ -9,6 +9,7 @@ import struct
 import tarfile
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +157,25 @@ def _check_no_tar(file: io.BufferedIOBase) -> None:
 
 def _check_content(content: Any) -> None:
     """Checks the size of what was read, its depth, and its tensors."""
-    todo, nodes = [(content, 0)], 0
-    while todo:
-        item, depth = todo.pop()
-        nodes += 1
-        if nodes > _MAX_NODES or depth > _MAX_DEPTH:
-            raise ValueError(f"its content is nested more than {_MAX_DEPTH} levels deep, or has too many items")
+    for item in walk(content, max_items=_MAX_NODES, max_depth=_MAX_DEPTH):
         if isinstance(item, Tensor):
             _check_tensor(item)
-        elif isinstance(item, dict):
+
+
+def walk(content: Any, *, max_items: int, max_depth: int) -> Iterator[Any]:
+    """Yields a value and all values in it, keys included.
+
+    Raises:
+        ValueError: there are more than `max_items`, or they are nested deeper than `max_depth`.
+    """
+    todo, count = [(content, 0)], 0
+    while todo:
+        item, depth = todo.pop()
+        count += 1
+        if count > max_items or depth > max_depth:
+            raise ValueError(f"its content is nested more than {max_depth} levels deep, or has too many items")
+        yield item
+        if isinstance(item, dict):
             todo += [(part, depth + 1) for pair in item.items() for part in pair]
         elif isinstance(item, list | tuple | set | frozenset):
             todo += [(part, depth + 1) for part in item]
