@@ -16,7 +16,7 @@ import jaxtyping
 from jaxtyping import AbstractArray
 
 # An int may stand for a float (PEP 484).
-_CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+_CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(violation_type=TypeError, is_pep484_tower=True))"
 _CHECKED_CLOSURES = 20  # of each nested function: every call of the outer one compiles the checks anew
 _decorated: Counter[CodeType] = Counter()
 _jaxtyped = jaxtyping.jaxtyped
