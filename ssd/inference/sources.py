@@ -101,11 +101,11 @@ def find_files(source: str, *, output: str | Path | None = None) -> list[Medium]
     """
     if not source.strip():
         raise ConfigError("source is empty: give a file, a folder, a glob in quotes, a URL or a camera number")
-    path = Path(source)
+    path, unreadable = Path(source), list[Path]()
     if os.path.lexists(path) and not path.is_dir():  # a FIFO is an error later
         base, found = path.parent, [path]
     elif path.is_dir():
-        base, found = path, sorted(path.rglob("*"))
+        base, (found, unreadable) = path, _walk(path)
     else:
         base = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
         found = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
@@ -113,11 +113,20 @@ def find_files(source: str, *, output: str | Path | None = None) -> list[Medium]
     if path.is_dir():
         files = _skip_other_files(files, source)
     media = [Medium(file, file.relative_to(base), str(file), _kind(file)) for file in files]
+    media += [Medium(folder, folder.relative_to(base), str(folder), "image") for folder in unreadable]  # an error later
     if any(".." in medium.name.parts for medium in media):
         raise ConfigError(f"source={source}: put '..' before the first wildcard; the output would leave its folder")
     if not media:
         raise ConfigError(f"source={source}: no image or video found; give a file, a folder or a glob in quotes")
     return media
+
+
+def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files below a folder, and the folders that cannot be read; sorted."""
+    found, unreadable = list[Path](), list[Path]()
+    for parent, _, files in os.walk(folder, onerror=lambda error: unreadable.append(Path(error.filename))):
+        found += [Path(parent, name) for name in files]
+    return sorted(found), sorted(unreadable)
 
 
 def _skip_output(files: list[Path], base: Path, output: str | Path | None) -> list[Path]:

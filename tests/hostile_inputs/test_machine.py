@@ -1,0 +1,183 @@
+"""Full disks, kills, two processes at once, and a user without rights: what is written is whole, or is not there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from forked import ROOT, fork
+from forked import run as run_command
+from media import write_video
+from voc_files import write_voc
+
+from hostile_inputs.cases_images import _detector, image
+from ssd.data.cache import FOLDER, read_cached
+from ssd.data.formats.voc import read_voc
+
+NOBODY = 65534
+SPLITS = {"train": [f"t{number}" for number in range(30)], "val": ["v"], "test": ["w"]}
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk on which 4 KiB are free."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no permission to mount")
+    (folder / "filler").write_bytes(bytes(192 << 10))
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["inspect", "dataset=voc", "dataset.root=data", "output=disk/out"],
+        [
+            "evaluate",
+            "dataset=voc",
+            "dataset.root=data",
+            "dataset.class_map={cat:dog}",
+            "checkpoint=model.safetensors",
+            "output=disk/out",
+        ],
+        ["export", "checkpoint=model.safetensors", "images=in", "output=disk/out/model.onnx"],
+        ["predict", "checkpoint=model.safetensors", "source=in", "output=disk/out"],
+        ["predict", "checkpoint=model.safetensors", "source=in/street.mp4", "output=disk/out"],
+    ],
+    ids=["inspect", "evaluate", "export", "predict", "predict a video"],
+)
+def test_a_full_disk_is_one_line_and_no_half_file(tmp_path: Path, full_disk: Path, command: list[str]) -> None:
+    write_voc(tmp_path / "data", {"train": ["a", "b"], "val": ["c"], "test": ["d"]})
+    (tmp_path / "model.safetensors").write_bytes(_detector())
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        (tmp_path / "in" / f"{number}.jpg").write_bytes(image("JPEG", size=(300, 200)))
+    if "a video" in str(command) or "street" in str(command):
+        write_video(tmp_path / "in/street.mp4", frames=60, size=(240, 320))
+    done = run_command(tmp_path, *command)
+    assert (done.returncode, len(done.stderr.splitlines())) == (5, 1), done.stderr
+    assert "disk" in done.stderr
+    whole = {".jpg", ".html", ".json", ".onnx", ".mp4"}
+    left = [path for path in (full_disk / "out").rglob("*") if path.suffix in whole and ".partial" not in path.name]
+    for path in left:  # complete ones
+        assert path.suffix == ".jpg"
+        assert path.read_bytes().endswith(b"\xff\xd9")
+
+
+def test_a_full_disk_costs_the_cache_only(full_disk: Path) -> None:
+    (full_disk / "filler").write_bytes(bytes(90 << 10))
+    write_voc(full_disk / "data", {"train": ["a", "b"], "val": ["c"]})
+    with pytest.raises(OSError, match="No space"):
+        _fill(full_disk)
+    read = partial(read_voc, root=str(full_disk / "data"))
+    assert read_cached(read).class_names == ("cat",)
+    assert list((full_disk / "data" / FOLDER).glob("*.safetensors")) == []
+
+
+def _fill(folder: Path) -> None:
+    for number in range(100):
+        (folder / f"filler{number}").write_bytes(bytes(4096))
+
+
+READER = """
+import sys
+from functools import partial
+from ssd.data.cache import read_cached
+from ssd.data.formats.voc import read_voc
+print("ready", flush=True)
+while True:
+    splits = read_cached(partial(read_voc, root=sys.argv[1], seed=int(sys.argv[2])))
+    assert len(splits.train) == 30
+    if len(sys.argv) > 3:
+        break
+    import shutil
+    shutil.rmtree(sys.argv[1] + "/.ssd_cache", ignore_errors=True)
+"""
+
+
+def reader(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", READER, str(root), *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_a_killed_writer_leaves_a_cache_that_is_right_or_none(tmp_path: Path) -> None:
+    write_voc(tmp_path / "data", SPLITS)
+    rng = random.Random(0)
+    for _ in range(6):
+        with reader(tmp_path / "data", "0") as process:
+            time.sleep(rng.uniform(0.05, 0.4))
+            process.send_signal(signal.SIGKILL)
+        splits = read_cached(partial(read_voc, root=str(tmp_path / "data"), seed=0))
+        assert splits.train is not None
+        assert len(splits.train) == 30
+
+
+def test_two_processes_share_a_cache(tmp_path: Path) -> None:
+    write_voc(tmp_path / "data", SPLITS)
+    processes = [reader(tmp_path / "data", str(seed), "once") for seed in (0, 0, 1, 1)]
+    codes = []
+    for process in processes:
+        with process:
+            codes.append(process.wait(60))
+    assert codes == [0] * 4
+    files = sorted(path.name for path in (tmp_path / "data" / FOLDER).iterdir())
+    assert len(files) == 2  # one for each seed, and nothing partial
+
+
+def _as_nobody(folder: str, command: list[str], report: str) -> None:
+    os.chdir(folder)
+    for number in (1, 2):
+        os.dup2(os.open(report, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.environ["HOME"] = os.environ["XDG_STATE_HOME"] = os.environ["MPLCONFIGDIR"] = folder
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    multiprocessing.set_start_method("fork", force=True)
+    sys.argv = ["ssd", *command]
+    import runpy
+
+    runpy.run_module("ssd", run_name="__main__")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+@pytest.mark.parametrize(
+    ("command", "code", "name"),
+    [
+        (["inspect", "dataset=voc", "dataset.root=data", "output=out"], 3, "JPEGImages/more"),
+        (["predict", "checkpoint=model.safetensors", "source=data", "output=out", "device=cpu"], 4, "JPEGImages/more"),
+    ],
+    ids=["inspect", "predict"],
+)
+def test_folders_that_a_user_cannot_read_are_listed(command: list[str], code: int, name: str) -> None:
+    folder = Path(tempfile.mkdtemp())
+    try:
+        write_voc(folder / "data", {"train": ["a", "b"], "val": ["c"]})
+        (folder / "model.safetensors").write_bytes(_detector())
+        (folder / "data/JPEGImages/more").mkdir(mode=0o700)
+        (folder / "data/JPEGImages/more/x.jpg").write_bytes(image("JPEG"))
+        folder.chmod(0o777)
+        process = fork(_as_nobody, str(folder), command, str(folder / "report"))
+        process.join(60)
+        text = (folder / "report").read_text()
+        assert process.exitcode == code, text
+        assert name in text
+        assert "Traceback" not in text
+    finally:
+        shutil.rmtree(folder)
