@@ -12,22 +12,22 @@ MAX_CLASSES = 10_000
 _MAX_LENGTH = 256
 
 
-def check_class_names(names: Sequence[str]) -> None:
-    """Checks the classes of a network.
+def check_class_names(names: Sequence[str], *, where: str = "class_names") -> None:
+    """Checks the classes of a network; messages begin with `where`.
 
     Raises:
         DataError: none, too many, a name that is too long, empty, has control characters, or occurs twice.
     """
     if not 1 <= len(names) <= MAX_CLASSES:
-        raise DataError(f"class_names: {len(names)} classes: a network has from 1 to {MAX_CLASSES}")
+        raise DataError(f"{where}: {len(names)} classes: a network has from 1 to {MAX_CLASSES}")
     for name in names:
         if not name.strip() or len(name) > _MAX_LENGTH:
-            raise DataError(f"class_names: {one_line(name[:40])!r}: a name has from 1 to {_MAX_LENGTH} characters")
+            raise DataError(f"{where}: {one_line(name[:40])!r}: a name has from 1 to {_MAX_LENGTH} characters")
         if one_line(name) != name:
-            raise DataError(f"class_names: {one_line(name)}: a name has no control characters; rename the class")
+            raise DataError(f"{where}: {one_line(name)}: a name has no control characters; rename the class")
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
-        raise DataError(f"class_names: {twice!r} occurs twice; each class has a name of its own")
+        raise DataError(f"{where}: {twice!r} occurs twice; each class has a name of its own")
 
 
 def class_index(name: str, class_names: Sequence[str]) -> int | None:

@@ -200,6 +200,10 @@ def _coco_link(root: Path) -> None:
     os.mkfifo(root / "train" / "a.jpg")
 
 
+def _million_classes(root: Path) -> None:
+    coco_of(categories=[{"id": number, "name": str(number)} for number in range(1, 1_000_001)])(root)
+
+
 COCO = {
     "JSON nested 100,000 levels deep": coco('{"images": ' + "[" * DEEP + "]" * DEEP + ', "annotations": []}'),
     "JSON with a key twice": coco('{"images": [], "images": [], "annotations": [], "categories": []}'),
@@ -216,6 +220,7 @@ COCO = {
     "a class name that is a list": coco_of(categories=[{"id": 1, "name": ["cat"]}]),
     "a class name of a million characters": coco_of(categories=[{"id": 1, "name": "c" * 1_000_000}]),
     "a FIFO in the place of an image": _coco_link,
+    "a million classes": _million_classes,
     "images that are a number": coco_of(images=7),
     "an annotation of an unknown image": coco_of(annotations=[BOX | {"image_id": "\x1b[2J"}]),
     "JSON of zero bytes": coco(b""),
@@ -334,5 +339,5 @@ CASES = [
     *_cases(),
     HostileCase("a cache that is a link to another folder", train(_linked_cache), codes=(0, 3)),
     HostileCase("links to foreign files in the cache", train(_foreign_files_in_cache), codes=(0,)),
-    HostileCase("20,000 classes", inspect(_many_classes, "dataset=voc"), codes=(0, 3)),
+    HostileCase("20,000 classes", inspect(_many_classes, "dataset=voc")),
 ]

@@ -169,11 +169,12 @@ class _Parser:
                 id = _key(item, "id", where)
                 if id in names:
                     raise DataError(f"{where}: the id is used twice; give each category its own")
-                if name in names.values():
+                if name in parents:
                     self._report.add(where, "another category has the same name; they are one class", value=name)
                 names[id] = name
                 parents[name] = str(item.get("supercategory"))
-        file.groups = {name for name in parents if name in {above for own, above in parents.items() if own != name}}
+        used = {above for own, above in parents.items() if own != above}
+        file.groups = {name for name in parents if name in used}
 
 
 def _load_json(path: Path) -> dict[str, Any]:

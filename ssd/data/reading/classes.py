@@ -5,13 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
-from ssd.common.class_names import class_index
+from ssd.common.class_names import check_class_names, class_index
 from ssd.common.errors import ConfigError, DataError
-from ssd.common.text import one_line
 from ssd.data.validation import Report
-
-_MAX_CLASSES = 50_000
-_MAX_LENGTH = 200  # of a name
 
 
 def class_renamer(class_map: Mapping[str, str] | None, found: Iterable[str], *, report: Report) -> dict[str, str]:
@@ -45,10 +41,10 @@ def class_list(
         DataError: no class at all, a misspelled or an undefined one.
     """
     found = sorted(set(found))
-    _check_names(found if chosen is None else chosen, where)
     if chosen is None:
         if not found:
             raise DataError(f"{where}: no object in any annotation, so no class to learn; check the folder")
+        check_class_names(found, where=where)
         return tuple(found)
     if defined_in is not None:
         spelling = {name.casefold(): name for name in found}
@@ -62,13 +58,5 @@ def class_list(
         hint = f"did you mean {others[close[0]]!r}?" if close else f"see {defined_in} for the {len(found)} names"
         if close or defined_in is not None:
             report.add(where, f"no class {name!r}; {hint} (dataset.classes)", fatal=True)
+    check_class_names(chosen, where=where)
     return tuple(chosen)
-
-
-def _check_names(names: Sequence[str], where: str) -> None:
-    if len(names) > _MAX_CLASSES:
-        raise DataError(f"{where}: {len(names)} classes, more than {_MAX_CLASSES}; choose some by dataset.classes")
-    for name in names:
-        if len(name) > _MAX_LENGTH or one_line(name) != name:
-            rule = f"is longer than {_MAX_LENGTH} characters" if len(name) > _MAX_LENGTH else "cannot be printed"
-            raise DataError(f"{where}: the name of class {one_line(name[:40])!r} {rule}; rename it")
