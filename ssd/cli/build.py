@@ -85,10 +85,10 @@ def fill_auto(config: DictConfig) -> None:
             OmegaConf.update(config, setting, value)
     if config.get("steps") == AUTO and config.epochs is None and config.trainer.max_epochs is None:
         config.epochs = FIXED["epochs"]
-    if config.image_size == AUTO:
-        config.image_size = default_image_size(config)
-    with torch.device("meta"):
+    with torch.device("meta"):  # its constants are needed, not its weights
         backbone = build_backbone(config)
+    if config.image_size == AUTO:
+        config.image_size = backbone.default_image_size
     given = {} if config.priors.file is None else _read_priors(config.priors.file)
     for name, value in (backbone.default_priors.as_dict() | given).items():
         if name in given or config.priors[name] == AUTO:

@@ -20,13 +20,20 @@ from ssd.common.console import for_shell, log
 from ssd.common.errors import ConfigError, DataError
 from ssd.data.analysis import duplicates, report
 from ssd.data.analysis.index_lines import write_index
-from ssd.data.analysis.prior_coverage import PriorLayout, coverage_warnings, fit_priors, measure_coverage, write_priors
+from ssd.data.analysis.prior_coverage import (
+    MAX_BOXES,
+    PriorLayout,
+    coverage_warnings,
+    fit_priors,
+    measure_coverage,
+    sample_boxes,
+    write_priors,
+)
 from ssd.data.augmentation import Augmentation
 from ssd.data.dataset import DetectionDataset
 from ssd.data.splits import Splits
 from ssd.data.validation import Report
 
-_MAX_BOXES = 100_000  # of more boxes, the coverage is measured on a sample
 _SAMPLES = 12
 
 
@@ -94,15 +101,14 @@ def _measure_coverage(
 ) -> list[report.Section]:
     """What the priors can match, and what fitted ones could."""
     name, index = splits.items()[0]
-    rows = np.flatnonzero(~index.ignore)
-    if not len(rows):
+    count = int(np.count_nonzero(~index.ignore))
+    if not count:
         return []
     threshold, names = layout.match_threshold, index.class_names
     notes = [f"Share of the boxes of the {name} split whose best IoU with a prior is at least {threshold}."]
-    if len(rows) > _MAX_BOXES:
-        notes.append(f"Measured on {_MAX_BOXES} of {len(rows)} boxes, sampled with seed {config.seed}.")
-    rows = np.random.default_rng(config.seed).permutation(rows)[:_MAX_BOXES]
-    boxes, labels = index.boxes[rows].astype(np.float64), index.labels[rows]
+    if count > MAX_BOXES:
+        notes.append(f"Measured on {MAX_BOXES} of {count} boxes, sampled with seed {config.seed}.")
+    boxes, labels = sample_boxes(index, seed=config.seed)
     measure = partial(measure_coverage, boxes=boxes, labels=labels, num_classes=len(names))
     before = measure(layout)
     warnings = coverage_warnings(layout, before, names, fitted=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,7 +19,7 @@ from ssd.common.atomic_files import write_atomically
 from ssd.common.console import log
 from ssd.common.errors import ConfigError
 from ssd.common.runtime import is_first_process
-from ssd.data.analysis.prior_coverage import PriorLayout, fit_priors, measure_coverage
+from ssd.data.analysis.prior_coverage import fit_priors, measure_coverage, sample_boxes
 from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
 from ssd.model.priors import PriorSpec
@@ -31,7 +31,6 @@ from ssd.training.speed import Speed, measure_speed
 
 PLAN_FILE = "plan.yaml"  # in a run folder
 _MIN_COVERAGE = 0.9  # share of the boxes of a class, on average, that the backbone's priors must match
-_FIT_SAMPLE = 100_000
 _AUTO_KEYS = ("backbone.first_stride", "image_size", "batch_size", "optimizer.lr", "steps", "validations")
 _PRIORS = [field.name for field in fields(PriorSpec)]
 
@@ -130,16 +129,14 @@ def _plan_priors(config: DictConfig, index: DetectionIndex) -> PlanLine:
     published_config = copy.deepcopy(config)
     build.fill_auto(published_config)
     layout = build.prior_layout(published_config)
-    rows = np.flatnonzero(~index.ignore)
-    rows = np.random.default_rng(config.seed).permutation(rows)[:_FIT_SAMPLE]
-    boxes, labels = index.boxes[rows].astype(np.float64), index.labels[rows]
-    share = measure_coverage(layout, boxes, labels, num_classes=len(index.class_names)).class_share
+    boxes, labels = sample_boxes(index, seed=config.seed)
+    measure_share = partial(measure_coverage, boxes=boxes, labels=labels, num_classes=len(index.class_names))
+    share = measure_share(layout).class_share
     published = f"the backbone's match {share:.0%} of the boxes of a class on average"
     if share >= _MIN_COVERAGE:
         return PlanLine("priors", {}, published)
     spec = fit_priors(layout, boxes, labels, seed=config.seed)
-    fitted = PriorLayout(spec, layout.grids, image_size=layout.image_size, match_threshold=layout.match_threshold)
-    after = measure_coverage(fitted, boxes, labels, num_classes=len(index.class_names)).class_share
+    after = measure_share(replace(layout, spec=spec)).class_share
     return PlanLine("priors", spec.as_dict(), f"{published}; fitted ones match {after:.0%}")
 
 

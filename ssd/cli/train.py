@@ -73,9 +73,8 @@ def run_config(config: DictConfig) -> RunConfig:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     overrides = tuple(item for item in hydra.overrides.task if not item.startswith("resume="))
-    last = {
-        item.partition("=")[0]: item for item in _sweep_overrides(folder.parent) or overrides
-    }  # of two values of a key the later one counts
+    common = _sweep_overrides(folder.parent) or overrides
+    last = {item.partition("=")[0]: item for item in common}  # of two values of a key the later one counts
     unchanged = {item.lower() for item in last.values()}  # Hydra passes `false` to a job as False
     return RunConfig(
         folder=folder,

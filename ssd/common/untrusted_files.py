@@ -1,6 +1,6 @@
-"""Opens and lists files that may come from a stranger: regular files of bounded size, inside their folder.
+"""Opens files that may come from a stranger: regular files of bounded size.
 
-A FIFO or a device in the place of a file never blocks, and a link cannot lead to a file elsewhere.
+A FIFO or a device in the place of a file never blocks. Links are followed; `check_inside` checks where they lead.
 """
 
 from __future__ import annotations

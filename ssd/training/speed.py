@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
+from itertools import islice
 from typing import cast
 
 import torch
@@ -37,10 +38,10 @@ class Speed:
 def measure_speed(module: SSDModule, data: DetectionDataModule, *, device: torch.device) -> Speed:
     """Times a few steps on copies, so that neither weights nor random numbers of the run change."""
     with torch.random.fork_rng():
-        dataset = data.train_dataloader()
-        keys = list(dataset.sampler)[: data.batch_size]
+        loader = data.train_dataloader()
+        keys = list(islice(loader.sampler, data.batch_size))
         started = time.perf_counter()
-        batch = dataset.collate_fn([dataset.dataset[key] for key in keys])
+        batch = loader.collate_fn([loader.dataset[key] for key in keys])
         load_s = time.perf_counter() - started
         batch = cast(Batch, batch).to(device)
         network = copy.deepcopy(module.model).to(device)

@@ -17,10 +17,12 @@ import yaml
 from jaxtyping import Float, Int
 
 from ssd.common.atomic_files import write_atomically
+from ssd.data.index import DetectionIndex
 from ssd.model.priors import Grid, PriorSpec
 
 SIZE_BOUNDS_PX = (16, 32, 64, 128)  # square roots of areas at the network's input
 SIZE_NAMES = ("< 16 px", "16-32", "32-64", "64-128", "> 128 px")
+MAX_BOXES = 100_000  # of more boxes, the coverage is measured on a sample
 MIN_MATCHED = 0.5  # share of the boxes of a class, below which there is a warning
 _MAX_NAMED = 8  # classes in a warning
 
@@ -92,6 +94,12 @@ class Coverage:
     def poor_classes(self) -> list[int]:
         """Classes of whose boxes less than MIN_MATCHED are matched."""
         return np.flatnonzero(self.matched.sum(axis=1) < MIN_MATCHED * self.boxes.sum(axis=1)).tolist()
+
+
+def sample_boxes(index: DetectionIndex, *, seed: int) -> tuple[Float[np.ndarray, "M 4"], Int[np.ndarray, "M"]]:
+    """The boxes that count (xyxy fractions) and their labels, or MAX_BOXES of them."""
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(~index.ignore))[:MAX_BOXES]
+    return index.boxes[rows].astype(np.float64), index.labels[rows]
 
 
 def best_iou(boxes: Float[np.ndarray, "M 4"], levels: Sequence[LevelPriors]) -> Float[np.ndarray, "M"]:
