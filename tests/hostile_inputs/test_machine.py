@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import multiprocessing
 import os
 import random
@@ -12,19 +13,26 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from forked import ROOT, fork
 from forked import run as run_command
 from media import write_video
+from onnx import numpy_helper
+from onnx_graphs import constant
 from voc_files import write_voc
 
 from hostile_inputs.cases_images import _detector, image
+from ssd.common.atomic_files import remove_partial_files, write_atomically
+from ssd.data.analysis import report
 from ssd.data.cache import FOLDER, read_cached
 from ssd.data.formats.voc import read_voc
+from ssd.inference import onnx_file
 
 SPLITS = {"train": [f"t{number}" for number in range(30)], "val": ["v"], "test": ["w"]}
 
@@ -139,6 +147,56 @@ def test_two_processes_share_a_cache(tmp_path: Path) -> None:
     assert codes == [0] * 4
     files = sorted(path.name for path in (tmp_path / "data" / FOLDER).iterdir())
     assert len(files) == 2  # one for each seed, and nothing partial
+
+
+CHECKS: dict[str, Callable[[Path], object]] = {
+    "model.onnx": onnx_file.read,
+    "model.onnx.json": lambda path: json.loads(path.read_text()),
+    "report.html": lambda path: path.read_text().rindex("</html>"),
+    "problems.txt": Path.read_text,
+}
+
+
+def _write_outputs(folder: Path, graph: onnx.ModelProto) -> None:
+    """Writes what `ssd export` and `ssd inspect` write, as they do."""
+    write_atomically(folder / "model.onnx", lambda path: path.write_bytes(onnx_file.seal(graph)))
+    write_atomically(folder / "model.onnx.json", json.dumps(list(range(100_000))))
+    section = report.Section("a", "A", ["text " * 1_000_000])
+    report.write_report(folder, [], [section], title="T", seconds=1.0)
+
+
+def _kill_writers(folder: Path) -> None:
+    """Kills writers at random moments; exits with 1 if a file is not whole."""
+    graph = constant()
+    graph.graph.initializer.append(numpy_helper.from_array(np.ones(2_000_000, np.float32), "weights"))
+    rng, temporary = random.Random(0), set[str]()
+
+    def check() -> set[str]:
+        names = {path.name for path in folder.iterdir()}
+        for name in names & CHECKS.keys():
+            CHECKS[name](folder / name)
+        return names
+
+    for _ in range(20):  # with six, a writer that is not atomic passed two times in three
+        child = os.fork()
+        while not child:
+            _write_outputs(folder, graph)
+        time.sleep(rng.uniform(0.0, 0.15))
+        os.kill(child, signal.SIGKILL)
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        temporary |= {f".{name}.{child}.partial" for name in CHECKS}
+        assert check() <= CHECKS.keys() | temporary
+    left = check()
+    _write_outputs(folder, graph)
+    assert check() == CHECKS.keys() | left
+    remove_partial_files(folder)
+    assert check() == CHECKS.keys()
+
+
+def test_a_killed_export_or_report_leaves_whole_files(tmp_path: Path) -> None:
+    process = fork(_kill_writers, tmp_path)
+    process.join()
+    assert process.exitcode == 0
 
 
 def _without_capabilities(folder: str, command: list[str], report: str) -> None:
