@@ -19,7 +19,14 @@ from ssd.common.atomic_files import write_atomically
 from ssd.common.console import log
 from ssd.common.errors import ConfigError
 from ssd.common.runtime import is_first_process
-from ssd.data.analysis.prior_coverage import fit_priors, measure_coverage, sample_boxes
+from ssd.data.analysis.prior_coverage import (
+    MIN_SHARE,
+    Coverage,
+    fit_priors,
+    low_coverage,
+    measure_coverage,
+    sample_boxes,
+)
 from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits
 from ssd.model.priors import PriorSpec
@@ -30,7 +37,6 @@ from ssd.training.run_dir import as_yaml
 from ssd.training.speed import Speed, measure_speed
 
 PLAN_FILE = "plan.yaml"  # in a run folder
-_MIN_COVERAGE = 0.9  # share of the boxes of a class, on average, that the backbone's priors must match
 _AUTO_KEYS = ("backbone.first_stride", "image_size", "batch_size", "optimizer.lr", "steps", "validations")
 _PRIORS = [field.name for field in fields(PriorSpec)]
 
@@ -44,6 +50,22 @@ def fill(config: DictConfig, splits: Splits, folder: Path | None) -> None:
         content = {line.setting: {"value": line.value, "why": line.reason} for line in lines}
         write_atomically(folder / PLAN_FILE, as_yaml(content))
     build.fill_auto(config)
+
+
+def log_coverage(config: DictConfig, train: DetectionIndex) -> Coverage:
+    """How many of the training boxes the priors match; it is logged where that is few."""
+    boxes, labels = sample_boxes(train, seed=config.seed)
+    layout, names = build.prior_layout(config), train.class_names
+    coverage = measure_coverage(layout, boxes, labels, num_classes=len(names))
+    if (line := low_coverage(coverage, names)) is not None:
+        log(f"warning: {line}")
+    return coverage
+
+
+def planned_steps(config: DictConfig, train: DetectionIndex) -> int:
+    """The number of steps that the plan takes for this data, whatever is given."""
+    facts = DataFacts.of(train, pretrained=is_pretrained(config))
+    return int(plan.plan_steps(facts, batch_size=config.batch_size).value)
 
 
 def log_duration(config: DictConfig, splits: Splits) -> None:
@@ -74,7 +96,7 @@ def make_plan(config: DictConfig, splits: Splits) -> list[PlanLine]:
     index = splits.train
     if not config.plan or index is None:
         return []
-    facts = DataFacts.of(index, pretrained=_is_pretrained(config))
+    facts = DataFacts.of(index, pretrained=is_pretrained(config))
     lines: list[PlanLine] = []
 
     def decide(setting: str, line: Callable[[], PlanLine]) -> None:
@@ -120,7 +142,8 @@ def _fill(config: DictConfig, setting: str, value: Any) -> None:
         OmegaConf.update(config, setting, value)
 
 
-def _is_pretrained(config: DictConfig) -> bool:
+def is_pretrained(config: DictConfig) -> bool:
+    """Whether the base net starts from weights."""
     return config.backbone.get("weights") is not None or config.get("init_from") is not None
 
 
@@ -133,7 +156,7 @@ def _plan_priors(config: DictConfig, index: DetectionIndex) -> PlanLine:
     measure_share = partial(measure_coverage, boxes=boxes, labels=labels, num_classes=len(index.class_names))
     share = measure_share(layout).class_share
     published = f"the backbone's match {share:.0%} of the boxes of a class on average"
-    if share >= _MIN_COVERAGE:
+    if share >= MIN_SHARE:
         return PlanLine("priors", {}, published)
     spec = fit_priors(layout, boxes, labels, seed=config.seed)
     after = measure_share(replace(layout, spec=spec)).class_share

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ssd.cli import build, check_run, plan_run
@@ -19,8 +20,11 @@ from ssd.common.errors import ConfigError
 from ssd.common.run_folder import MAX_YAML_BYTES
 from ssd.common.untrusted_text import read_yaml
 from ssd.data.datamodule import DetectionDataModule
-from ssd.data.splits import describe_data, describe_skipped
+from ssd.data.splits import Splits, describe_data, describe_skipped
+from ssd.evaluation.low_map import LOW, LowMap, explain
 from ssd.evaluation.report import metric_table
+from ssd.inference.torch_predictor import TorchPredictor
+from ssd.model.ssd import SSD
 from ssd.training import run_metadata
 from ssd.training.checkpoint_callbacks import best_score
 from ssd.training.resume import check_classes
@@ -47,6 +51,8 @@ def train(config: DictConfig) -> float | None:
         log(line)
     splits.check_trainable()
     plan_run.fill(config, splits, None if config.dry_run else folder)
+    assert splits.train is not None
+    coverage = plan_run.log_coverage(config, splits.train).share
     if config.dry_run:
         plan_run.log_duration(config, splits)
         return None
@@ -65,7 +71,7 @@ def train(config: DictConfig) -> float | None:
 
     run_metadata.log_start(trainer, run, datamodule.splits, step=resumed.step if resumed else 0)
     trainer.fit(module, datamodule, ckpt_path=resumed.checkpoint if resumed else None)
-    return _finish(config, trainer, datamodule, folder)
+    return _finish(config, trainer, datamodule, folder, coverage=coverage)
 
 
 def run_config(config: DictConfig) -> RunConfig:
@@ -100,7 +106,9 @@ def as_plain(config: DictConfig) -> dict[str, Any]:
     return dict(plain)
 
 
-def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataModule, folder: Path) -> float | None:
+def _finish(
+    config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataModule, folder: Path, *, coverage: float
+) -> float | None:
     """Writes the release file from the best weights, tests them, and prints the results."""
     best = best_checkpoint(folder)
     if trainer.global_step == 0 and not best.exists():
@@ -117,11 +125,32 @@ def _finish(config: DictConfig, trainer: pl.Trainer, datamodule: DetectionDataMo
             stage, scores = "test", dict(tested[0])
     metrics = {name.removeprefix(f"{stage}/"): score for name, score in scores.items()}
     metric_table(metrics, model.class_names, title=f"{stage} results").log()
+    if metrics.get("map_50", 1.0) < LOW and trainer.is_global_zero:
+        _log_low_map(config, model, datamodule.splits, stage=stage, steps=trainer.global_step, coverage=coverage)
     for line in describe_skipped(datamodule.splits, datamodule.skipped_images()):
         log(line)
     _log_files(folder, best)
     run_metadata.log_end(trainer, best=best_map)
     return objective
+
+
+def _log_low_map(config: DictConfig, model: SSD, splits: Splits, *, stage: str, steps: int, coverage: float) -> None:
+    """Prints why the detector finds nothing, and what to try."""
+    train, unseen = splits.train, dict(splits.items())[stage]
+    assert train is not None
+    on_cpu = config.trainer.accelerator == "cpu"
+    predictor = TorchPredictor(model, instantiate(config.postprocess), device="cpu" if on_cpu else "auto")
+    found = LowMap.measure(predictor, train, unseen, batch_size=config.batch_size, seed=config.seed)
+    lines = explain(
+        found,
+        stage=stage,
+        coverage=coverage,
+        steps=steps,
+        planned_steps=plan_run.planned_steps(config, train),
+        pretrained=plan_run.is_pretrained(config),
+    )
+    for line in lines:
+        log(line)
 
 
 def _log_files(folder: Path, best: Path) -> None:

@@ -15,6 +15,7 @@ from ssd.data.validation import Problem, Report
 
 _MAX_NAMED = 10  # skipped images in one line
 _MAX_CLASSES = 12  # in one line
+_FEW_OBJECTS = 10
 _MANY_NEGATIVES = 0.5  # share of images without an object that is worth a warning
 
 
@@ -108,6 +109,16 @@ def describe_data(splits: Splits, *, balance: float | None = None) -> list[str]:
         absent = [label for label, count in zip(index.class_names, index.class_counts(), strict=True) if not count]
         if absent:
             lines.append(f"warning: the {name} split has no object of {_named(absent)}")
+    return lines + (_few_objects(splits.train) if splits.train is not None else [])
+
+
+def _few_objects(train: DetectionIndex) -> list[str]:
+    """Warnings about classes, or a training split, that are too small to learn from."""
+    counts = np.bincount(train.labels[~train.ignore], minlength=len(train.class_names)).tolist()
+    few = [f"{name} {count}" for name, count in zip(train.class_names, counts, strict=True) if 0 < count < _FEW_OBJECTS]
+    lines = [f"warning: too few training boxes to learn from (under {_FEW_OBJECTS}): {_named(few)}"] if few else []
+    if len(train) < _FEW_OBJECTS:
+        lines.append(f"warning: {len(train)} training images: too few to learn from; label more")
     return lines
 
 

@@ -96,7 +96,7 @@ def mean_ap(
 ) -> float | None:
     """COCO mAP of a detector, None without ground truth; for the arguments see `detect`."""
     found = detect(predict, index, class_names=class_names, batch_size=batch_size, num_workers=num_workers)
-    return coco_metrics(_image_results(found.detections, found.index), index.class_names).get("map")
+    return coco_metrics(image_results(found.detections, found.index), index.class_names).get("map")
 
 
 def evaluate(
@@ -106,7 +106,7 @@ def evaluate(
 
     `weights` are those of bootstrap samples of the images.
     """
-    by_id = _image_results(detections, index)
+    by_id = image_results(detections, index)
     metrics = coco_metrics(by_id, index.class_names)
     results = list(by_id.values())
     num_classes = len(index.class_names)
@@ -147,7 +147,7 @@ def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
     return comparisons
 
 
-def _image_results(detections: Sequence[Detections], index: DetectionIndex) -> dict[str, ImageResult]:
+def image_results(detections: Sequence[Detections], index: DetectionIndex) -> dict[str, ImageResult]:
     """By id, in the order of the index."""
     results = {}
     for position, (name, found) in enumerate(zip(index.ids, detections, strict=True)):

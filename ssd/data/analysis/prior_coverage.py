@@ -23,6 +23,7 @@ from ssd.model.priors import Grid, PriorSpec
 SIZE_BOUNDS_PX = (16, 32, 64, 128)  # square roots of areas at the network's input
 SIZE_NAMES = ("< 16 px", "16-32", "32-64", "64-128", "> 128 px")
 MAX_BOXES = 100_000  # of more boxes, the coverage is measured on a sample
+MIN_SHARE = 0.9  # of the boxes of a class, that priors should match
 MIN_MATCHED = 0.5  # share of the boxes of a class, below which there is a warning
 _MAX_NAMED = 8  # classes in a warning
 
@@ -127,6 +128,18 @@ def measure_coverage(
     np.add.at(counts[0], (labels, size), 1)
     np.add.at(counts[1], (labels[matched], size[matched]), 1)
     return Coverage(*counts)
+
+
+def low_coverage(coverage: Coverage, class_names: Sequence[str]) -> str | None:
+    """Names the classes of whose boxes less than MIN_SHARE are matched, the worst first; None if there is none."""
+    boxes = coverage.boxes.sum(axis=1)
+    shares = coverage.matched.sum(axis=1) / np.maximum(boxes, 1)
+    low = [label for label in np.argsort(shares, kind="stable").tolist() if boxes[label] and shares[label] < MIN_SHARE]
+    if not low:
+        return None
+    named = ", ".join(f"{class_names[label]} {shares[label]:.0%}" for label in low[:_MAX_NAMED])
+    more = f" and {len(low) - _MAX_NAMED} more classes" if len(low) > _MAX_NAMED else ""
+    return f"priors match {coverage.share:.0%} of the training boxes; few of: {named}{more}"
 
 
 def coverage_warnings(
