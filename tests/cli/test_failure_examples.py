@@ -40,6 +40,13 @@ def test_a_class_with_two_boxes(tmp_path: Path) -> None:
 
 def test_objects_smaller_than_priors_can_match(tmp_path: Path) -> None:
     write(tmp_path, train=12, box=(10, 10, 11, 11))
-    done = run(tmp_path, "train.py", *SMALL, "dry_run=true", "priors.scales=[0.2,0.34,0.48,0.62,0.76,0.9,1]", "backbone.first_stride=16")
+    done = run(
+        tmp_path,
+        "train.py",
+        *SMALL,
+        "dry_run=true",
+        "priors.scales=[0.2,0.34,0.48,0.62,0.76,0.9,1]",
+        "backbone.first_stride=16",
+    )
     assert done.returncode == 0, done.stderr
     assert "warning: priors match 0% of the training boxes; few of: cat 0%, dog 0%" in done.stdout
