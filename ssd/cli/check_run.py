@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from ssd.cli import build
 from ssd.cli.config import nearest
 from ssd.common.errors import ConfigError
+from ssd.common.image_size import height_width
 from ssd.data.augmentation import Augmentation
 from ssd.evaluation.metrics import metric_names
 from ssd.training.lightning_module import LOSS_NAMES, STEP_METRICS
@@ -66,7 +67,7 @@ def _check_batch_norm(config: DictConfig) -> None:
     """
     with torch.device("meta"):
         backbone = build.build_backbone(config).train()
-        images = torch.empty(config.batch_size, 3, config.image_size, config.image_size, dtype=torch.uint8)
+        images = torch.empty(config.batch_size, 3, *height_width(config.image_size), dtype=torch.uint8)
     try:
         backbone(images)
     except ValueError as error:
@@ -106,8 +107,8 @@ def check_augmentation(config: DictConfig, augmentation: Augmentation) -> None:
     Raises:
         ConfigError: the augmentation fails, or does not give images for the network.
     """
-    side = config.image_size
-    image = np.full((side + 3, 2 * side, 3), 127, dtype=np.uint8)
+    height, width = height_width(config.image_size)
+    image = np.full((height + 3, 2 * width, 3), 127, dtype=np.uint8)
     columns: dict[str, Any] = {"labels": np.zeros(1, dtype=np.int32), "ignore": np.zeros(1, dtype=np.bool_)}
     box = np.array([[0.2, 0.2, 0.8, 0.8]], dtype=np.float32)
     try:
@@ -115,8 +116,9 @@ def check_augmentation(config: DictConfig, augmentation: Augmentation) -> None:
         given = f"{found.dtype} {list(found.shape)}"
     except Exception as error:  # whatever a transform raises for what it was not made for
         given = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if given != f"uint8 {[side, side, 3]}":
+    if given != f"uint8 {[height, width, 3]}":
         raise ConfigError(
-            f"augmentation: it must give uint8 [{side}, {side}, 3] (image_size={side}), and boxes, but gives {given}; "
+            f"augmentation: it must give uint8 [{height}, {width}, 3] (image_size={config.image_size}), and boxes, but "
+            f"gives {given}; "
             "end the geometry with a resize, and leave out Normalize and ToTensorV2: the network normalises"
         )

@@ -104,8 +104,9 @@ def _check_value(config: DictConfig, key: str, rule: Key | None, text: str | Non
     rule = rule or Key()
     expected = rule.type if rule.type is not None else _parameter_type(config, key)
     typed = _convert(key, value, expected, text)
-    if isinstance(typed, int | float) and not isinstance(typed, bool):
-        _check_bounds(key, typed, rule)
+    for number in typed if isinstance(typed, list) else [typed]:
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            _check_bounds(key, number, rule)
     if typed != value or (type(typed) is not type(value) and isinstance(value, str | int | float)):
         OmegaConf.update(config, key, typed)
 

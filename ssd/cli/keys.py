@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ _COUNT = Key(low=1)
 _NAMES = str | list[str] | None
 
 KEYS: dict[str, Key] = {  # COMMAND:KEY where a command differs
-    "image_size": Key(int, low=32, high=4096, auto=True),
+    "image_size": Key(int | Annotated[list[int], Len(2, 2)], low=32, high=4096, auto=True),
     "import_weights:image_size": Key(int | None, low=32, high=4096),
     "batch_size": Key(int, low=1),
     "train:batch_size": Key(int, low=1, auto=True),

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from ssd.common.errors import DamagedImageError, DataError
 from ssd.common.image_header import EXIF_ORIENTATION, check_complete, check_mode, errors_named, open_image
+from ssd.common.image_size import ImageSize, height_width
 from ssd.common.untrusted_files import read_untrusted
 
 ImageArray = UInt8[np.ndarray, "_ _ 3"]  # named H and W would have to be equal for all images of a list
@@ -109,25 +110,26 @@ def warp(
     image: ImageArray,
     *,
     window: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
-    size: int,
+    size: ImageSize,
     flip: bool = False,
     fill: tuple[int, int, int] = (0, 0, 0),
-) -> UInt8[np.ndarray, "S S 3"]:
-    """The part of an image inside `window`, resampled bilinearly to a square of `size` pixels.
+) -> ImageArray:
+    """The part of an image inside `window`, resampled bilinearly to `size` (the side of a square, or H, W) in pixels.
 
     `window` is xyxy in fractions of the image; the area beyond the image has the colour `fill`. An image with at least
     twice the resolution of the result is averaged down first, so that small objects do not fall between samples.
     """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = window
-    shrink = int(min((x2 - x1) * width, (y2 - y1) * height) / size)
+    rows, columns = height_width(size)
+    shrink = int(min((x2 - x1) * width / columns, (y2 - y1) * height / rows))
     if shrink >= 2:
         smaller = (max(1, round(width / shrink)), max(1, round(height / shrink)))
         image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
         height, width = image.shape[:2]
     if flip:
         x1, x2 = x2, x1
-    scale_x, scale_y = (x2 - x1) * width / size, (y2 - y1) * height / size
+    scale_x, scale_y = (x2 - x1) * width / columns, (y2 - y1) * height / rows
     to_source = np.array(  # pixel centres are at half-integers
         [
             [scale_x, 0, x1 * width + scale_x / 2 - 0.5],
@@ -138,7 +140,7 @@ def warp(
     return cv2.warpAffine(
         image,
         to_source,
-        (size, size),
+        (columns, rows),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT,
         borderValue=fill,

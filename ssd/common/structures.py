@@ -31,7 +31,7 @@ class Batch:
     negative (VOC difficult, Open Images group-of, COCO crowd). `sizes` are the original (H, W) in pixels, upright.
     """
 
-    images: UInt8[Tensor, "B 3 S S"]
+    images: UInt8[Tensor, "B 3 H W"]
     boxes: Float[Tensor, "B G 4"]
     labels: Int64[Tensor, "B G"]
     ignore: Bool[Tensor, "B G"]

@@ -12,6 +12,7 @@ import numpy as np
 from albumentations.core.type_definitions import Targets
 from jaxtyping import Bool, Float, Float32, Int32, Shaped, UInt8
 
+from ssd.common.image_size import ImageSize, simplest
 from ssd.common.images import ImageArray, warp
 
 Window = tuple[float, float, float, float]  # xyxy in fractions of the image; may reach beyond it
@@ -24,7 +25,7 @@ _MAX_TRIALS = 50  # crops tried for one IoU, as in the Caffe code
 class Sample:
     """An image at the input size and its boxes; `size` is the original (H, W)."""
 
-    image: UInt8[np.ndarray, "S S 3"]
+    image: UInt8[np.ndarray, "H W 3"]
     boxes: Float32[np.ndarray, "G 4"]
     labels: Int32[np.ndarray, "G"]
     ignore: Bool[np.ndarray, "G"]
@@ -38,7 +39,7 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
     Source: SSD paper, section 2.2 "Data augmentation" and 3.6 (zoom-out).
 
     Args:
-        image_size: side of the result in pixels.
+        image_size: side of the result in pixels, or (height, width).
         zoom_out_probability: probability of placing the image on a larger canvas, 0..1.
         max_zoom_out: largest side of the canvas, in sides of the image; at least 1.
         crop_min_ious: one is drawn for each image: None is no crop, 0 any crop that contains the centre of an object;
@@ -54,7 +55,7 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
     def __init__(
         self,
         *,
-        image_size: int,
+        image_size: ImageSize,
         zoom_out_probability: float = 0.5,
         max_zoom_out: float = 4.0,
         crop_min_ious: Sequence[float | None] = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0),
@@ -64,7 +65,7 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
         fill: Sequence[int] = (123, 117, 104),
     ) -> None:
         super().__init__(p=1.0)
-        self.image_size = image_size
+        self.image_size = simplest(image_size)
         self.zoom_out_probability = zoom_out_probability
         self.max_zoom_out = max_zoom_out
         self.crop_min_ious = tuple(crop_min_ious)
@@ -74,7 +75,7 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
         self.fill = (int(fill[0]), int(fill[1]), int(fill[2]))
 
     @classmethod
-    def resize(cls, image_size: int) -> SSDWindow:
+    def resize(cls, image_size: ImageSize) -> SSDWindow:
         """The whole image without randomness, for validation."""
         return cls(image_size=image_size, zoom_out_probability=0.0, crop_min_ious=[None], flip_probability=0.0)
 
@@ -84,7 +85,7 @@ class SSDWindow(albumentations.DualTransform):  # type: ignore[misc]  # it has n
         crop = self._crop(_to_window(boxes, canvas))
         return {"window": _compose(canvas, crop), "flip": self.py_random.random() < self.flip_probability}
 
-    def apply(self, img: ImageArray, *, window: Window, flip: bool, **_: Any) -> UInt8[np.ndarray, "S S 3"]:
+    def apply(self, img: ImageArray, *, window: Window, flip: bool, **_: Any) -> ImageArray:
         return warp(img, window=window, size=self.image_size, flip=flip, fill=self.fill)
 
     def apply_to_bboxes(

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from ssd.common.errors import ConfigError
+from ssd.common.image_size import height_width
 from ssd.common.structures import PADDING_LABEL
 from ssd.inference import onnx_file
 from ssd.model.postprocess import PostProcess
@@ -27,7 +28,7 @@ def to_onnx(model: SSD, postprocess: PostProcess) -> onnx.ModelProto:
         ConfigError: the model is larger than 2 GB.
     """
     network = _Detector(model, postprocess).eval()
-    images = torch.zeros(_EXAMPLE_BATCH, model.image_size, model.image_size, 3, dtype=torch.uint8)
+    images = torch.zeros(_EXAMPLE_BATCH, *height_width(model.image_size), 3, dtype=torch.uint8)
     shapes = ({0: torch.export.Dim("batch")},)
     with torch.no_grad():  # in two steps: torch.onnx.export by itself would fall back to a fixed batch
         program = torch.export.export(network, (images,), dynamic_shapes=shapes)
@@ -61,7 +62,7 @@ class _Detector(nn.Module):
         self.postprocess = postprocess
 
     def forward(
-        self, images: UInt8[Tensor, "B S S 3"]
+        self, images: UInt8[Tensor, "B H W 3"]
     ) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int64[Tensor, "B D"], Int64[Tensor, "B"]]:
         post = self.postprocess
         boxes, scores, labels = post.select_topk(self.model(images.permute(0, 3, 1, 2)), self.model.priors)

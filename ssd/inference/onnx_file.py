@@ -16,6 +16,7 @@ from typing import Any
 
 from ssd.common.class_names import check_class_names
 from ssd.common.errors import CheckpointError, ConfigError, DataError
+from ssd.common.image_size import ImageSize, height_width, is_image_size, simplest
 from ssd.common.text import one_line
 from ssd.common.untrusted_files import read_untrusted
 from ssd.common.untrusted_text import parse_json
@@ -26,8 +27,8 @@ OUTPUTS = ("boxes", "scores", "labels", "counts")
 MAX_BYTES = 2**31 - 1  # of a protobuf message; a larger model would need a second file
 
 _USAGE = (
-    "Input: images as uint8 RGB, upright, stretched to {size}x{size} pixels, [B, {size}, {size}, 3]. Outputs: boxes "
-    "(x1, y1, x2, y2 as fractions of the image, x right, y down), scores (descending), labels (indices into "
+    "Input: images as uint8 RGB, upright, stretched to {height}x{width} pixels, [B, {height}, {width}, 3]. Outputs: "
+    "boxes (x1, y1, x2, y2 as fractions of the image, x right, y down), scores (descending), labels (indices into "
     "class_names), counts (number of detections of each image; rows after it are padding)."
 )
 _RANKS = {"boxes": 3, "scores": 2, "labels": 2, "counts": 1}
@@ -44,7 +45,7 @@ class OnnxFile:
 
     data: bytes
     class_names: tuple[str, ...]
-    image_size: int
+    image_size: int | tuple[int, int]
     postprocess: dict[str, float]
 
 
@@ -52,11 +53,12 @@ def write_metadata(model: Any, *, recipe: dict[str, Any], postprocess: dict[str,
     """Sets the metadata of an onnx.ModelProto; `recipe` describes the network, see `SSD.recipe`."""
     import onnx
 
+    height, width = height_width(recipe["image_size"])
     entries = {
         "recipe": json.dumps(recipe),
         "class_names": json.dumps(recipe["class_names"]),
         "postprocess": json.dumps(postprocess),
-        "usage": _USAGE.format(size=recipe["image_size"]),
+        "usage": _USAGE.format(height=height, width=width),
     }
     onnx.helper.set_model_props(model, entries)
 
@@ -91,7 +93,7 @@ def read(path: str | Path) -> OnnxFile:
         class_names, image_size = _read_recipe(metadata, path)
         _check_interface(model.graph, image_size)
         _check_tensors(model)
-        onnx_limits.check_graph(model, batch=1, pixels=image_size**2)
+        onnx_limits.check_graph(model, batch=1, pixels=math.prod(height_width(image_size)))
         return OnnxFile(data, class_names, image_size, _read_postprocess(metadata, path))
     except DecodeError as error:
         raise CheckpointError(f"{path}: not an ONNX file, or damaged: {error}") from None
@@ -124,7 +126,7 @@ def _read_metadata(model: Any, data: bytes, path: Path) -> dict[str, str]:
     return metadata
 
 
-def _read_recipe(metadata: dict[str, str], path: Path) -> tuple[tuple[str, ...], int]:
+def _read_recipe(metadata: dict[str, str], path: Path) -> tuple[tuple[str, ...], int | tuple[int, int]]:
     """(class names, image size)."""
     recipe = parse_json(metadata.get("recipe", "null"), name=f"{path}: recipe")
     if not isinstance(recipe, dict) or not {"class_names", "image_size"} <= recipe.keys():
@@ -136,11 +138,11 @@ def _read_recipe(metadata: dict[str, str], path: Path) -> tuple[tuple[str, ...],
         check_class_names(names)
     except DataError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    if type(size) is not int or not 1 <= size <= _MAX_IMAGE_SIZE:
+    if not is_image_size(size, low=1, high=_MAX_IMAGE_SIZE):
         raise CheckpointError(
             f"{path}: image_size {str(size)[:40]}: must be from 1 to {_MAX_IMAGE_SIZE}; export it again"
         )
-    return tuple(names), size
+    return tuple(names), simplest(size)
 
 
 def _read_postprocess(metadata: dict[str, str], path: Path) -> dict[str, float]:
@@ -152,13 +154,13 @@ def _read_postprocess(metadata: dict[str, str], path: Path) -> dict[str, float]:
     return {_OLD_NAMES.get(name, name): float(value) for name, value in settings.items()}
 
 
-def _check_interface(graph: Any, size: int) -> None:
+def _check_interface(graph: Any, size: ImageSize) -> None:
     """Checks names, types and shapes of the inputs and outputs."""
     import onnx
 
     inputs = {node.name: [side.dim_value for side in node.type.tensor_type.shape.dim] for node in graph.input}
-    if list(inputs) != [INPUT] or len(inputs[INPUT]) != 4 or inputs[INPUT][1:] != [size, size, 3]:
-        raise ValueError(f"the graph's input is {inputs}, its recipe has {INPUT} of {size}x{size}x3")
+    if list(inputs) != [INPUT] or len(inputs[INPUT]) != 4 or inputs[INPUT][1:] != [*height_width(size), 3]:
+        raise ValueError(f"the graph's input is {inputs}, its recipe has {INPUT} of image_size {size}")
     outputs = {node.name: node.type.tensor_type for node in graph.output}
     if tuple(outputs) != OUTPUTS or len(graph.output) != len(OUTPUTS):
         raise ValueError(f"its outputs are not {', '.join(OUTPUTS)}")

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ssd.common.errors import ConfigError
+from ssd.common.image_size import ImageSize, height_width
 
 Clip = Literal["all", "sizes", "none"]
 Grid = tuple[int, int]
@@ -26,9 +27,9 @@ class PriorSpec:
     """Scales, aspect ratios and spacing of the priors on each feature map.
 
     Args:
-        scales: L + 1 ascending sides of the squares, as fractions of the image. Level k has a small square of side
-            scales[k], a square of side sqrt(scales[k] * scales[k+1]), then for each ratio r two boxes with the small
-            square's area: wide (w/h = r) and tall (h/w = r).
+        scales: L + 1 ascending sides of the squares, as fractions of the input's shorter side. Level k has a small
+            square of side scales[k], a square of side sqrt(scales[k] * scales[k+1]), then for each ratio r two boxes
+            with the small square's area: wide (w/h = r) and tall (h/w = r), in pixels of the input.
         aspect_ratios: for each level, the ratios r > 1; the squares are always included.
         steps_px: input side in pixels -> published distance between cell centres, per level. An input side that is
             not listed uses ceil(side / cells).
@@ -83,12 +84,12 @@ class PriorSpec:
         """Number of priors per cell, for each level."""
         return tuple(2 + 2 * len(ratios) for ratios in self.aspect_ratios)
 
-    def build(self, grids: Sequence[Grid], *, image_size: int) -> Float[Tensor, "P 4"]:
+    def build(self, grids: Sequence[Grid], *, image_size: ImageSize) -> Float[Tensor, "P 4"]:
         """The priors level by level, cells row by row, within a cell in the order given above.
 
         Args:
             grids: (rows, columns) of each feature map.
-            image_size: S, in pixels.
+            image_size: the side, or (height, width), in pixels.
 
         Returns:
             cxcywh fractions of the image, float32.
@@ -101,13 +102,15 @@ class PriorSpec:
                 f"{self.levels} levels of priors, {len(grids)} feature maps: give priors of as many levels, or "
                 "priors=auto for those of the backbone"
             )
-        steps_px = self.steps_px.get(image_size) or [math.ceil(image_size / rows) for rows, _ in grids]
-        priors = torch.cat(
-            [
-                _priors_of_level(grid, step=step / image_size, sizes=self._sizes(level))
-                for level, (grid, step) in enumerate(zip(grids, steps_px, strict=True))
-            ]
-        )
+        height, width = height_width(image_size)
+        published = self.steps_px.get(height) if height == width else None
+        levels = []
+        for level, (rows, columns) in enumerate(grids):
+            step_px = published[level] if published else None
+            steps = (step_px or math.ceil(height / rows)) / height, (step_px or math.ceil(width / columns)) / width
+            sizes = [(w * min(height, width) / width, h * min(height, width) / height) for w, h in self._sizes(level)]
+            levels.append(_priors_of_level((rows, columns), steps=steps, sizes=sizes))
+        priors = torch.cat(levels)
         if self.clip == "all":
             priors.clamp_(0, 1)
         elif self.clip == "sizes":
@@ -128,10 +131,12 @@ class PriorSpec:
         return asdict(self)
 
 
-def _priors_of_level(grid: Grid, *, step: float, sizes: Iterable[tuple[float, float]]) -> Float[Tensor, "N 4"]:
+def _priors_of_level(
+    grid: Grid, *, steps: tuple[float, float], sizes: Iterable[tuple[float, float]]
+) -> Float[Tensor, "N 4"]:
     rows, columns = grid
-    centre_y = (torch.arange(rows, dtype=torch.float64) + 0.5) * step
-    centre_x = (torch.arange(columns, dtype=torch.float64) + 0.5) * step
+    centre_y = (torch.arange(rows, dtype=torch.float64) + 0.5) * steps[0]
+    centre_x = (torch.arange(columns, dtype=torch.float64) + 0.5) * steps[1]
     centres = torch.stack(torch.meshgrid(centre_y, centre_x, indexing="ij")[::-1], dim=-1)  # [rows, columns, xy]
     sizes_wh = torch.tensor(list(sizes), dtype=torch.float64)
     shape = (rows, columns, len(sizes_wh), 2)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ssd.common.class_names import check_class_names
 from ssd.common.errors import CheckpointError, ConfigError, SSDError
+from ssd.common.image_size import ImageSize, height_width, is_image_size, simplest
 from ssd.common.structures import Predictions
 from ssd.model.backbones import BACKBONES
 from ssd.model.backbones.layers import initialize
@@ -33,7 +34,7 @@ class SSD(nn.Module):
         backbone: images in, feature maps out; see `ssd.model.backbones`.
         prior_spec: has as many levels as the backbone has feature maps.
         class_names: the C classes, without background.
-        image_size: S, side of the square input in pixels.
+        image_size: side of the input in pixels, or (height, width).
 
     Raises:
         ConfigError: priors, backbone and image size do not fit together, or give too many predictions.
@@ -43,14 +44,14 @@ class SSD(nn.Module):
     priors: Float[Tensor, "P 4"]
 
     def __init__(
-        self, backbone: nn.Module, prior_spec: PriorSpec, *, class_names: Sequence[str], image_size: int
+        self, backbone: nn.Module, prior_spec: PriorSpec, *, class_names: Sequence[str], image_size: ImageSize
     ) -> None:
         super().__init__()
         check_class_names(class_names)
         self.backbone = backbone
         self.prior_spec = prior_spec
         self.class_names = tuple(class_names)
-        self.image_size = image_size
+        self.image_size = simplest(image_size)
         shapes = measure(backbone, image_size=image_size)
         self.grids = tuple((rows, columns) for _, rows, columns in shapes)
         self._check_size()
@@ -79,7 +80,7 @@ class SSD(nn.Module):
                 "numbers are possible; choose a smaller image_size or fewer aspect ratios"
             )
 
-    def forward(self, images: UInt8[Tensor, "B 3 S S"]) -> Predictions:
+    def forward(self, images: UInt8[Tensor, "B 3 H W"]) -> Predictions:
         """Predicts logits and offsets, in the order of the priors, from raw RGB pixels."""
         features = self.backbone(images)
         return Predictions(
@@ -119,7 +120,7 @@ class SSD(nn.Module):
             "backbone": {"name": self.backbone.name, "arguments": self.backbone.arguments},
             "priors": self.prior_spec.as_dict(),
             "class_names": list(self.class_names),
-            "image_size": self.image_size,
+            "image_size": list(self.image_size) if isinstance(self.image_size, tuple) else self.image_size,
         }
 
 
@@ -135,7 +136,7 @@ def build(recipe: dict[str, Any]) -> SSD:
     if version != RECIPE_VERSION:
         raise CheckpointError(f"recipe version {version}: this program reads version {RECIPE_VERSION}; update it")
     try:
-        if not (isinstance(recipe["image_size"], int) and 32 <= recipe["image_size"] <= _MAX_IMAGE_SIZE):
+        if not is_image_size(recipe["image_size"], low=32, high=_MAX_IMAGE_SIZE):
             raise CheckpointError(f"image_size {recipe['image_size']!r}: must be from 32 to {_MAX_IMAGE_SIZE}")
         names = recipe["class_names"]
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
@@ -163,14 +164,14 @@ def build_outline(recipe: dict[str, Any]) -> SSD:
 
 
 @torch.no_grad()
-def measure(backbone: nn.Module, *, image_size: int) -> list[tuple[int, int, int]]:
+def measure(backbone: nn.Module, *, image_size: ImageSize) -> list[tuple[int, int, int]]:
     """(channels, rows, columns) of each feature map, measured by running the backbone on the meta device.
 
     Raises:
         ConfigError: the input is too small for the backbone.
     """
     try:
-        images = torch.empty(1, 3, image_size, image_size, dtype=torch.uint8, device="meta")
+        images = torch.empty(1, 3, *height_width(image_size), dtype=torch.uint8, device="meta")
         features = copy.deepcopy(backbone).to("meta").eval()(images)
     except RuntimeError as error:
         raise ConfigError(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ssd.common.image_size import ImageSize, height_width
 from ssd.common.tables import Table
 from ssd.data.index import DetectionIndex
 
@@ -112,9 +113,9 @@ def plan_image_size(facts: DataFacts, *, default: int, stride_px: float) -> Plan
     return PlanLine("image_size", size, "the backbone's" if size == default else at_default)
 
 
-def plan_first_stride(facts: DataFacts, *, image_size: int) -> PlanLine:
+def plan_first_stride(facts: DataFacts, *, image_size: ImageSize) -> PlanLine:
     """A finer grid where boxes lie so close, or are so small, that cells of 16 pixels cannot hold them apart."""
-    small = float(facts.weights[facts.sides * image_size < _FINE_PX].sum())
+    small = float(facts.weights[facts.sides * math.sqrt(math.prod(height_width(image_size))) < _FINE_PX].sum())
     reason = f"{small:.0%} of the boxes of a class, on average, are under {_FINE_PX:.0f} px at {image_size}"
     return PlanLine("backbone.first_stride", 8 if small > _FINE_SHARE else 16, reason)
 

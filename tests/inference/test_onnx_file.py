@@ -87,7 +87,7 @@ def test_custom_operators_are_refused(graph: onnx.ModelProto, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (RECIPE | {"image_size": 64}, "64x64"),
+        (RECIPE | {"image_size": 64}, "image_size 64"),
         (RECIPE | {"image_size": "8"}, "image_size 8"),
         (RECIPE | {"class_names": "cat"}, "class_names"),
         (RECIPE | {"class_names": []}, "class_names"),

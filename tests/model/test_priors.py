@@ -145,6 +145,18 @@ def test_a_side_without_published_steps_gets_derived_ones(vgg16_300: PriorSpec) 
     assert_close(steps_px, torch.tensor([8.0, 16.0, 32.0, 64.0, 86.0, 128.0]))
 
 
+def test_the_priors_of_an_oblong_input_are_squares_in_its_pixels(vgg16_300: PriorSpec) -> None:
+    grids = [(38, 67), (19, 34), (10, 17), (5, 9), (3, 7), (1, 5)]
+    spec = replace(vgg16_300, clip="none")
+    priors = spec.build(grids, image_size=(300, 533)) * torch.tensor([533, 300, 533, 300])
+    square = spec.build([(rows, rows) for rows, _ in grids], image_size=300) * 300
+    assert_close(priors[:4, 2:], square[:4, 2:])  # the sides in pixels are those of the square input
+    assert_close(priors[0, :2], torch.tensor([4.0, 4.0]))
+    assert_close(priors[4, :2] - priors[0, :2], torch.tensor([8.0, 0.0]))
+    assert_close(priors[4 * 67, :2] - priors[0, :2], torch.tensor([0.0, 8.0]))
+    assert spec.build(grids[:1] * 6, image_size=(300, 300)).equal(spec.build(grids[:1] * 6, image_size=300))
+
+
 def test_cells_go_row_by_row() -> None:
     spec = PriorSpec(scales=[0.1, 0.2], aspect_ratios=[[]], clip="none", steps_px={4: [2]})
     centres = spec.build([(2, 3)], image_size=4)[::2, :2]

@@ -34,9 +34,9 @@ def boxes_and_priors(layout: PriorLayout, boxes: Float[np.ndarray, "M 4"]) -> Fi
     """Shapes, sizes and aspect ratios of boxes (xyxy fractions) against those of the priors."""
     figure, (plane, sizes, ratios) = _panels(3)
     boxes = boxes[:_MAX_POINTS]
-    width, height = (boxes[:, 2:] - boxes[:, :2]).T * layout.image_size
+    width, height = layout.shapes_px(boxes[:, 2:] - boxes[:, :2]).T
     _draw_shapes(plane, layout, boxes)
-    scales = [scale * layout.image_size for scale in layout.spec.scales]
+    scales = layout.scales_px
     _draw_histogram(sizes, layout.sizes_px(boxes), lines=scales, label="scales of the priors")
     wide = {ratio for level in layout.spec.aspect_ratios for ratio in level}
     both = sorted({1.0, *wide, *(1 / ratio for ratio in wide)})
@@ -47,13 +47,13 @@ def boxes_and_priors(layout: PriorLayout, boxes: Float[np.ndarray, "M 4"]) -> Fi
 
 
 def _draw_shapes(axes: Axes, layout: PriorLayout, boxes: Float[np.ndarray, "M 4"]) -> None:
-    width, height = (boxes[:, 2:] - boxes[:, :2]).T * layout.image_size
+    width, height = layout.shapes_px(boxes[:, 2:] - boxes[:, :2]).T
     matched = layout.matched(boxes)
     size = float(np.clip(20_000 / max(1, len(boxes)), 5, 24))
     for mask, colour, label in ((matched, _MATCHED, "matched"), (~matched, _UNMATCHED, "not matched")):
         # as pixels: thousands of SVG points would make the page slow
         axes.scatter(width[mask], height[mask], s=size, color=colour, alpha=0.4, lw=0, label=label, rasterized=True)
-    shapes = np.concatenate([level.shapes for level in layout.levels]) * layout.image_size
+    shapes = layout.shapes_px(np.concatenate([level.shapes for level in layout.levels]))
     axes.scatter(shapes[:, 0], shapes[:, 1], s=26, color=_DARK, marker="+", lw=1, label="priors")
     axes.set(xlabel="width, px", ylabel="height, px")
     axes.legend(frameon=False, fontsize=8, markerscale=1.5)

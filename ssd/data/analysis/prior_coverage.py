@@ -17,6 +17,7 @@ import yaml
 from jaxtyping import Float, Int
 
 from ssd.common.atomic_files import write_atomically
+from ssd.common.image_size import ImageSize, height_width
 from ssd.data.index import DetectionIndex
 from ssd.model.priors import Grid, PriorSpec
 
@@ -46,11 +47,11 @@ class LevelPriors:
 
 @dataclass(frozen=True)
 class PriorLayout:
-    """Priors on grids of (rows, columns), for an input of `image_size` pixels, and the IoU from which they match."""
+    """Priors on grids of (rows, columns), the input size (side or height, width), and the IoU from which they match."""
 
     spec: PriorSpec
     grids: Sequence[Grid]
-    image_size: int
+    image_size: ImageSize
     match_threshold: float
 
     @cached_property
@@ -67,7 +68,16 @@ class PriorLayout:
 
     def sizes_px(self, boxes: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "M"]:
         """Square roots of the areas at the network's input, to which images are stretched."""
-        return np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)) * self.image_size
+        return np.sqrt(self.shapes_px(boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+
+    def shapes_px(self, shapes: Float[np.ndarray, "M 2"]) -> Float[np.ndarray, "M 2"]:
+        """Widths and heights, from fractions of the image to pixels of the input."""
+        return shapes * np.array(height_width(self.image_size)[::-1])
+
+    @property
+    def scales_px(self) -> list[float]:
+        """Sides of the small square priors of each level, and of one more."""
+        return [scale * min(height_width(self.image_size)) for scale in self.spec.scales]
 
     def matched(self, boxes: Float[np.ndarray, "M 4"]) -> np.ndarray:
         """Which boxes (xyxy fractions) a prior matches, bool [M]."""
@@ -153,8 +163,8 @@ def coverage_warnings(
     worst = sorted(poor, key=lambda label: shares[label])[:_MAX_NAMED]
     named = ", ".join(f"{class_names[label]} ({100 * shares[label]:.0f} %)" for label in worst)
     more = f" and {len(poor) - _MAX_NAMED} more classes" if len(poor) > _MAX_NAMED else ""
-    smallest = layout.spec.scales[0] * layout.image_size
-    step = layout.image_size / len(layout.levels[0].centres[0])
+    smallest = layout.scales_px[0]
+    step = height_width(layout.image_size)[1] / len(layout.levels[0].centres[0])
     backbone = " or backbone=vgg16 (8 px)" if step > 8 else ""
     finer = (
         f"cells smaller than {step:.0f} px, by a larger image_size{backbone}, help boxes smaller than {2 * step:.0f} px"

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from ssd.common.atomic_files import write_atomically
 from ssd.common.console import log
 from ssd.common.errors import DataError
+from ssd.common.image_size import height_width
 from ssd.common.tables import Table
 from ssd.common.text import one_line
 from ssd.data.analysis import charts
@@ -60,8 +61,8 @@ def leaks_section(leaks: Sequence[Leak], splits: Splits) -> Section:
 
 def boxes_section(id: str, title: str, layout: PriorLayout, boxes: Float[np.ndarray, "M 4"]) -> Section:
     """Boxes (xyxy fractions) against the priors."""
-    side = layout.image_size
-    note = f"Boxes as the network sees them without augmentation: images are stretched to {side} x {side} pixels."
+    height, width = height_width(layout.image_size)
+    note = f"Boxes as the network sees them without augmentation: images are stretched to {width} x {height} pixels."
     return Section(id, title, [report_page.paragraph(note), report_page.chart(charts.boxes_and_priors(layout, boxes))])
 
 
