@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import hypothesis
 import jaxtyping
@@ -12,6 +15,8 @@ import torch
 import type_checks
 from torchvision.models import detection
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # initial weights are neither downloaded nor taken from the user's cache
+os.environ["TORCH_HOME"] = str(Path(tempfile.gettempdir(), f"ssd-tests-{os.getuid()}"))
 type_checks.install()  # before anything of ssd is imported
 
 from ssd.model.priors import PriorSpec  # noqa: E402

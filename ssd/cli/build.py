@@ -30,6 +30,7 @@ from ssd.training.checkpoint_callbacks import AtomicCheckpointIO, checkpoint_cal
 from ssd.training.lightning_module import SSDModule
 from ssd.training.plan import AUTO, FIXED
 from ssd.weights import transfer
+from ssd.weights.published import PUBLISHED
 
 _NOT_READER_ARGUMENTS = ("cache", "balance", "negatives")
 
@@ -42,10 +43,10 @@ def check_fit(config: DictConfig) -> tuple[PriorSpec, list[Grid]]:
         CheckpointError: `init_from` does not exist.
     """
     weights, init_from = config.backbone.get("weights"), config.get("init_from")
-    if weights is not None and init_from is not None:
+    if weights not in (None, AUTO) and init_from is not None:
         raise ConfigError(f"init_from={init_from} and backbone.weights={weights}: give one of the two")
-    if init_from is not None and config.resume is None and not Path(init_from).exists():
-        raise CheckpointError(f"init_from={init_from}: no such file")
+    if init_from not in (None, *PUBLISHED) and config.resume is None and not Path(init_from).exists():
+        raise CheckpointError(f"init_from={init_from}: no such file; give a file, or one of {', '.join(PUBLISHED)}")
     shapes = measure(build_backbone(config), image_size=config.image_size)
     grids = [shape[1:] for shape in shapes]
     spec = build_priors(config)
@@ -73,7 +74,7 @@ def build_backbone(config: DictConfig) -> Any:
 
 
 def fill_auto(config: DictConfig) -> None:
-    """Replaces each `auto` by a fixed value: image size and priors of the backbone, and the settings of FIXED.
+    """Replaces each `auto` by a fixed value: image size and priors of the backbone, the settings of FIXED, no weights.
 
     Values from `priors.file` take precedence.
 
@@ -83,6 +84,8 @@ def fill_auto(config: DictConfig) -> None:
     for setting, value in FIXED.items():
         if OmegaConf.select(config, setting) == AUTO:
             OmegaConf.update(config, setting, value)
+    if config.backbone.get("weights") == AUTO:
+        config.backbone.weights = None
     if config.get("steps") == AUTO and config.epochs is None and config.trainer.max_epochs is None:
         config.epochs = FIXED["epochs"]
     with torch.device("meta"):  # its constants are needed, not its weights

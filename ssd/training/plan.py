@@ -91,6 +91,8 @@ def plan_table(lines: Sequence[PlanLine]) -> Table:
 def _shown(value: object) -> str:
     if isinstance(value, Mapping):
         return "fitted" if value else "as published"
+    if value is None:
+        return "null"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

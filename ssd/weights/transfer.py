@@ -14,7 +14,7 @@ from ssd.common.errors import CheckpointError, ConfigError, MachineError
 from ssd.model.backbones import PretrainedBackbone
 from ssd.model.box_coder import BACKGROUND, class_column
 from ssd.model.ssd import SSD
-from ssd.weights import checkpoint, third_party
+from ssd.weights import checkpoint, published, third_party
 from ssd.weights.third_party import BaseNetOnly
 
 _BASE = "backbone.base."
@@ -24,27 +24,28 @@ _MAX_LISTED = 8  # names per line
 
 
 def load_base(backbone: nn.Module, weights: str) -> str:
-    """Loads `backbone.base` from a file, or from `imagenet` (downloads); returns a report line.
+    """Loads `backbone.base` from a file, or from `imagenet` (see `published`); returns a report line.
 
     Raises:
-        ConfigError: this backbone has no ImageNet weights.
+        ConfigError: there are no ImageNet weights of this backbone.
         CheckpointError: the file does not exist or does not fit; names the first key.
         MachineError: the download failed.
     """
     name = getattr(backbone, "name", type(backbone).__name__)
     if not isinstance(backbone, PretrainedBackbone):
         raise ConfigError(f"backbone.weights={weights}: {name} has no ImageNet weights; leave it null")
-    if weights == "imagenet":
+    path = Path(weights)
+    if weights == "imagenet" and not path.exists():
+        entry = backbone.imagenet_weights
+        if entry is None:
+            raise ConfigError(f"backbone.weights=imagenet: none are published for this {name}; leave it null")
         try:
-            state = backbone.imagenet_weights()
-        except (OSError, RuntimeError) as error:
-            raise MachineError(
-                f"backbone.weights=imagenet: download failed ({error}); give backbone.weights=FILE instead"
-            ) from error
-    elif Path(weights).is_file():
-        state = third_party.find_tensors(checkpoint.read_checkpoint(Path(weights))[1], source=weights)
-    else:
+            path = published.fetch(entry)
+        except MachineError as error:
+            raise MachineError(f"backbone.weights=imagenet: {error}, or give backbone.weights=FILE") from error
+    if not path.is_file():
         raise CheckpointError(f"backbone.weights={weights}: no such file; give a file, or imagenet")
+    state = third_party.find_tensors(checkpoint.read_checkpoint(path)[1], source=weights)
     found, base_state = third_party.find_base_net(state) or (name, {})
     if found != name:
         raise CheckpointError(f"{weights}: holds weights of {found}, not of {name}; choose backbone={found}")
@@ -77,6 +78,8 @@ def _load_base_state(
 def init_from(model: SSD, path: str) -> list[str]:
     """Copies weights of a checkpoint, of another program's network or of a base net into `model`.
 
+    `path` is a file, or a name of `published`.
+
     The base net must fit. Of the rest, every tensor of the same name and shape is copied; of the classification heads,
     the rows of background and of classes with the same name (ignoring case). The pixel normalisation is copied with
     the weights that were trained with it; priors and classes stay those of `model`.
@@ -87,10 +90,11 @@ def init_from(model: SSD, path: str) -> list[str]:
     Raises:
         CheckpointError: the file cannot be used, or has another base net.
     """
+    file = published.fetch(path) if path in published.PUBLISHED and not Path(path).exists() else Path(path)
     try:
-        source = checkpoint.load(path)
+        source = checkpoint.load(file)
     except BaseNetOnly:
-        return [f"init_from={path}: a base net without a detector", load_base(model.backbone, path)]
+        return [f"init_from={path}: a base net without a detector", load_base(model.backbone, str(file))]
     _check_same_base(model, source, path)
     differences = _compare_recipes(model.recipe(), source.recipe())
     header = f"init_from={path}: {source.backbone.name}, {len(source.class_names)} classes"

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights, vgg16
+from torchvision.models import vgg16
 
-from ssd.common.errors import CheckpointError, MachineError
+from ssd.common.errors import CheckpointError
 from ssd.model.backbones import VGG16, MobileNetV1
 from ssd.weights.transfer import load_base
 
@@ -100,48 +94,6 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     broken = {key: value * float("nan") for key, value in state.items()}
     with pytest.raises(CheckpointError, match="NaN"):
         load_base(mobilenet(0.5), stored(broken, tmp_path / "c.pth"))
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder and the local address that serves it."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            """Logs nothing."""
-
-    folder = tmp_path / "served"
-    folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-
-
-def test_imagenet_weights_are_downloaded_checked_and_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[Path, str]
-) -> None:
-    folder, address = server
-    source = randomised(vgg().base)
-    stored({f"features.{key}": value for key, value in source.items() if int(key.split(".")[0]) < 30}, folder / "a")
-    name = f"vgg16-{hashlib.sha256((folder / 'a').read_bytes()).hexdigest()[:8]}.pth"
-    (folder / "a").rename(folder / name)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(VGG16_Weights.IMAGENET1K_FEATURES.value, "url", f"{address}/{name}")
-    backbone = vgg()
-    assert load_base(backbone, "imagenet").endswith(" 4 fresh")
-    assert torch.equal(backbone.base[0].weight, source["0.weight"])
-    (folder / name).unlink()
-    assert load_base(vgg(), "imagenet").endswith(" 4 fresh")  # from the cache
-
-
-def test_a_failed_download_suggests_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[Path, str]
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(VGG16_Weights.IMAGENET1K_FEATURES.value, "url", f"{server[1]}/vgg16-00000000.pth")
-    with pytest.raises(MachineError, match=r"download failed .*; give backbone.weights=FILE"):
-        load_base(vgg(), "imagenet")
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the real weights are not beside this checkout")

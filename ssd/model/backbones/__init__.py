@@ -44,9 +44,9 @@ class PretrainedBackbone(Protocol):
     base: nn.Module
     fresh_base_keys: tuple[str, ...]  # prefixes of the tensors of `base` that ImageNet weights may lack
 
-    @staticmethod
-    def imagenet_weights() -> dict[str, Tensor]:
-        """Downloads them, under the names of their source. Raises ConfigError if a package is missing."""
+    @property
+    def imagenet_weights(self) -> str | None:
+        """The name of its entry in `ssd.weights.published`; None if the published ones do not fit its arguments."""
 
     @staticmethod
     def base_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:

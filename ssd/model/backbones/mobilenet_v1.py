@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from ssd.common.errors import ConfigError
 from ssd.model.backbones.layers import ExtraLevel, PixelNorm, initialize, select_base
 from ssd.model.priors import PriorSpec
 
@@ -34,7 +33,6 @@ FINE_PRIORS = PriorSpec(  # and squares of 30 pixels on a grid of 38 x 38
 _BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 _TAPS = {8: 6, 16: 12}  # base[:6] ends with the last block of stride 8
 
-_TIMM_MODEL = "mobilenetv1_100.ra4_e3600_r224_in1k"
 _TIMM_STEM = {"conv_stem": "0.0", "bn1": "0.1"}
 _TIMM_BLOCK = {"conv_dw": 0, "bn1": 1, "conv_pw": 3, "bn2": 4}
 
@@ -99,14 +97,10 @@ class MobileNetV1(nn.Module):
             features.append(level(features[-1]))
         return features
 
-    @staticmethod
-    def imagenet_weights() -> dict[str, Tensor]:
-        """Downloads timm's weights (mean and std of 0.5, close to MEAN and STD)."""
-        try:
-            import timm
-        except ImportError:
-            raise ConfigError("backbone.weights=imagenet needs timm: pip install 'ssd-detector[backbones]'") from None
-        return dict(timm.create_model(_TIMM_MODEL, pretrained=True).state_dict())
+    @property
+    def imagenet_weights(self) -> str | None:
+        """timm's (mean and std of 0.5, close to MEAN and STD)."""
+        return "mobilenet_v1_imagenet" if self.width_multiplier == 1 else None
 
     @staticmethod
     def base_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights
 
 from ssd.common.errors import ConfigError
 from ssd.model.backbones.layers import ExtraLevel, L2Norm, PixelNorm, initialize, select_base
@@ -99,10 +98,10 @@ class VGG16(nn.Module):
             features.append(level(features[-1]))
         return features
 
-    @staticmethod
-    def imagenet_weights() -> dict[str, Tensor]:
-        """Downloads torchvision's copy of the weights that the SSD paper starts from."""
-        return dict(VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(progress=True, check_hash=True))
+    @property
+    def imagenet_weights(self) -> str:
+        """torchvision's copy of the weights that the SSD paper starts from."""
+        return "vgg16_imagenet"
 
     @staticmethod
     def base_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
