@@ -28,6 +28,7 @@ class WhiteSquarePredictor:
     """Detects the white square of `square_at`."""
 
     class_names = ("square", "dot")
+    thresholds = None
 
     def __call__(self, images: Sequence[ImageArray]) -> list[Detections]:
         return [self._detect(image) for image in images]

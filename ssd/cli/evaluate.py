@@ -22,7 +22,7 @@ from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits, describe_data
 from ssd.evaluation import evaluator, report
 from ssd.evaluation.detect import detect, select_split
-from ssd.evaluation.evaluator import Evaluation
+from ssd.evaluation.evaluator import Evaluation, describe_thresholds
 from ssd.evaluation.matching import bootstrap_weights
 from ssd.inference.detector import open_predictor
 from ssd.inference.predictor import Predictor
@@ -67,6 +67,9 @@ def _evaluate(
     detected = detect(predictor, index, class_names=predictor.class_names, **reading)
     weights = bootstrap_weights(len(detected.index), samples=config.resamples, seed=config.seed)
     results = evaluator.evaluate(name, detected.detections, detected.index, speed=detected.speed, weights=weights)
+    if predictor.thresholds is not None:
+        stored = describe_thresholds(predictor.class_names, predictor.thresholds)
+        log(f"{name}: score thresholds in the file: {stored}; the table has those of this split")
     return results, detected.index
 
 

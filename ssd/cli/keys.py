@@ -120,7 +120,7 @@ KEYS: dict[str, Key] = {  # COMMAND:KEY where a command differs
     "precision": Key(Literal["float32", "bfloat16", "float16"]),
     "save": Key(_NAMES),
     "classes": Key(_NAMES),
-    "draw_threshold": Key(float, low=0, high=1),
+    "draw_threshold": Key(float | None, low=0, high=1),
     "max_frames": Key(int | None, low=1),
     "track": Key(bool),
     "show": Key(bool),

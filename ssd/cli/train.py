@@ -20,7 +20,9 @@ from ssd.common.errors import ConfigError
 from ssd.common.run_folder import MAX_YAML_BYTES
 from ssd.common.untrusted_text import read_yaml
 from ssd.data.datamodule import DetectionDataModule
+from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits, describe_data, describe_skipped
+from ssd.evaluation.evaluator import best_thresholds, describe_thresholds
 from ssd.evaluation.low_map import LOW, LowMap, explain
 from ssd.evaluation.report import metric_table
 from ssd.inference.torch_predictor import TorchPredictor
@@ -115,6 +117,8 @@ def _finish(
         raise ConfigError(f"trainer.max_time={config.trainer.max_time}: over before the first step; give more")
     model = checkpoint.load(best)
     if trainer.is_global_zero:
+        if datamodule.splits.val is not None and datamodule.splits.validates:
+            model.thresholds = _thresholds(config, model, datamodule.splits.val)
         checkpoint.save_release(model, folder / "model.safetensors")
     stage, best_map = "val", best_score(trainer)
     scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
@@ -134,13 +138,25 @@ def _finish(
     return objective
 
 
+def _thresholds(config: DictConfig, model: SSD, val: DetectionIndex) -> tuple[float, ...]:
+    """The scores from which boxes are shown, for the release file."""
+    found = best_thresholds(
+        _predictor(config, model), val, batch_size=config.batch_size, num_workers=config.num_workers, seed=config.seed
+    )
+    log(f"score thresholds of the best F1 on val: {describe_thresholds(model.class_names, found)}")
+    return found
+
+
+def _predictor(config: DictConfig, model: SSD) -> TorchPredictor:
+    device = "cpu" if config.trainer.accelerator == "cpu" else "auto"
+    return TorchPredictor(model, instantiate(config.postprocess), device=device)
+
+
 def _log_low_map(config: DictConfig, model: SSD, splits: Splits, *, stage: str, steps: int, coverage: float) -> None:
     """Prints why the detector finds nothing, and what to try."""
     train, unseen = splits.train, dict(splits.items())[stage]
     assert train is not None
-    on_cpu = config.trainer.accelerator == "cpu"
-    predictor = TorchPredictor(model, instantiate(config.postprocess), device="cpu" if on_cpu else "auto")
-    found = LowMap.measure(predictor, train, unseen, batch_size=config.batch_size, seed=config.seed)
+    found = LowMap.measure(_predictor(config, model), train, unseen, batch_size=config.batch_size, seed=config.seed)
     lines = explain(
         found,
         stage=stage,

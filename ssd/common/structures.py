@@ -79,9 +79,13 @@ class Detections:
         """The detections selected by the mask `keep`."""
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
 
-    def above(self, score_threshold: float) -> Detections:
-        """The detections with a score above `score_threshold`."""
-        return self.where(self.scores > score_threshold)
+    def above(self, score_threshold: float | Float[Tensor, "C"]) -> Detections:
+        """The detections with a score above `score_threshold`, or above that of their class."""
+        return self.where(self.is_above(score_threshold))
+
+    def is_above(self, score_threshold: float | Float[Tensor, "C"]) -> Bool[Tensor, "D"]:
+        """Which detections have a score above `score_threshold`, or above that of their class."""
+        return self.scores > (score_threshold[self.labels] if isinstance(score_threshold, Tensor) else score_threshold)
 
     def first(self, count: int | None) -> Detections:
         """The `count` detections with the highest scores; None keeps all."""

@@ -16,8 +16,8 @@ from ssd.common.errors import ConfigError, DataError, MachineError
 from ssd.common.images import ImageArray, from_pillow, read_image
 from ssd.common.structures import Detections
 from ssd.inference.onnx_predictor import OnnxPredictor
-from ssd.inference.predictor import Predictor
-from ssd.inference.results import DRAW_THRESHOLD, to_record
+from ssd.inference.predictor import Predictor, thresholds_of
+from ssd.inference.results import to_record
 from ssd.inference.torch_predictor import TorchPredictor
 from ssd.inference.video import VIDEO_SUFFIXES
 from ssd.inference.writers import save_image
@@ -40,7 +40,7 @@ def load(
 
     Args:
         path: the checkpoint file; no other file is needed.
-        score_threshold: detections have a score above it, 0..1; None: DRAW_THRESHOLD.
+        score_threshold: detections have a score above it, 0..1; None: those of the file for each class, or 0.3.
         max_detections: limit per image, at least 1; None: the default of `PostProcess`.
         device: `cpu`, `cuda`, ..., or `auto`.
         precision: one of `ssd.inference.torch_predictor.PRECISIONS`.
@@ -50,14 +50,17 @@ def load(
         ConfigError: unknown device or precision; a threshold or limit out of range.
         MachineError: the device is not available.
     """
-    score_threshold = DRAW_THRESHOLD if score_threshold is None else score_threshold
-    if not 0 <= score_threshold <= 1:
+    if score_threshold is not None and not 0 <= score_threshold <= 1:
         raise ConfigError(f"score_threshold={score_threshold}: must be between 0 and 1")
     if max_detections is not None and max_detections < 1:
         raise ConfigError(f"max_detections={max_detections}: must be at least 1")
-    limits = {} if max_detections is None else {"max_detections": max_detections}
-    postprocess = PostProcess(score_threshold=score_threshold, **limits)
-    return Detector(open_predictor(path, postprocess, device=device, precision=precision))
+    settings = {"score_threshold": score_threshold, "max_detections": max_detections}
+    postprocess = PostProcess(**{name: value for name, value in settings.items() if value is not None})  # type: ignore[arg-type]
+    predictor = open_predictor(path, postprocess, device=device, precision=precision)
+    detector = Detector(predictor, score_threshold=score_threshold)
+    if isinstance(predictor, TorchPredictor):
+        predictor.postprocess.score_threshold = min(detector.thresholds.values())  # lower scores need no NMS
+    return detector
 
 
 def open_predictor(
@@ -101,12 +104,18 @@ class Detector:
     """Detects objects in images.
 
     An image is a file path, a uint8 RGB array [H, W, 3], or a Pillow image; a list of images gives a list of results.
-    `class_names` are the C classes, in the order of the labels.
+    `class_names` are the C classes, in the order of the labels; `thresholds` the scores above which they are detected.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, *, score_threshold: float | None = None) -> None:
         self._predictor = predictor
+        self._thresholds = thresholds_of(predictor, score_threshold)
         self.class_names = predictor.class_names
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """By class."""
+        return dict(zip(self.class_names, self._thresholds.tolist(), strict=True))
 
     @overload
     def __call__(self, images: ImageLike) -> ImageDetections: ...
@@ -124,7 +133,8 @@ class Detector:
             return self([images])[0]
         arrays = [_to_array(image) for image in images]
         sources = [str(image) if isinstance(image, str | Path) else "" for image in images]
-        results = zip(arrays, self._predictor(arrays), sources, strict=True)
+        found = [detections.above(self._thresholds) for detections in self._predictor(arrays)]
+        results = zip(arrays, found, sources, strict=True)
         return [ImageDetections(*result, self.class_names) for result in results]
 
 

@@ -21,6 +21,7 @@ from ssd.common.text import one_line
 from ssd.common.untrusted_files import read_untrusted
 from ssd.common.untrusted_text import parse_json
 from ssd.inference import onnx_limits
+from ssd.model.ssd import read_thresholds
 
 INPUT = "images"
 OUTPUTS = ("boxes", "scores", "labels", "counts")
@@ -47,6 +48,7 @@ class OnnxFile:
     class_names: tuple[str, ...]
     image_size: int | tuple[int, int]
     postprocess: dict[str, float]
+    thresholds: tuple[float, ...] | None = None  # see `SSD`
 
 
 def write_metadata(model: Any, *, recipe: dict[str, Any], postprocess: dict[str, float]) -> None:
@@ -90,11 +92,11 @@ def read(path: str | Path) -> OnnxFile:
         data = read_untrusted(path, max_bytes=MAX_BYTES, what="file")
         model = onnx.load_model_from_string(data)
         metadata = _read_metadata(model, data, path)
-        class_names, image_size = _read_recipe(metadata, path)
+        class_names, image_size, thresholds = _read_recipe(metadata, path)
         _check_interface(model.graph, image_size)
         _check_tensors(model)
         onnx_limits.check_graph(model, batch=1, pixels=math.prod(height_width(image_size)))
-        return OnnxFile(data, class_names, image_size, _read_postprocess(metadata, path))
+        return OnnxFile(data, class_names, image_size, _read_postprocess(metadata, path), thresholds)
     except DecodeError as error:
         raise CheckpointError(f"{path}: not an ONNX file, or damaged: {error}") from None
     except DataError as error:
@@ -126,8 +128,10 @@ def _read_metadata(model: Any, data: bytes, path: Path) -> dict[str, str]:
     return metadata
 
 
-def _read_recipe(metadata: dict[str, str], path: Path) -> tuple[tuple[str, ...], int | tuple[int, int]]:
-    """(class names, image size)."""
+def _read_recipe(
+    metadata: dict[str, str], path: Path
+) -> tuple[tuple[str, ...], int | tuple[int, int], tuple[float, ...] | None]:
+    """(class names, image size, thresholds)."""
     recipe = parse_json(metadata.get("recipe", "null"), name=f"{path}: recipe")
     if not isinstance(recipe, dict) or not {"class_names", "image_size"} <= recipe.keys():
         raise CheckpointError(f"{path}: has no recipe, so it was not exported by this program")
@@ -142,7 +146,10 @@ def _read_recipe(metadata: dict[str, str], path: Path) -> tuple[tuple[str, ...],
         raise CheckpointError(
             f"{path}: image_size {str(size)[:40]}: must be from 1 to {_MAX_IMAGE_SIZE}; export it again"
         )
-    return tuple(names), simplest(size)
+    try:
+        return tuple(names), simplest(size), read_thresholds(recipe)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; export it again") from error
 
 
 def _read_postprocess(metadata: dict[str, str], path: Path) -> dict[str, float]:

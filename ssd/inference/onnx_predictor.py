@@ -48,6 +48,7 @@ class OnnxPredictor:
     ) -> None:
         file = onnx_file.read(path)
         self.class_names = file.class_names
+        self.thresholds = file.thresholds
         self.postprocess = file.postprocess
         self._image_size = file.image_size
         self._score_threshold = score_threshold

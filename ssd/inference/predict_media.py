@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ssd.common.atomic_files import write_atomically
@@ -20,9 +20,9 @@ from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.common.progress import FrameProgress
 from ssd.common.structures import Detections
 from ssd.common.text import one_line
-from ssd.inference.predictor import Predictor
+from ssd.inference.predictor import Predictor, thresholds_of
 from ssd.inference.prefetch import prefetched
-from ssd.inference.results import DRAW_THRESHOLD, FrameResult
+from ssd.inference.results import FrameResult
 from ssd.inference.sources import Frame, Medium, ReadStatus, count_frames, read_frames
 from ssd.inference.tracking import Tracker
 from ssd.inference.video import Window
@@ -40,7 +40,7 @@ class PredictOptions:
 
     save: Sequence[str] | None = None  # see `PredictionWriter`
     classes: Sequence[str] | None = None  # keep only these; None: all
-    draw_threshold: float = DRAW_THRESHOLD  # draw and crop boxes with a score above it; with `track`, they start tracks
+    draw_threshold: float | None = None  # draw and crop boxes above it; they start tracks. None: see `thresholds_of`
     batch_size: int = 8  # images or frames
     max_frames: int | None = None  # of all media together
     track: bool = False  # assign track ids to the objects of videos
@@ -59,6 +59,7 @@ def predict_media(predictor: Predictor, media: Sequence[Medium], *, output: str,
     labels = _labels(options.classes, predictor.class_names)
     if options.track and not any(medium.is_video for medium in media):
         _log.warning("track=true: the source has no video, so nothing is tracked")
+    thresholds = thresholds_of(predictor, options.draw_threshold)
     window = Window() if options.show else None
     status = ReadStatus()
     frames = islice(read_frames(media, status), options.max_frames)
@@ -68,7 +69,7 @@ def predict_media(predictor: Predictor, media: Sequence[Medium], *, output: str,
     progress = FrameProgress(total=min(limits, default=None))
     try:
         with PredictionWriter(Path(output), media, save=options.save) as writer, closing(detected), progress:
-            for result in _results(chain.from_iterable(detected), labels, predictor.class_names, options):
+            for result in _results(chain.from_iterable(detected), labels, predictor.class_names, options, thresholds):
                 writer.write(result)
                 progress.step(str(result.frame.medium.name), objects=int(result.shown.sum()))
                 if window and not window.show(result.drawn):
@@ -125,18 +126,23 @@ def _results(
     labels: Int64[Tensor, "_"],
     class_names: tuple[str, ...],
     options: PredictOptions,
+    thresholds: Float[Tensor, "C"],
 ) -> Iterator[FrameResult]:
     """Keeps the detections of the classes `labels`, tracks them within each video, and marks those to show."""
     medium: Medium | None = None
     tracker: Tracker | None = None
+    started: set[int] = set()  # tracks with a box above the threshold of its class
     for frame, detections in detected:
         detections = detections.where(torch.isin(detections.labels, labels))
         track_ids = None
-        shown = detections.scores > options.draw_threshold
+        shown = detections.is_above(thresholds)
         if options.track and frame.rate is not None:
             if tracker is None or frame.medium is not medium:
-                medium, tracker = frame.medium, Tracker(rate=frame.rate, start_score=options.draw_threshold)
-            track_ids = tracker(detections, size=frame.image.shape[:2])
+                medium, started = frame.medium, set()
+                tracker = Tracker(rate=frame.rate, start_score=float(thresholds.min()))
+            ids = tracker(detections, size=frame.image.shape[:2])
+            started |= {id for id, above in zip(ids, shown.tolist(), strict=True) if id is not None and above}
+            track_ids = tuple(id if id in started else None for id in ids)
             shown = torch.tensor([track_id is not None for track_id in track_ids], dtype=torch.bool)
         yield FrameResult(frame, detections, shown, track_ids, class_names)
 

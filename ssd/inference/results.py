@@ -18,7 +18,6 @@ from ssd.common.text import printable
 from ssd.inference.sources import Frame
 from ssd.visualization.draw import draw
 
-DRAW_THRESHOLD = 0.3  # the default; conf/predict.yaml has the same
 CSV_COLUMNS = ("source", "frame", "track_id", "label", "class_id", "score", "x1", "y1", "x2", "y2")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 

@@ -39,6 +39,7 @@ class TorchPredictor:
         self.device = _find_device(device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         self.class_names = model.class_names
+        self.thresholds = model.thresholds
         self.postprocess = postprocess
 
     @torch.inference_mode()

@@ -67,6 +67,7 @@ class SSD(nn.Module):
         self.localization_heads = heads(4)
         initialize(self.classification_heads)
         initialize(self.localization_heads)
+        self.thresholds: tuple[float, ...] | None = None  # of each class the score from which a box is shown
         self._frozen: list[nn.Module] = []
 
     def _check_size(self) -> None:
@@ -115,7 +116,8 @@ class SSD(nn.Module):
 
     def recipe(self) -> dict[str, Any]:
         """Plain types from which `build` constructs the same network."""
-        return {
+        thresholds = {} if self.thresholds is None else {"thresholds": list(self.thresholds)}
+        return thresholds | {
             "version": RECIPE_VERSION,
             "backbone": {"name": self.backbone.name, "arguments": self.backbone.arguments},
             "priors": self.prior_spec.as_dict(),
@@ -144,17 +146,38 @@ def build(recipe: dict[str, Any]) -> SSD:
         backbone = recipe["backbone"]
         if backbone["name"] not in BACKBONES:
             raise CheckpointError(f"backbone {backbone['name']!r} is not one of {', '.join(BACKBONES)}")
-        return SSD(
+        thresholds = read_thresholds(recipe)
+        model = SSD(
             BACKBONES[backbone["name"]](**backbone["arguments"]),
             PriorSpec(**recipe["priors"]),
             class_names=names,
             image_size=recipe["image_size"],
         )
+        model.thresholds = thresholds
+        return model
     except CheckpointError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, SSDError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"recipe does not describe a network: {type(error).__name__}: {reason}") from error
+
+
+def read_thresholds(recipe: dict[str, Any]) -> tuple[float, ...] | None:
+    """The thresholds of the classes in a recipe; None in files of earlier versions.
+
+    Raises:
+        CheckpointError: they are not one number from 0 to 1 for each class.
+    """
+    values = recipe.get("thresholds")
+    if values is None:
+        return None
+    if (
+        not isinstance(values, list)
+        or len(values) != len(recipe["class_names"])
+        or not all(type(value) in (int, float) and 0 <= value <= 1 for value in values)
+    ):
+        raise CheckpointError(f"thresholds {str(values)[:100]}: must be a number from 0 to 1 for each class")
+    return tuple(map(float, values))
 
 
 def build_outline(recipe: dict[str, Any]) -> SSD:
