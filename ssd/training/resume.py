@@ -24,6 +24,7 @@ from ssd.weights.safe_load import safe_load
 _FIXED = ("backbone", "seed", "image_size", "priors", "dataset.classes", "optimizer._target_", "module.freeze")
 _FREE = ("resume", "backbone.weights", "logger", "download.archives", "download.mirrors")  # paths and addresses
 _NEW = (  # older runs had no such settings
+    "callbacks.loss_watch",
     *("dataset.val_share", "dataset.test_share", "dataset.seed"),
     *("plan", "dry_run", "budget_minutes", "steps", "validations", "backbone.first_stride"),
 )
