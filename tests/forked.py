@@ -9,12 +9,13 @@ import multiprocessing
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from unittest import mock
 
 ROOT = Path(__file__).parents[1]
@@ -39,12 +40,18 @@ _CONTEXT.set_forkserver_preload(["forked_server", "forked"])
 _PATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 
 
-def run(folder: Path, script: str, *arguments: str, modules: Path | None = None) -> CompletedProcess[str]:
+def run(
+    folder: Path,
+    script: str,
+    *arguments: str,
+    modules: Path | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> CompletedProcess[str]:
     """Runs `python script *arguments`, or `ssd script *arguments`, in `folder` to its end.
 
     It can import what is in the folder `modules`.
     """
-    environment = {"COLUMNS": "150"} | ({} if modules is None else {"PYTHONPATH": str(modules)})
+    environment = {"COLUMNS": "150", **environment} | ({} if modules is None else {"PYTHONPATH": str(modules)})
     with TemporaryDirectory() as outputs:
         out, errors = Path(outputs, "stdout"), Path(outputs, "stderr")
         process = _start(folder, script, arguments, environment, out, errors)

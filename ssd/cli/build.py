@@ -45,13 +45,23 @@ def check_fit(config: DictConfig) -> tuple[PriorSpec, list[Grid]]:
     weights, init_from = config.backbone.get("weights"), config.get("init_from")
     if weights not in (None, AUTO) and init_from is not None:
         raise ConfigError(f"init_from={init_from} and backbone.weights={weights}: give one of the two")
-    if init_from not in (None, *PUBLISHED) and config.resume is None and not Path(init_from).exists():
-        raise CheckpointError(f"init_from={init_from}: no such file; give a file, or one of {', '.join(PUBLISHED)}")
-    shapes = measure(build_backbone(config), image_size=config.image_size)
+    backbone = build_backbone(config)
+    if init_from is not None and config.resume is None and not Path(init_from).exists():
+        _check_published(init_from, backbone)
+    shapes = measure(backbone, image_size=config.image_size)
     grids = [shape[1:] for shape in shapes]
     spec = build_priors(config)
     spec.build(grids, image_size=config.image_size)
     return spec, grids
+
+
+def _check_published(name: str, backbone: Any) -> None:
+    """Checks that weights are published by this name, and for this backbone, before they are downloaded."""
+    if name not in PUBLISHED:
+        raise CheckpointError(f"init_from={name}: no such file; give a file, or one of {', '.join(PUBLISHED)}")
+    needed, own = PUBLISHED[name].backbone, getattr(backbone, "name", type(backbone).__name__)
+    if needed != own:
+        raise ConfigError(f"init_from={name}: weights of {needed}, not of {own}; choose backbone={needed}")
 
 
 def prior_layout(config: DictConfig) -> PriorLayout:

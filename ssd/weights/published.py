@@ -1,7 +1,7 @@
 """Published weights by name: where they are, how they are verified, and what is known of them.
 
-A file without a published checksum is checked by its first bytes and by the shapes of its tensors when it is loaded;
-its own checksum is kept beside it, so that a later change is noticed.
+A file without a published checksum is checked by its first bytes, and by the names and shapes of its tensors when it is
+loaded; its own checksum is kept beside it, so that a later change is noticed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ from ssd.common.atomic_files import write_atomically
 from ssd.common.console import log
 from ssd.common.downloads import download_files
 from ssd.common.errors import CheckpointError, DataError, MachineError
-from ssd.common.http_client import Network
+from ssd.common.http_client import Network, RefusedError
 from ssd.common.untrusted_files import open_untrusted, read_untrusted
 
 _MAX_BYTES = 1 << 30
 _STARTS = (b"PK\x03\x04", b"\x80")  # of files of torch.save, new and old
-_NETWORK = Network(workers=1, tries=2)
+_NETWORK = Network(workers=1, tries=3, connect_timeout_s=3.0, read_timeout_s=10.0)  # no network: half a minute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedWeights:
-    """A file of weights. `sha256` is its start, or None where none is published; the later addresses are copies."""
+    """A file of weights of the network `backbone`.
 
+    `sha256` is its start, or None where none is published; the later addresses are copies.
+    """
+
+    backbone: str
     urls: tuple[str, ...]
     file_name: str
     sha256: str | None
@@ -43,6 +47,7 @@ class PublishedWeights:
 _VOC = "the 20 of PASCAL VOC"
 PUBLISHED = {
     "vgg16_imagenet": PublishedWeights(
+        backbone="vgg16",
         urls=("https://download.pytorch.org/models/vgg16_features-amdegroot-88682ab5.pth",),
         file_name="vgg16_features-amdegroot-88682ab5.pth",
         sha256="88682ab5",
@@ -52,6 +57,7 @@ PUBLISHED = {
         source="torchvision, VGG16_Weights.IMAGENET1K_FEATURES",
     ),
     "mobilenet_v1_imagenet": PublishedWeights(
+        backbone="mobilenet_v1",
         urls=("https://huggingface.co/timm/mobilenetv1_100.ra4_e3600_r224_in1k/resolve/main/model.safetensors",),
         file_name="mobilenetv1_100.ra4_e3600_r224_in1k.safetensors",
         sha256=None,
@@ -61,6 +67,7 @@ PUBLISHED = {
         source="timm, mobilenetv1_100.ra4_e3600_r224_in1k",
     ),
     "ssd300_vgg16_coco": PublishedWeights(
+        backbone="vgg16",
         urls=("https://download.pytorch.org/models/ssd300_vgg16_coco-b556d3b4.pth",),
         file_name="ssd300_vgg16_coco-b556d3b4.pth",
         sha256="b556d3b4",
@@ -70,6 +77,7 @@ PUBLISHED = {
         source="torchvision, SSD300_VGG16_Weights.COCO_V1",
     ),
     "vgg16_voc": PublishedWeights(
+        backbone="vgg16",
         urls=("https://s3.amazonaws.com/amdegroot-models/ssd300_mAP_77.43_v2.pth",),
         file_name="ssd300_mAP_77.43_v2.pth",
         sha256=None,
@@ -79,6 +87,7 @@ PUBLISHED = {
         source="amdegroot/ssd.pytorch, 77.43 VOC07 mAP",
     ),
     "mobilenet_v1_voc": PublishedWeights(
+        backbone="mobilenet_v1",
         urls=(
             "https://storage.googleapis.com/models-hao/mobilenet-v1-ssd-mp-0_675.pth",
             "https://nvidia.box.com/shared/static/djf5w54rjvpqocsiztzaandq1m3avr7c.pth",
@@ -99,28 +108,37 @@ def cache_path(name: str) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """The file of published weights: from the cache, or downloaded.
+    """The file of published weights: from the cache, which may be read-only, or downloaded into it.
 
     Raises:
         CheckpointError: the file in the cache is not the published one, or has changed.
-        MachineError: it cannot be downloaded, or the environment variable HF_HUB_OFFLINE forbids it.
+        MachineError: it cannot be downloaded or stored, or the environment variable HF_HUB_OFFLINE forbids it.
     """
     entry, path = PUBLISHED[name], cache_path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):  # processes of one run start together
-        if path.exists():
-            _check_cached(entry, path)
-        else:
-            _download(name, entry, path)
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(f".{path.name}.lock")):  # processes of one run start together
+                if not path.exists():
+                    _download(name, entry, path)
+    except OSError as error:
+        raise MachineError(
+            f"{name}: {path.parent} cannot be written: {error.strerror or error}; put {path.name} there, or set "
+            "TORCH_HOME to another folder"
+        ) from error
+    _check_cached(entry, path)
     return path
 
 
 def _check_cached(entry: PublishedWeights, path: Path) -> None:
-    record = _record(path)
-    expected = entry.sha256
-    if expected is None and record.exists():
-        expected = read_untrusted(record, max_bytes=100, what="checksum").decode("ascii", "replace").strip()
-    if expected is not None and not _sha256(path).startswith(expected):
+    expected, record = entry.sha256, _record(path)
+    try:
+        if expected is None and record.exists():
+            expected = read_untrusted(record, max_bytes=100, what="checksum").decode("ascii", "replace").strip()
+        found = _sha256(path)
+    except (DataError, OSError) as error:
+        raise CheckpointError(f"{error}; remove it") from error
+    if expected is not None and not found.startswith(expected):
         raise CheckpointError(f"{path}: is not the file that was published or downloaded; remove it")
 
 
@@ -145,13 +163,13 @@ def _download(name: str, entry: PublishedWeights, path: Path) -> None:
 
 
 def _check_download(entry: PublishedWeights, part: Path) -> None:
-    """Raises DataError for a file that is not the published one, or holds no weights (a page in its place)."""
+    """Raises RefusedError for a file that is not the published one, or holds no weights (a page in its place)."""
     if entry.sha256 is not None and not _sha256(part).startswith(entry.sha256):
-        raise DataError("its checksum is not the published one")
+        raise RefusedError("its checksum is not the published one")
     with open_untrusted(part) as file:
         start = file.read(9)
     if not start.startswith(_STARTS) and start[8:] != b"{":  # a safetensors file has the length of its header first
-        raise DataError("holds no weights")
+        raise RefusedError("holds no weights")
 
 
 def _record(path: Path) -> Path:

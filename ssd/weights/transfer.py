@@ -17,6 +17,7 @@ from ssd.model.ssd import SSD
 from ssd.weights import checkpoint, published, third_party
 from ssd.weights.third_party import BaseNetOnly
 
+IMAGENET = "imagenet"  # the value of backbone.weights for published ones
 _BASE = "backbone.base."
 _HEADS = "classification_heads."
 _PIXELS = ("mean", "std")
@@ -28,29 +29,32 @@ def load_base(backbone: nn.Module, weights: str) -> str:
 
     Raises:
         ConfigError: there are no ImageNet weights of this backbone.
-        CheckpointError: the file does not exist or does not fit; names the first key.
+        CheckpointError: the file does not exist or does not fit; names the file and the first key.
         MachineError: the download failed.
     """
     name = getattr(backbone, "name", type(backbone).__name__)
     if not isinstance(backbone, PretrainedBackbone):
         raise ConfigError(f"backbone.weights={weights}: {name} has no ImageNet weights; leave it null")
-    path = Path(weights)
-    if weights == "imagenet" and not path.exists():
-        entry = backbone.imagenet_weights
-        if entry is None:
-            raise ConfigError(f"backbone.weights=imagenet: none are published for this {name}; leave it null")
-        try:
-            path = published.fetch(entry)
-        except MachineError as error:
-            raise MachineError(f"backbone.weights=imagenet: {error}, or give backbone.weights=FILE") from error
+    path = _fetch_imagenet(backbone, name) if weights == IMAGENET else Path(weights)
     if not path.is_file():
         raise CheckpointError(f"backbone.weights={weights}: no such file; give a file, or imagenet")
-    state = third_party.find_tensors(checkpoint.read_checkpoint(path)[1], source=weights)
+    state = third_party.find_tensors(checkpoint.read_checkpoint(path)[1], source=path)
     found, base_state = third_party.find_base_net(state) or (name, {})
     if found != name:
-        raise CheckpointError(f"{weights}: holds weights of {found}, not of {name}; choose backbone={found}")
-    loaded, fresh = _load_base_state(backbone, base_state, name=name, source=weights)
+        raise CheckpointError(f"{path}: holds weights of {found}, not of {name}; choose backbone={found}")
+    loaded, fresh = _load_base_state(backbone, base_state, name=name, source=str(path))
     return f"{name}: {loaded} tensors loaded from {weights}, {len(state) - loaded} unused, {fresh} fresh"
+
+
+def _fetch_imagenet(backbone: PretrainedBackbone, name: str) -> Path:
+    """The file of the ImageNet weights, downloaded unless it is in the cache."""
+    entry = backbone.imagenet_weights
+    if entry is None:
+        raise ConfigError(f"backbone.weights=imagenet: none are published for this {name}; leave it null")
+    try:
+        return published.fetch(entry)
+    except MachineError as error:
+        raise MachineError(f"backbone.weights=imagenet: {error}, or give backbone.weights=FILE") from error
 
 
 def _load_base_state(
@@ -90,7 +94,7 @@ def init_from(model: SSD, path: str) -> list[str]:
     Raises:
         CheckpointError: the file cannot be used, or has another base net.
     """
-    file = published.fetch(path) if path in published.PUBLISHED and not Path(path).exists() else Path(path)
+    file = published.fetch(path) if path in published.PUBLISHED and not Path(path).is_file() else Path(path)
     try:
         source = checkpoint.load(file)
     except BaseNetOnly:
