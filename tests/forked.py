@@ -67,7 +67,10 @@ def start(folder: Path, *arguments: str, environment: dict[str, str] | None = No
 def _start(
     folder: Path, script: str, arguments: tuple[str, ...], environment: dict[str, str], out: Path, errors: Path
 ) -> ForkServerProcess:
-    return fork(_run_command, str(folder), script, arguments, environment, str(out), str(errors))
+    own = {
+        name: os.environ[name] for name in ("HF_HUB_OFFLINE", "TORCH_HOME") if name in os.environ
+    }  # not the server's
+    return fork(_run_command, str(folder), script, arguments, own | environment, str(out), str(errors))
 
 
 def fork(target: Callable[..., None], *arguments: object) -> ForkServerProcess:

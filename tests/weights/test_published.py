@@ -197,7 +197,8 @@ def test_training_goes_on_without_weights_that_cannot_be_had(data: Path, monkeyp
     assert "changed on resume: backbone" not in again.stdout
 
 
-def test_a_name_that_cannot_be_had_ends_the_run(data: Path) -> None:
+def test_a_name_that_cannot_be_had_ends_the_run(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     done = run(data, "train.py", *TINY, "init_from=mobilenet_v1_voc", "hydra.run.dir=run2")
     assert (done.returncode, len(done.stderr.splitlines())) == (5, 1)
     assert done.stderr.startswith("error: mobilenet_v1_voc: not in ")
