@@ -27,7 +27,7 @@ OVERLAP = 0.25  # of a tile's side
 Window = tuple[int, int, int, int]  # xyxy in pixels
 
 _BORDER_PX = 2  # a box this close to a border that is not the image's is cut by it,
-_BORDER = 0.01  # or this close as a fraction of the tile's side
+_BORDER = 0.02  # or this close as a fraction of the side of the tile, as errors of boxes grow with it
 _COVERED = 0.5  # a cut box is dropped if a larger box covers more than this fraction of it
 _RELATIVE_SCORE = 0.5  # and has at least this fraction of its score, or noise would drop what only a tile shows
 _ROWS = 256  # boxes compared with all others at a time

@@ -288,6 +288,16 @@ def test_tiles_go_through_in_batches_and_the_limit_holds_after_the_merge() -> No
     assert squares.batches == [[(300, 300), (80, 90), (300, 300)], *[[(100, 100)] * 4] * 8]
 
 
+def test_the_best_candidates_enter_the_merge() -> None:
+    image = paint((300, 300), [((x, 20, x + side, 20 + side), 0) for x, side in ((20, 30), (80, 20), (140, 10))])
+    everything, best = (in_tiles(Squares(), 200, topk_candidates=count)([image])[0] for count in (2000, 3))
+    assert (len(everything), len(best)) == (
+        3,
+        1,
+    )  # the smallest square has the highest score, and is in the image and two tiles
+    assert best.scores.tolist() == everything.scores[:1].tolist()
+
+
 def test_no_images_and_no_detections() -> None:
     predictor = in_tiles(Squares(), 64)
     assert predictor([]) == []
