@@ -26,6 +26,7 @@ from ssd.evaluation.evaluator import Evaluation, describe_thresholds
 from ssd.evaluation.matching import bootstrap_weights
 from ssd.inference.detector import open_predictor
 from ssd.inference.predictor import Predictor
+from ssd.inference.tiles import check_tiles
 
 
 def evaluate(config: DictConfig) -> None:
@@ -35,10 +36,13 @@ def evaluate(config: DictConfig) -> None:
     paths = list(config.checkpoint) if isinstance(config.checkpoint, ListConfig) else [config.checkpoint]
     names = short_names(paths)
     postprocess, explicit = instantiate(config.postprocess), explicit_overrides("postprocess")
+    tiling = {"tile": config.tile, "batch_size": config.batch_size}
     predictors = [
-        open_predictor(path, postprocess, device=config.device, explicit_overrides=explicit) for path in paths
+        open_predictor(path, postprocess, device=config.device, explicit_overrides=explicit, **tiling) for path in paths
     ]
     _, index = open_split(config, common_classes([predictor.class_names for predictor in predictors], names))
+    if config.tile is not None:
+        check_tiles(index.sizes, config.tile)
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     evaluations = []
@@ -50,9 +54,11 @@ def evaluate(config: DictConfig) -> None:
     root = config.dataset.get("root")
     dataset = HydraConfig.get().runtime.choices["dataset"] + (f" in {root}" if root else "")
     title = f"{', '.join(names)} on {dataset}"
-    subtitle = f"{config.split} split: {len(index)} images, {len(index.boxes)} objects; {', '.join(paths)}"
+    tiles = f" in tiles of {config.tile} pixels" if config.tile else ""
+    subtitle = f"{config.split} split: {len(index)} images{tiles}, {len(index.boxes)} objects; {', '.join(paths)}"
     page = report.as_page(evaluations, comparisons, index, title=title, subtitle=subtitle, worst=config.worst)
     metadata = {"checkpoints": paths, "dataset": dataset, "split": config.split, "images": len(index)}
+    metadata |= {"tile": config.tile}
     numbers = report.as_json(evaluations, comparisons, metadata)
     for path, text in ((folder / "report.html", page), (folder / "evaluation.json", numbers)):
         write_atomically(path, text)

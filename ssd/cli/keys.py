@@ -121,6 +121,7 @@ KEYS: dict[str, Key] = {  # COMMAND:KEY where a command differs
     "save": Key(_NAMES),
     "classes": Key(_NAMES),
     "draw_threshold": Key(float | None, low=0, high=1),
+    "tile": Key(int | None, low=32),  # MIN_TILE of ssd.inference.tiles
     "max_frames": Key(int | None, low=1),
     "track": Key(bool),
     "show": Key(bool),

@@ -30,6 +30,8 @@ def predict(config: DictConfig) -> None:
         device=config.device,
         precision=config.precision,
         explicit_overrides=explicit_overrides("postprocess"),
+        tile=config.tile,
+        batch_size=config.batch_size,
     )
     options = PredictOptions(
         save=_as_list(config.save),

@@ -18,6 +18,7 @@ from ssd.common.structures import Detections
 from ssd.inference.onnx_predictor import OnnxPredictor
 from ssd.inference.predictor import Predictor, thresholds_of
 from ssd.inference.results import to_record
+from ssd.inference.tiles import tiled
 from ssd.inference.torch_predictor import TorchPredictor
 from ssd.inference.video import VIDEO_SUFFIXES
 from ssd.inference.writers import save_image
@@ -35,6 +36,7 @@ def load(
     max_detections: int | None = None,
     device: str = "auto",
     precision: str = "float32",
+    tile: int | None = None,
 ) -> Detector:
     """Loads a detector from a checkpoint: `model.safetensors`, a `.ckpt`, or an exported `.onnx`.
 
@@ -44,10 +46,11 @@ def load(
         max_detections: limit per image, at least 1; None: the default of `PostProcess`.
         device: `cpu`, `cuda`, ..., or `auto`.
         precision: one of `ssd.inference.torch_predictor.PRECISIONS`.
+        tile: also detect in overlapping tiles of this side in pixels, see `ssd.inference.tiles`; None: do not.
 
     Raises:
         CheckpointError: not a supported checkpoint, or damaged.
-        ConfigError: unknown device or precision; a threshold or limit out of range.
+        ConfigError: unknown device or precision; a threshold, limit or tile out of range.
         MachineError: the device is not available.
     """
     if score_threshold is not None and not 0 <= score_threshold <= 1:
@@ -56,10 +59,9 @@ def load(
         raise ConfigError(f"max_detections={max_detections}: must be at least 1")
     settings = {"score_threshold": score_threshold, "max_detections": max_detections}
     postprocess = PostProcess(**{name: value for name, value in settings.items() if value is not None})  # type: ignore[arg-type]
-    predictor = open_predictor(path, postprocess, device=device, precision=precision)
+    predictor = open_predictor(path, postprocess, device=device, precision=precision, tile=tile)
     detector = Detector(predictor, score_threshold=score_threshold)
-    if isinstance(predictor, TorchPredictor):
-        predictor.postprocess.score_threshold = min(detector.thresholds.values())  # lower scores need no NMS
+    postprocess.score_threshold = min(detector.thresholds.values())  # lower scores need no NMS
     return detector
 
 
@@ -70,21 +72,25 @@ def open_predictor(
     device: str = "auto",
     precision: str = "float32",
     explicit_overrides: Collection[str] = (),
+    tile: int | None = None,
+    batch_size: int = 8,
 ) -> Predictor:
     """A predictor for the checkpoint at `path`: PyTorch, or ONNX Runtime for an `.onnx`.
 
     An exported file contains its own post-processing; a threshold or limit given here can only drop more detections.
 
     Args:
-        path, postprocess, device, precision: see `load`.
+        path, postprocess, device, precision, tile: see `load`.
         explicit_overrides: settings of `postprocess` that the user gave, so they must not be ignored.
+        batch_size: tiles at a time.
 
     Raises:
         CheckpointError, MachineError: see `load`.
         ConfigError: see `load`; or an exported file has another value for one of `explicit_overrides`.
     """
     if Path(path).suffix != ".onnx":
-        return TorchPredictor(checkpoint.load(path), postprocess, device=device, precision=precision)
+        network = TorchPredictor(checkpoint.load(path), postprocess, device=device, precision=precision)
+        return tiled(network, postprocess, tile=tile, batch_size=batch_size)
     if device not in ("auto", "cpu") or precision != "float32":
         raise ConfigError(f"{path}: runs on the CPU in float32; remove device={device} precision={precision}")
     predictor = OnnxPredictor(
@@ -97,7 +103,7 @@ def open_predictor(
                 f"{path}: was exported with {name}={exported:g}, which cannot change to {requested:g}: "
                 f"remove postprocess.{name}, or export it again with that value"
             )
-    return predictor
+    return tiled(predictor, predictor.narrow(postprocess), tile=tile, batch_size=batch_size)
 
 
 class Detector:

@@ -15,6 +15,7 @@ from ssd.common.images import ImageArray, warp
 from ssd.common.structures import Detections
 from ssd.common.text import one_line
 from ssd.inference import onnx_file
+from ssd.model.postprocess import PostProcess
 
 Runtime = Literal["onnxruntime", "openvino"]
 _TOLERANCE = 1e-3  # of OpenVINO in bfloat16
@@ -73,6 +74,16 @@ class OnnxPredictor:
             for row, count in enumerate(counts.tolist())
         ]
         return [result.above(self._score_threshold).first(self._max_detections) for result in results]
+
+    def narrow(self, requested: PostProcess) -> PostProcess:
+        """The settings of the graph where it has them, and the smaller limit of detections."""
+        limit = min(requested.max_detections, self.postprocess.get("max_detections", requested.max_detections))
+        return PostProcess(
+            score_threshold=requested.score_threshold,
+            nms_threshold=self.postprocess.get("nms_threshold", requested.nms_threshold),
+            topk_candidates=requested.topk_candidates,
+            max_detections=int(limit),
+        )
 
     @contextmanager
     def _convert_errors(self) -> Iterator[None]:

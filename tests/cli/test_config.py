@@ -24,6 +24,7 @@ from ssd.cli.explain import explain
 from ssd.cli.keys import KEYS
 from ssd.cli.overrides import check_form, quoted, texts, with_quickstart, without_null
 from ssd.common.errors import ConfigError
+from ssd.inference.tiles import MIN_TILE
 
 GROUPS = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
@@ -142,6 +143,15 @@ def error_line(*overrides: str, name: str = "train") -> tuple[int, str]:
 def test_a_wrong_setting_gets_one_line_and_exit_code_2(override: str, expected: str) -> None:
     code, line = error_line(override)
     assert (code, expected in line) == (2, True), line
+
+
+@pytest.mark.parametrize("name", ["predict", "evaluate"])
+@pytest.mark.parametrize("value", ["31", "0", "-640", "640.5", "big", "[640,640]"])
+def test_a_tile_is_a_whole_number_of_pixels(name: str, value: str) -> None:
+    needed = ["checkpoint=a", "source=b"][: 2 if name == "predict" else 1]
+    code, line = error_line(*needed, f"tile={value}", name=name)
+    assert (code, line.startswith(f"tile={value}".replace(",", ", "))) == (2, True), line
+    assert (KEYS["tile"].low, compose(*needed, name=name).tile) == (MIN_TILE, None)
 
 
 def test_an_unknown_option_is_named_before_the_keys_of_other_options() -> None:

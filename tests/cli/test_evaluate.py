@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hydra
 import numpy as np
 import pytest
 import torch
-from composed import CONF
+from composed import CONF, compose
+from shapes_detector import shapes_detector
 from voc_files import add, object_xml
 
 from ssd.cli.app import register_resolvers
 from ssd.cli.evaluate import chosen_classes, common_classes, evaluate, short_names
+from ssd.cli.predict import predict
 from ssd.common.errors import ConfigError
-from ssd.data.formats.shapes import CLASS_NAMES
+from ssd.common.images import read_image
+from ssd.data.formats.shapes import CLASS_NAMES, read_shapes, save_images
+from ssd.evaluation.evaluator import mean_ap
+from ssd.inference.detector import open_predictor
+from ssd.inference.results import to_record
 from ssd.model.backbones import MobileNetV1
+from ssd.model.postprocess import PostProcess
 from ssd.model.priors import PriorSpec
 from ssd.model.ssd import SSD
 from ssd.weights import checkpoint
@@ -146,6 +154,17 @@ def test_the_files_are_complete_and_nothing_else_is_written(compared: tuple[Path
             ["checkpoint=cats.safetensors", "dataset=voc", "dataset.root=voc"],
             "no class in common: .* cat; the dataset has house",
         ),
+        (
+            [
+                "checkpoint=a.safetensors",
+                "dataset=shapes",
+                "dataset.train=1",
+                "dataset.test=1",
+                "dataset.side_px=4096",
+                "tile=40",
+            ],
+            "^tile=40: .* more than 4096; use tile=128 or more",
+        ),
         (["checkpoint=[a.safetensors,a.safetensors]"], "checkpoint=.*: give one file, or several different ones"),
     ],
 )
@@ -163,3 +182,45 @@ def test_mistakes(
     with pytest.raises(ConfigError, match=message):
         evaluate(config)
     assert not Path("evaluation").exists()
+
+
+@pytest.fixture
+def _keep_sigterm() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.usefixtures("_keep_sigterm")
+def test_evaluate_and_predict_use_the_same_tiles(
+    mobilenet_v1: PriorSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(3)
+    checkpoint.save_release(shapes_detector(mobilenet_v1), Path("a.safetensors"))
+    data = {"train": 1, "val": 0, "test": 6, "side_px": 160}
+    settings = [f"dataset.{name}={value}" for name, value in data.items()]
+    index = read_shapes(**data, seed=0).test
+    assert index is not None
+    scores = {}
+    for tile in (None, 90):
+        tiling = [] if tile is None else [f"tile={tile}"]
+        evaluate(compose("checkpoint=a.safetensors", "dataset=shapes", *settings, *tiling, name="evaluate"))
+        content = json.loads(Path("evaluation/evaluation.json").read_text())
+        predictor = open_predictor("a.safetensors", PostProcess(), device="cpu", tile=tile)
+        scores[tile] = content["evaluations"][0]["metrics"]["map"]
+        assert content["tile"] == tile
+        assert scores[tile] == pytest.approx(mean_ap(predictor, index, class_names=CLASS_NAMES), abs=1e-4)
+    assert scores[90] != pytest.approx(scores[None], abs=1e-4)
+
+    save_images("images", 2)
+    predict(compose("checkpoint=a.safetensors", "source=images", "tile=90", "device=cpu", name="predict"))
+    for line in Path("predictions/predictions.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        image = read_image(record["source"])
+        (found,) = predictor([image])
+        names = {"source": record["source"], "frame": None, "class_names": CLASS_NAMES}
+        expected = to_record(found, size=image.shape[:2], **names)
+        assert len(record["detections"]) == len(expected["detections"]) > 0
+        for one, other in zip(record["detections"], expected["detections"], strict=True):
+            assert one["box"] == pytest.approx(other["box"], abs=0.05)
