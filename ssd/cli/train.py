@@ -16,15 +16,16 @@ from ssd.cli.config import check
 from ssd.cli.overrides import key_of
 from ssd.common import runtime
 from ssd.common.console import for_shell, log, relative_to_cwd
-from ssd.common.errors import ConfigError
+from ssd.common.errors import ConfigError, DataError
 from ssd.common.run_folder import MAX_YAML_BYTES
 from ssd.common.untrusted_text import read_yaml
 from ssd.data.datamodule import DetectionDataModule
 from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits, describe_data, describe_skipped
-from ssd.evaluation.evaluator import best_thresholds, describe_thresholds
+from ssd.evaluation.evaluator import best_thresholds
 from ssd.evaluation.low_map import LOW, LowMap, explain
 from ssd.evaluation.report import metric_table
+from ssd.inference.predictor import DRAW_THRESHOLD, describe_thresholds
 from ssd.inference.torch_predictor import TorchPredictor
 from ssd.model.ssd import SSD
 from ssd.training import run_metadata
@@ -138,11 +139,14 @@ def _finish(
     return objective
 
 
-def _thresholds(config: DictConfig, model: SSD, val: DetectionIndex) -> tuple[float, ...]:
-    """The scores from which boxes are shown, for the release file."""
-    found = best_thresholds(
-        _predictor(config, model), val, batch_size=config.batch_size, num_workers=config.num_workers, seed=config.seed
-    )
+def _thresholds(config: DictConfig, model: SSD, val: DetectionIndex) -> tuple[float, ...] | None:
+    """The scores from which boxes are shown, for the release file; None if too many images cannot be read."""
+    reading = {"batch_size": config.batch_size, "num_workers": config.num_workers}
+    try:
+        found = best_thresholds(_predictor(config, model), val, **reading, seed=config.seed)
+    except DataError as error:  # a sample may have a larger share of unreadable images than the split, which passed
+        log(f"warning: no score thresholds, so predict shows boxes above {DRAW_THRESHOLD}: {error}")
+        return None
     log(f"score thresholds of the best F1 on val: {describe_thresholds(model.class_names, found)}")
     return found
 

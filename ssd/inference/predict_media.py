@@ -20,7 +20,7 @@ from ssd.common.errors import ConfigError, DataError, MachineError, PartialError
 from ssd.common.progress import FrameProgress
 from ssd.common.structures import Detections
 from ssd.common.text import one_line
-from ssd.inference.predictor import Predictor, thresholds_of
+from ssd.inference.predictor import Predictor, describe_thresholds, thresholds_of
 from ssd.inference.prefetch import prefetched
 from ssd.inference.results import FrameResult
 from ssd.inference.sources import Frame, Medium, ReadStatus, count_frames, read_frames
@@ -60,6 +60,9 @@ def predict_media(predictor: Predictor, media: Sequence[Medium], *, output: str,
     if options.track and not any(medium.is_video for medium in media):
         _log.warning("track=true: the source has no video, so nothing is tracked")
     thresholds = thresholds_of(predictor, options.draw_threshold)
+    if options.draw_threshold is None and predictor.thresholds is not None:
+        shown = describe_thresholds(predictor.class_names, predictor.thresholds)
+        _log.info("boxes above the score thresholds of the file are drawn: %s", shown)
     window = Window() if options.show else None
     status = ReadStatus()
     frames = islice(read_frames(media, status), options.max_frames)

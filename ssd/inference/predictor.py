@@ -13,6 +13,7 @@ from ssd.common.images import ImageArray
 from ssd.common.structures import Detections
 
 DRAW_THRESHOLD = 0.3  # for a detector without thresholds of its own
+_MAX_SHOWN = 12  # thresholds in a line
 
 
 @runtime_checkable
@@ -36,3 +37,10 @@ def thresholds_of(predictor: Predictor, given: float | None) -> Float[Tensor, "C
     if given is None and predictor.thresholds is not None:
         return torch.tensor(predictor.thresholds)
     return torch.full((len(predictor.class_names),), DRAW_THRESHOLD if given is None else given)
+
+
+def describe_thresholds(class_names: Sequence[str], thresholds: Sequence[float]) -> str:
+    """In one line; of many classes, of the first ones."""
+    shown = [f"{name} {value:.2f}" for name, value in zip(class_names, thresholds, strict=True)]
+    more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
+    return ", ".join(shown[:_MAX_SHOWN]) + more
