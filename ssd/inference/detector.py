@@ -57,10 +57,10 @@ def load(
         raise ConfigError(f"score_threshold={score_threshold}: must be between 0 and 1")
     if max_detections is not None and max_detections < 1:
         raise ConfigError(f"max_detections={max_detections}: must be at least 1")
-    settings = {"score_threshold": score_threshold, "max_detections": max_detections}
-    postprocess = PostProcess(**{name: value for name, value in settings.items() if value is not None})  # type: ignore[arg-type]
+    postprocess = PostProcess() if score_threshold is None else PostProcess(score_threshold=score_threshold)
+    postprocess.max_detections = max(postprocess.max_detections, max_detections or 0)
     predictor = open_predictor(path, postprocess, device=device, precision=precision, tile=tile)
-    detector = Detector(predictor, score_threshold=score_threshold)
+    detector = Detector(predictor, score_threshold=score_threshold, max_detections=max_detections)
     postprocess.score_threshold = min(detector.thresholds.values())  # lower scores need no NMS
     return detector
 
@@ -113,8 +113,11 @@ class Detector:
     `class_names` are the C classes, in the order of the labels; `thresholds` the scores above which they are detected.
     """
 
-    def __init__(self, predictor: Predictor, *, score_threshold: float | None = None) -> None:
+    def __init__(
+        self, predictor: Predictor, *, score_threshold: float | None = None, max_detections: int | None = None
+    ) -> None:
         self._predictor = predictor
+        self._max_detections = max_detections
         self._thresholds = thresholds_of(predictor, score_threshold)
         self.class_names = predictor.class_names
 
@@ -139,7 +142,8 @@ class Detector:
             return self([images])[0]
         arrays = [_to_array(image) for image in images]
         sources = [str(image) if isinstance(image, str | Path) else "" for image in images]
-        found = [detections.above(self._thresholds) for detections in self._predictor(arrays)]
+        # the limit last, or boxes below the threshold of their class would take the places of others
+        found = [item.above(self._thresholds).first(self._max_detections) for item in self._predictor(arrays)]
         results = zip(arrays, found, sources, strict=True)
         return [ImageDetections(*result, self.class_names) for result in results]
 

@@ -18,6 +18,7 @@ import ssd
 from ssd.cli.config import CONF
 from ssd.common.errors import CheckpointError, ConfigError, DataError, MachineError
 from ssd.common.images import read_image
+from ssd.inference.detector import open_predictor
 from ssd.inference.torch_predictor import TorchPredictor
 from ssd.model.backbones import MobileNetV1
 from ssd.model.postprocess import PostProcess
@@ -72,7 +73,8 @@ def test_boxes_are_in_pixels_and_labels_are_names(detector: ssd.Detector, tmp_pa
 
 def test_results_equal_those_of_predict(detector: ssd.Detector, weights: Path, tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png")
-    predict(detector._predictor, path, tmp_path / "out", draw_threshold=0.01)
+    limited = open_predictor(weights, PostProcess(score_threshold=0.01, max_detections=7), device="cpu")
+    predict(limited, path, tmp_path / "out", draw_threshold=0.01)
     assert read_records(tmp_path / "out") == [detector(path).to_dict()]
     drawn = detector(path).draw(tmp_path / "new" / "drawn.png")
     assert np.array_equal(read_image(tmp_path / "new" / "drawn.png"), drawn)

@@ -115,3 +115,34 @@ def test_the_best_score_of_a_class_separates_right_from_wrong() -> None:
 
     thresholds = best_thresholds(predict_all, index, batch_size=4, num_workers=0, seed=0)
     assert thresholds == pytest.approx((0.5,) * len(CLASS_NAMES))  # the last class: that of all together
+
+
+def test_boxes_below_the_threshold_of_their_class_take_no_place_of_others(tmp_path: Path) -> None:
+    class Sorted(TwoClasses):
+        thresholds = (0.9, 0.1)
+
+    assert Detector(Sorted(), max_detections=1)(write_image(tmp_path / "a.png")).labels == ["b"]
+
+
+def test_predict_prints_those_that_it_uses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="ssd")
+    image = write_image(tmp_path / "a.png")
+    predict(TwoClasses(), image, tmp_path / "out", draw_threshold=0.2)
+    assert "a 0.30" not in caplog.text
+    predict(TwoClasses(), image, tmp_path / "out", draw_threshold=None)
+    assert "a 0.30, b 0.50" in caplog.text
+
+
+def test_a_limit_holds_for_every_file(mobilenet_v1: PriorSpec, tmp_path: Path) -> None:
+    model = shapes_detector(mobilenet_v1)
+    model.thresholds = (0.99, *(0.01 for _ in CLASS_NAMES[1:]))
+    checkpoint.save_release(model, tmp_path / "model.safetensors")
+    with unchecked():
+        graph = to_onnx(model, PostProcess())
+    (tmp_path / "model.onnx").write_bytes(onnx_file.seal(graph))
+    image = write_image(tmp_path / "a.png")
+    networks = [ssd.load(tmp_path / name, max_detections=3) for name in ("model.safetensors", "model.onnx")]
+    limited = [network(image) for network in networks]
+    unlimited = ssd.load(tmp_path / "model.safetensors")(image)
+    assert limited[0].labels == limited[1].labels == unlimited.labels[:3]
+    assert limited[0].scores == pytest.approx(limited[1].scores, abs=1e-4)
