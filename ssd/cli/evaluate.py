@@ -22,7 +22,7 @@ from ssd.data.index import DetectionIndex
 from ssd.data.splits import Splits, describe_data
 from ssd.evaluation import evaluator, report
 from ssd.evaluation.detect import detect, select_split
-from ssd.evaluation.evaluator import Evaluation, describe_thresholds
+from ssd.evaluation.evaluator import Evaluation
 from ssd.evaluation.matching import bootstrap_weights
 from ssd.inference.detector import open_predictor
 from ssd.inference.predictor import Predictor
@@ -45,12 +45,14 @@ def evaluate(config: DictConfig) -> None:
         check_tiles(index.sizes, config.tile)
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
-    evaluations = []
+    evaluations: list[Evaluation] = []
     for name, predictor in zip(names, predictors, strict=True):
         evaluation, index = _evaluate(config, name, predictor, index)  # the first detector skips unreadable images
         evaluations.append(evaluation)
     comparisons = evaluator.compare(evaluations)
     report.print_results(evaluations, comparisons)
+    for evaluation, predictor in zip(evaluations, predictors, strict=True):
+        report.print_thresholds(evaluation, stored_thresholds(predictor, index.class_names))
     root = config.dataset.get("root")
     dataset = HydraConfig.get().runtime.choices["dataset"] + (f" in {root}" if root else "")
     title = f"{', '.join(names)} on {dataset}"
@@ -73,10 +75,15 @@ def _evaluate(
     detected = detect(predictor, index, class_names=predictor.class_names, **reading)
     weights = bootstrap_weights(len(detected.index), samples=config.resamples, seed=config.seed)
     results = evaluator.evaluate(name, detected.detections, detected.index, speed=detected.speed, weights=weights)
-    if predictor.thresholds is not None:
-        stored = describe_thresholds(predictor.class_names, predictor.thresholds)
-        log(f"{name}: score thresholds in the file: {stored}; the table has those of this split")
     return results, detected.index
+
+
+def stored_thresholds(predictor: Predictor, class_names: Sequence[str]) -> dict[str, float]:
+    """The score thresholds in the file of a detector, for the classes of a dataset; empty if it has none."""
+    if predictor.thresholds is None:
+        return {}
+    labels = {name: class_index(name, predictor.class_names) for name in class_names}
+    return {name: predictor.thresholds[label] for name, label in labels.items() if label is not None}
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

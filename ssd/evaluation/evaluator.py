@@ -31,7 +31,6 @@ from ssd.evaluation.score_curves import ALL_CLASSES, ScoreCurve, score_curve
 from ssd.evaluation.tide import confusion_matrix, count_errors, delta_ap
 
 _MAX_THRESHOLD_IMAGES = 1_000
-_MAX_SHOWN = 12  # thresholds in a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +154,6 @@ def best_thresholds(
     common = score_curve(matches).suggested_threshold
     best = [score_curve(matches, label).best_threshold for label in range(len(index.class_names))]
     return tuple(round(common if math.isnan(value) else value, 4) for value in best)
-
-
-def describe_thresholds(class_names: Sequence[str], thresholds: Sequence[float]) -> str:
-    """In one line; of many classes, of the first ones."""
-    shown = [f"{name} {value:.2f}" for name, value in zip(class_names, thresholds, strict=True)]
-    more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
-    return ", ".join(shown[:_MAX_SHOWN]) + more
 
 
 def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from ssd.common.console import log
@@ -53,6 +54,8 @@ _TERMINAL_COLUMNS = ("name", "objects", "map", "map_50", "threshold", "precision
 _INDENT = "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}"
 _IMAGE_PX = 520
 _MIN_REPORTED_LOSS = 0.001
+_MAX_THRESHOLD_DIFFERENCE = 0.1  # between the stored and the best one
+_MAX_LISTED = 5
 _NOTES = (
     "95 %: the middle 95 % over bootstrap samples of the images, which is the noise from the choice of images. "
     "Training with another seed changes the numbers, too. Time spent waiting: for images to be read."
@@ -105,6 +108,27 @@ def print_results(evaluations: Sequence[Evaluation], comparisons: Sequence[Compa
         log(f"{evaluation.name}: AP@0.5 lost to {', '.join(lost) or 'nothing'}")
     for comparison in comparisons:
         log(describe(comparison))
+
+
+def print_thresholds(evaluation: Evaluation, stored: Mapping[str, float]) -> None:
+    """Prints for each class the stored and the best score threshold with their F1, and which differ a lot."""
+    rows: list[list[object]] = []
+    differing = []
+    for result in evaluation.classes:
+        if result.name not in stored:
+            continue
+        curve, value, best = evaluation.curves[result.name], stored[result.name], result.threshold
+        f1 = [float(curve.f1[curve.at(np.array([value]))[0]]), float(curve.f1.max())] if curve.objects else [None] * 2
+        rows.append([result.name, value, f1[0], best, f1[1]])
+        if best is not None and abs(value - best) >= _MAX_THRESHOLD_DIFFERENCE:
+            differing.append(f"{result.name} {value:.2f} (here {best:.2f}, F1 {f1[0]:.3f} instead of {f1[1]:.3f})")
+    if rows:
+        columns = ["class", "in the file", "F1", "best here", "F1"]
+        Table(f"{evaluation.name}: score thresholds", columns, rows).log()
+    if differing:
+        more = f" and {len(differing) - _MAX_LISTED} more" if len(differing) > _MAX_LISTED else ""
+        listed = ", ".join(differing[:_MAX_LISTED]) + more
+        log(f"warning: {evaluation.name}: score thresholds in the file differ from the best ones here: {listed}")
 
 
 def describe(comparison: Comparison) -> str:
