@@ -63,7 +63,8 @@ def fill(config: DictConfig, splits: Splits, folder: Path | None) -> None:
 def log_coverage(config: DictConfig, train: DetectionIndex) -> Coverage:
     """How many of the training boxes the priors match; it is logged where that is few."""
     boxes, labels = sample_boxes(train, seed=config.seed)
-    layout, names = build.prior_layout(config), train.class_names
+    with torch.random.fork_rng(devices=[]):  # builds a network; the run itself is not affected
+        layout, names = build.prior_layout(config), train.class_names
     coverage = measure_coverage(layout, boxes, labels, num_classes=len(names))
     if (line := low_coverage(coverage, names)) is not None:
         log(f"warning: {line}")
