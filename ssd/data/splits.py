@@ -114,8 +114,8 @@ def describe_data(splits: Splits, *, balance: float | None = None) -> list[str]:
 
 def _few_objects(train: DetectionIndex) -> list[str]:
     """Warnings about classes, or a training split, that are too small to learn from."""
-    counts = np.bincount(train.labels[~train.ignore], minlength=len(train.class_names)).tolist()
-    few = [f"{name} {count}" for name, count in zip(train.class_names, counts, strict=True) if 0 < count < _FEW_OBJECTS]
+    counts = zip(train.class_names, train.class_counts().tolist(), strict=True)
+    few = [f"{name} {count}" for name, count in counts if 0 < count < _FEW_OBJECTS]
     lines = [f"warning: too few training boxes to learn from (under {_FEW_OBJECTS}): {_named(few)}"] if few else []
     if len(train) < _FEW_OBJECTS:
         lines.append(f"warning: {len(train)} training images: too few to learn from; label more")

@@ -97,8 +97,8 @@ def mean_ap(
     num_workers: int | None = None,
 ) -> float | None:
     """COCO mAP of a detector, None without ground truth; for the arguments see `detect`."""
-    found = detect(predict, index, class_names=class_names, batch_size=batch_size, num_workers=num_workers)
-    return coco_metrics(image_results(found.detections, found.index), index.class_names).get("map")
+    results = detect_results(predict, index, class_names=class_names, batch_size=batch_size, num_workers=num_workers)
+    return coco_metrics(results, index.class_names).get("map")
 
 
 def evaluate(
@@ -108,7 +108,7 @@ def evaluate(
 
     `weights` are those of bootstrap samples of the images.
     """
-    by_id = image_results(detections, index)
+    by_id = _image_results(detections, index)
     metrics = coco_metrics(by_id, index.class_names)
     results = list(by_id.values())
     num_classes = len(index.class_names)
@@ -147,10 +147,10 @@ def best_thresholds(
         DataError: too many images are unreadable.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(index))[:_MAX_THRESHOLD_IMAGES])
-    found = detect(
+    results = detect_results(
         predict, index.take(chosen), class_names=index.class_names, batch_size=batch_size, num_workers=num_workers
     )
-    matches = match_coco(list(image_results(found.detections, found.index).values()), len(index.class_names))
+    matches = match_coco(list(results.values()), len(index.class_names))
     common = score_curve(matches).suggested_threshold
     best = [score_curve(matches, label).best_threshold for label in range(len(index.class_names))]
     return tuple(round(common if math.isnan(value) else value, 4) for value in best)
@@ -169,7 +169,15 @@ def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
     return comparisons
 
 
-def image_results(detections: Sequence[Detections], index: DetectionIndex) -> dict[str, ImageResult]:
+def detect_results(
+    predict: Predict, index: DetectionIndex, *, class_names: Sequence[str], batch_size: int, num_workers: int | None
+) -> dict[str, ImageResult]:
+    """Ground truth and detections of the readable images by id, in the order of the index; see `detect`."""
+    found = detect(predict, index, class_names=class_names, batch_size=batch_size, num_workers=num_workers)
+    return _image_results(found.detections, found.index)
+
+
+def _image_results(detections: Sequence[Detections], index: DetectionIndex) -> dict[str, ImageResult]:
     """By id, in the order of the index."""
     results = {}
     for position, (name, found) in enumerate(zip(index.ids, detections, strict=True)):

@@ -9,8 +9,7 @@ import numpy as np
 
 from ssd.common.structures import Predict
 from ssd.data.index import DetectionIndex
-from ssd.evaluation.detect import detect
-from ssd.evaluation.evaluator import image_results
+from ssd.evaluation.evaluator import detect_results
 from ssd.evaluation.matching import COCO_POINTS, ImageResult, average_precision, match_coco, mean_over_classes
 
 LOW = 0.05  # mAP@0.5 below which there is an explanation
@@ -40,18 +39,13 @@ class LowMap:
         """
         results = []
         for index in (train, unseen):
-            with_objects = np.unique(
-                np.searchsorted(index.box_offsets, np.flatnonzero(~index.ignore), side="right") - 1
-            )
+            with_objects = np.unique(index.image_of_box()[~index.ignore])
             chosen = np.random.default_rng(seed).permutation(with_objects)[:_IMAGES]
-            found = detect(
-                predict,
-                index.take(np.sort(chosen).tolist()),
-                class_names=index.class_names,
-                batch_size=batch_size,
-                num_workers=None,
+            sample = index.take(np.sort(chosen))
+            found = detect_results(
+                predict, sample, class_names=index.class_names, batch_size=batch_size, num_workers=None
             )
-            results.append(list(image_results(found.detections, found.index).values()))
+            results.append(list(found.values()))
         classes = len(train.class_names)
         return cls(
             train=_map(results[0], classes),

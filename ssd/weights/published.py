@@ -115,18 +115,19 @@ def fetch(name: str) -> Path:
         MachineError: it cannot be downloaded or stored, or the environment variable HF_HUB_OFFLINE forbids it.
     """
     entry, path = PUBLISHED[name], cache_path(name)
+    if path.exists():
+        _check_cached(entry, path)
+        return path
     try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_name(f".{path.name}.lock")):  # processes of one run start together
-                if not path.exists():
-                    _download(name, entry, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):  # processes of one run start together
+            if not path.exists():
+                _download(name, entry, path)
     except OSError as error:
         raise MachineError(
             f"{name}: {path.parent} cannot be written: {error.strerror or error}; put {path.name} there, or set "
             "TORCH_HOME to another folder"
         ) from error
-    _check_cached(entry, path)
     return path
 
 

@@ -97,14 +97,20 @@ class Coverage:
         return float(self.matched.sum() / self.boxes.sum()) if self.boxes.any() else 1.0
 
     @property
+    def class_shares(self) -> Float[np.ndarray, "C"]:
+        """The matched share of the boxes of each class; 0 without boxes."""
+        return self.matched.sum(axis=1) / np.maximum(self.boxes.sum(axis=1), 1)
+
+    @property
     def class_share(self) -> float:
         """The mean over the classes with boxes of the matched share; 1 without boxes."""
-        boxes, matched = self.boxes.sum(axis=1), self.matched.sum(axis=1)
-        return float((matched[boxes > 0] / boxes[boxes > 0]).mean()) if boxes.any() else 1.0
+        return float(self.class_shares[self.boxes.any(axis=1)].mean()) if self.boxes.any() else 1.0
 
-    def poor_classes(self) -> list[int]:
-        """Classes of whose boxes less than MIN_MATCHED are matched."""
-        return np.flatnonzero(self.matched.sum(axis=1) < MIN_MATCHED * self.boxes.sum(axis=1)).tolist()
+    def poor_classes(self, share: float = MIN_MATCHED) -> list[int]:
+        """Classes of whose boxes less than `share` are matched, the worst first."""
+        poor = self.matched.sum(axis=1) < share * self.boxes.sum(axis=1)
+        order = np.argsort(self.class_shares, kind="stable")
+        return order[poor[order]].tolist()
 
 
 def sample_boxes(index: DetectionIndex, *, seed: int) -> tuple[Float[np.ndarray, "M 4"], Int[np.ndarray, "M"]]:
@@ -142,27 +148,18 @@ def measure_coverage(
 
 def low_coverage(coverage: Coverage, class_names: Sequence[str]) -> str | None:
     """Names the classes of whose boxes less than MIN_SHARE are matched, the worst first; None if there is none."""
-    boxes = coverage.boxes.sum(axis=1)
-    shares = coverage.matched.sum(axis=1) / np.maximum(boxes, 1)
-    low = [label for label in np.argsort(shares, kind="stable").tolist() if boxes[label] and shares[label] < MIN_SHARE]
-    if not low:
-        return None
-    named = ", ".join(f"{class_names[label]} {shares[label]:.0%}" for label in low[:_MAX_NAMED])
-    more = f" and {len(low) - _MAX_NAMED} more classes" if len(low) > _MAX_NAMED else ""
-    return f"priors match {coverage.share:.0%} of the training boxes; few of: {named}{more}"
+    low = [f"{class_names[label]} {coverage.class_shares[label]:.0%}" for label in coverage.poor_classes(MIN_SHARE)]
+    return f"priors match {coverage.share:.0%} of the training boxes; few of: {_listed(low)}" if low else None
 
 
 def coverage_warnings(
     layout: PriorLayout, coverage: Coverage, class_names: Sequence[str], *, fitted: bool
 ) -> list[str]:
     """The classes that the priors can hardly match, and the remedy; `fitted` priors cannot be fitted again."""
-    poor = coverage.poor_classes()
+    shares = coverage.class_shares
+    poor = [f"{class_names[label]} ({100 * shares[label]:.0f} %)" for label in coverage.poor_classes()]
     if not poor:
         return []
-    shares = coverage.matched.sum(axis=1) / np.maximum(coverage.boxes.sum(axis=1), 1)
-    worst = sorted(poor, key=lambda label: shares[label])[:_MAX_NAMED]
-    named = ", ".join(f"{class_names[label]} ({100 * shares[label]:.0f} %)" for label in worst)
-    more = f" and {len(poor) - _MAX_NAMED} more classes" if len(poor) > _MAX_NAMED else ""
     smallest = layout.scales_px[0]
     step = height_width(layout.image_size)[1] / len(layout.levels[0].centres[0])
     backbone = " or backbone=vgg16 (8 px)" if step > 8 else ""
@@ -170,7 +167,12 @@ def coverage_warnings(
         f"cells smaller than {step:.0f} px, by a larger image_size{backbone}, help boxes smaller than {2 * step:.0f} px"
     )
     remedy = finer if fitted else f"fit_priors=true (the smallest prior has {smallest:.0f} px now); {finer}"
-    return [f"priors match few boxes of: {named}{more}", f"remedy: {remedy}"]
+    return [f"priors match few boxes of: {_listed(poor)}", f"remedy: {remedy}"]
+
+
+def _listed(classes: Sequence[str]) -> str:
+    more = f" and {len(classes) - _MAX_NAMED} more classes" if len(classes) > _MAX_NAMED else ""
+    return ", ".join(classes[:_MAX_NAMED]) + more
 
 
 def fit_priors(
