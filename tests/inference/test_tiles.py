@@ -1,4 +1,4 @@
-"""Tiles cover an image, and what is found in them is merged into what the image holds, each object once."""
+"""What is found in tiles is merged into what the image holds, each object once."""
 
 from __future__ import annotations
 
@@ -14,96 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from media import SQUARE, WhiteSquarePredictor, predict, square_at, square_x, write_video
 from PIL import Image
-from shapes_detector import IMAGES, SETTINGS, shapes_detector, unchecked
 
-import ssd
-from ssd.common.errors import ConfigError
 from ssd.common.images import ImageArray
 from ssd.common.structures import Detections
-from ssd.data.formats.shapes import render
-from ssd.export import parity
-from ssd.export.onnx_graph import to_onnx
-from ssd.inference.detector import open_predictor
-from ssd.inference.onnx_predictor import OnnxPredictor
 from ssd.inference.predictor import Predictor
 from ssd.inference.tiles import (
-    MAX_TILES,
-    MIN_TILE,
-    OVERLAP,
     TiledPredictor,
     Window,
-    check_tiles,
     merge,
     tile_starts,
     tile_windows,
     tiled,
 )
-from ssd.inference.torch_predictor import TorchPredictor
 from ssd.model.postprocess import PostProcess
-from ssd.model.priors import PriorSpec
-from ssd.model.ssd import SSD
-from ssd.weights import checkpoint
 
 Box = tuple[int, int, int, int]
-
-lengths = st.integers(1, 6000)
-tile_sides = st.integers(MIN_TILE, 2000)
-
-
-# --- the grid
-
-
-@given(lengths, tile_sides)
-def test_tiles_cover_a_side_evenly_and_end_with_it(length: int, tile: int) -> None:
-    starts = tile_starts(length, tile)
-    assert starts[0] == 0
-    assert starts[-1] + min(tile, length) == length
-    steps = np.diff(starts)
-    assert len(steps) == 0 or (steps.max() - steps.min() <= 1 and steps.min() > 0)
-    assert all(tile - step >= OVERLAP * tile for step in steps)
-    if len(starts) > 1:  # one tile fewer would share too little
-        assert (length - tile) / max(len(starts) - 2, 1e-9) > int(tile * (1 - OVERLAP))
-
-
-@given(lengths, tile_sides, st.data())
-def test_an_object_up_to_the_overlap_lies_whole_in_a_tile(length: int, tile: int, data: st.DataObject) -> None:
-    side = data.draw(st.integers(1, min(int(OVERLAP * tile), length)))
-    low = data.draw(st.integers(0, length - side))
-    assert any(start <= low and low + side <= start + tile for start in tile_starts(length, tile))
-
-
-@given(st.integers(1, 900), st.integers(1, 900), st.integers(MIN_TILE, 1000))
-def test_windows_lie_in_the_image_and_cover_it(height: int, width: int, tile: int) -> None:
-    covered = np.zeros((height, width), bool)
-    for x1, y1, x2, y2 in tile_windows((height, width), tile):
-        assert (x1 >= 0, y1 >= 0, x2 <= width, y2 <= height) == (True,) * 4
-        assert (x2 - x1, y2 - y1) == (min(tile, width), min(tile, height))
-        covered[y1:y2, x1:x2] = True
-    assert covered.all()
-
-
-def test_a_tile_as_large_as_the_image_is_the_image() -> None:
-    assert tile_windows((300, 400), 400) == [(0, 0, 400, 300)]
-    assert tile_windows((300, 401), 400) == [(0, 0, 400, 300), (1, 0, 401, 300)]
-
-
-def test_too_many_tiles_are_refused_and_the_suggestion_is_not() -> None:
-    sizes = np.array([[100, 100], [10_000, 20_000]], np.int32)
-    with pytest.raises(ConfigError, match=rf"^tile=64: .*20000x10000 .*{MAX_TILES}; use tile=512 or more$"):
-        check_tiles(sizes, 64)
-    check_tiles(sizes, 512)
-    with pytest.raises(ConfigError, match=r"^tile=64: "):
-        TiledPredictor(Squares(), PostProcess(), tile=64, batch_size=8)([np.zeros((6000, 6000, 3), np.uint8)])
-
-
-@pytest.mark.usefixtures("unchecked_types")
-@pytest.mark.parametrize("tile", [31, 0, -640, 640.5, True, "640"])
-def test_a_tile_that_is_no_useful_number_is_refused(tile: Any) -> None:
-    with pytest.raises(ConfigError, match=f"^tile={tile}: .* at least 32$"):
-        TiledPredictor(Squares(), PostProcess(), tile=tile, batch_size=8)
-
-
-# --- a predictor that finds bright squares exactly
 
 
 class Squares:
@@ -311,9 +236,6 @@ def test_without_a_tile_the_predictor_is_returned() -> None:
     assert tiled(squares, PostProcess(), tile=None, batch_size=8) is squares
 
 
-# --- images, videos and the runtimes
-
-
 def test_predict_writes_merged_boxes_of_images_and_videos(tmp_path: Path) -> None:
     predictor = in_tiles(WhiteSquarePredictor(), 48)
     (tmp_path / "in").mkdir()
@@ -327,58 +249,3 @@ def test_predict_writes_merged_boxes_of_images_and_videos(tmp_path: Path) -> Non
         (item,) = record["detections"]
         x = square_x(frame)
         assert item["box"] == pytest.approx([x, 10, x + SQUARE, 10 + SQUARE], abs=2)  # of a compressed video
-
-
-@pytest.fixture(scope="module")
-def model(mobilenet_v1: PriorSpec) -> SSD:
-    return shapes_detector(mobilenet_v1)
-
-
-@pytest.fixture(scope="module")
-def files(model: SSD, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A checkpoint and its export."""
-    folder = tmp_path_factory.mktemp("files")
-    checkpoint.save_release(model, folder / "model.safetensors")
-    with unchecked():
-        graph = to_onnx(model, PostProcess(score_threshold=0.05, **SETTINGS))
-    (folder / "model.onnx").write_bytes(graph.SerializeToString())
-    return folder / "model.safetensors", folder / "model.onnx"
-
-
-def test_a_tile_as_large_as_the_images_gives_their_plain_detections(model: SSD) -> None:
-    assert max(max(image.shape) for image in IMAGES) <= 140
-    plain = TorchPredictor(model, PostProcess(score_threshold=0.05, **SETTINGS), device="cpu")
-    for one, other in zip(plain(IMAGES), in_tiles(plain, 140, **SETTINGS)(IMAGES), strict=True):
-        assert torch.equal(one.boxes, other.boxes)
-        assert torch.equal(one.scores, other.scores)
-        assert torch.equal(one.labels, other.labels)
-
-
-def test_both_runtimes_give_the_same_in_tiles(files: tuple[Path, Path]) -> None:
-    postprocess = PostProcess(score_threshold=0.05, **SETTINGS)
-    network, exported = (open_predictor(path, postprocess, device="cpu", tile=80, batch_size=4) for path in files)
-    images = [render(f"test/{number:06d}", side_px=200, seed=1) for number in range(6)]
-    result = parity.compare(network, exported, images)
-    assert result.agrees, result
-    assert result.detections > 10
-
-
-def test_an_exported_file_merges_with_its_own_settings(files: tuple[Path, Path]) -> None:
-    narrowed = OnnxPredictor(files[1]).narrow(PostProcess(nms_threshold=0.9, max_detections=200))
-    assert (narrowed.nms_threshold, narrowed.max_detections) == (0.45, SETTINGS["max_detections"])
-    assert OnnxPredictor(files[1]).narrow(PostProcess(max_detections=3)).max_detections == 3
-
-
-def test_the_python_api_has_tiles(files: tuple[Path, Path]) -> None:
-    image = render("test/000001", side_px=240, seed=2)
-    for path in files:
-        settings: dict[str, Any] = {"score_threshold": 0.06, "max_detections": 30, "device": "cpu"}
-        postprocess = PostProcess(score_threshold=0.06, max_detections=30)
-        found = ssd.load(path, tile=100, **settings)(image)
-        (expected,) = open_predictor(path, postprocess, device="cpu", tile=100)([image])
-        assert torch.equal(found.detections.boxes, expected.boxes)
-        assert len(found) != len(ssd.load(path, **settings)(image)) or not np.array_equal(
-            found.boxes, ssd.load(path, **settings)(image).boxes
-        )
-    with pytest.raises(ConfigError, match="tile=20: "):
-        ssd.load(files[0], tile=20)
